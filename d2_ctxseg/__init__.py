@@ -1,0 +1,15 @@
+"""Semantic segmentation in Detectron2 with classifiers that know the image they look at.
+
+Importing the package makes ``detectron2`` importable (the installed one, or the embedded runtime)
+and registers the project's data sets, backbones, heads and meta-architectures.
+"""
+
+from .runtime import ensure_detectron2
+
+ensure_detectron2()
+
+from . import data, modeling  # noqa: E402, F401  (registration needs detectron2)
+from .config import add_ctxseg_config  # noqa: E402
+
+__version__ = "0.1.0"
+__all__ = ["add_ctxseg_config"]

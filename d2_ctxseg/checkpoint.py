@@ -1,0 +1,144 @@
+"""Checkpoints: written whole, read safely, loaded without silent gaps."""
+
+import logging
+import os
+import zipfile
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import PathManager
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .errors import MissingFileError, UserError
+from .files import atomic_write
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer, with the same files, made safe against interruptions.
+
+    A checkpoint takes its name only once it is on the disk. Resuming skips a file that was cut
+    off (a full disk, a copy that broke) for the newest whole one. Nothing is unpickled except
+    tensors and plain containers.
+    """
+
+    def save(self, name: str, **kwargs) -> None:
+        """Write model, checkpointables and ``kwargs`` to ``{save_dir}/{name}.pth``, atomically."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict()}
+        data.update((key, item.state_dict()) for key, item in self.checkpointables.items())
+        data.update(kwargs)
+        file_name = f"{name}.pth"
+        path = os.path.join(self.save_dir, file_name)
+        self.logger.info("Saving checkpoint to %s", path)
+        with atomic_write(path, "wb") as file:
+            torch.save(data, file)
+        self.tag_last_checkpoint(file_name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Name the checkpoint that resuming starts from, in ``{save_dir}/last_checkpoint``."""
+        with atomic_write(os.path.join(self.save_dir, "last_checkpoint")) as file:
+            file.write(last_filename_basename)
+
+    def get_checkpoint_file(self) -> str:
+        """The path of the last checkpoint that is whole, or "" if there is none.
+
+        Raises:
+            UserError: there are checkpoints, but none of them is whole.
+        """
+        last = super().get_checkpoint_file()
+        if not last or zipfile.is_zipfile(last):
+            return last
+        folder = os.path.dirname(last)
+        others = [os.path.join(folder, name) for name in os.listdir(folder) if _is_numbered(name)]
+        for path in sorted(others, key=os.path.getmtime, reverse=True):
+            if path != last and zipfile.is_zipfile(path):
+                logger.warning("%s is missing or not whole; resuming from %s", last, path)
+                return path
+        raise UserError(
+            f"No whole checkpoint to resume from: '{last}' is missing or damaged, and "
+            f"'{folder}' holds no other. Start anew without --resume."
+        )
+
+    def _load_file(self, path: str) -> dict:
+        state = read_checkpoint(path)
+        return state if "model" in state else {"model": state}
+
+
+def read_checkpoint(path: str) -> dict:
+    """What a .pth or .safetensors file holds, on the CPU, without executing code from it.
+
+    Args:
+        path: a local path or a URL that Detectron2's PathManager knows.
+
+    Raises:
+        MissingFileError: there is no such file.
+        UserError: it cannot be fetched, is damaged, or holds more than tensors and containers.
+    """
+    try:
+        local_path = PathManager.get_local_path(path)
+    except Exception as error:  # the handlers of different URL schemes raise different classes
+        raise UserError(f"The weights '{path}' could not be fetched: {error}") from error
+    if not os.path.isfile(local_path):
+        raise MissingFileError(f"No weights at '{os.path.abspath(local_path)}'.")
+    try:
+        if local_path.endswith(".safetensors"):
+            return load_file(local_path)
+        state = torch.load(local_path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises half a dozen classes for a bad file
+        raise UserError(
+            f"'{path}' is not a checkpoint that can be read safely (a .pth file written by "
+            f"torch.save with tensors and plain containers, or .safetensors): {error}"
+        ) from error
+    if not isinstance(state, dict):
+        raise UserError(f"'{path}' holds a {type(state).__name__}, expected a dict of weights.")
+    return state
+
+
+def read_state_dict(path: str) -> dict[str, Tensor]:
+    """The model's weights in a checkpoint: the entry "model" or "state_dict", or all of it."""
+    state = read_checkpoint(path)
+    for key in ("model", "state_dict"):
+        if isinstance(state.get(key), dict):
+            return state[key]
+    return state
+
+
+def load_weights(model: nn.Module, path: str) -> None:
+    """Fill the whole model from a checkpoint, for evaluation and inference.
+
+    Raises:
+        UserError: a key is missing, unexpected or has another shape; the message lists them.
+        MissingFileError: there is no such file.
+    """
+    if not path:
+        raise UserError(
+            "No weights given: set MODEL.WEIGHTS to a checkpoint of this config, for example "
+            "output/model_final.pth."
+        )
+    state = read_state_dict(path)
+    expected = model.state_dict()
+    problems = {
+        "missing in the file": [key for key in expected if key not in state],
+        "not in the model": [key for key in state if key not in expected],
+        "of another shape": [
+            f"{key} (file {tuple(state[key].shape)}, model {tuple(expected[key].shape)})"
+            for key in expected
+            if key in state and state[key].shape != expected[key].shape
+        ],
+    }
+    if any(problems.values()):
+        details = "; ".join(
+            f"{len(keys)} {problem}: {', '.join(keys)}" for problem, keys in problems.items() if keys
+        )
+        raise UserError(f"The weights in '{path}' do not fit the model of this config. {details}")
+    model.load_state_dict(state)
+    logger.info("Loaded weights from %s", path)
+
+
+def _is_numbered(name: str) -> bool:
+    """True for what is written in training: ``model_0001999.pth``, ``model_final.pth``."""
+    return name.startswith("model_") and name.endswith(".pth")

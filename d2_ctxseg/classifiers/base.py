@@ -1,0 +1,66 @@
+"""The contract that every classifier keeps, and the registry they are found in."""
+
+from abc import ABCMeta, abstractmethod
+
+from fvcore.common.registry import Registry
+from torch import Tensor, nn
+
+CLASSIFIER_REGISTRY = Registry("CLASSIFIER")
+CLASSIFIER_REGISTRY.__doc__ = "Classes that keep the contract of PixelClassifier, by their name."
+
+
+class PixelClassifier(nn.Module, metaclass=ABCMeta):
+    """Turns pixel features into class scores.
+
+    Args:
+        in_channels: channels C of the features.
+        num_classes: number of classes K.
+        ignore_label: label of pixels that take no part in the losses.
+        align_corners: how logits are interpolated to the size of the labels.
+        predictor: the 1x1 convolution (C to K) that a head used before; made anew if None.
+
+    Raises:
+        ValueError: the predictor's channels are not ``in_channels`` and ``num_classes``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        ignore_label: int = 255,
+        align_corners: bool = False,
+        predictor: nn.Conv2d | None = None,
+    ):
+        super().__init__()
+        if predictor is None:
+            predictor = nn.Conv2d(in_channels, num_classes, kernel_size=1)
+            nn.init.normal_(predictor.weight, std=0.01)
+            nn.init.zeros_(predictor.bias)
+        if tuple(predictor.weight.shape) != (num_classes, in_channels, 1, 1):
+            raise ValueError(
+                f"The predictor's weight has shape {tuple(predictor.weight.shape)}, expected "
+                f"({num_classes}, {in_channels}, 1, 1): a 1x1 convolution from the features' "
+                "channels to the classes."
+            )
+        self.predictor = predictor
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+        self.align_corners = align_corners
+
+    @abstractmethod
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, C, h, w) to logits (B, K, h, w), float."""
+
+    @abstractmethod
+    def losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The training losses.
+
+        Args:
+            features: (B, C, h, w) float.
+            labels: (B, H, W) of any integer dtype: 0 to K-1, or ``ignore_label``.
+
+        Returns:
+            Named scalars, weights already applied, ready to be summed.
+        """

@@ -1,0 +1,68 @@
+"""Functions of logits, features and labels that the classifiers share."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def segmentation_cross_entropy(
+    logits: Tensor, labels: Tensor, ignore_label: int = 255, align_corners: bool = False
+) -> Tensor:
+    """Mean cross-entropy over the labelled pixels, at the resolution of the labels.
+
+    Args:
+        logits: (B, K, h, w) float; interpolated bilinearly to (H, W).
+        labels: (B, H, W), any integer dtype.
+        ignore_label: pixels with this label take no part.
+        align_corners: as in ``torch.nn.functional.interpolate``.
+
+    Returns:
+        A scalar; 0 (with a gradient of 0) where every pixel is ignored.
+    """
+    labels = labels.long()
+    if logits.shape[-2:] != labels.shape[-2:]:
+        logits = F.interpolate(
+            logits, size=labels.shape[-2:], mode="bilinear", align_corners=align_corners
+        )
+    total = F.cross_entropy(logits, labels, ignore_index=ignore_label, reduction="sum")
+    return total / (labels != ignore_label).sum().clamp(min=1)
+
+
+def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Labels (B, H, W) of any integer dtype to (B, h, w) int64 by nearest neighbour."""
+    if tuple(labels.shape[-2:]) == tuple(size):
+        return labels.long()
+    # interpolate() takes floating point only; float32 holds every integer below 2**24.
+    return F.interpolate(labels[:, None].float(), size=size, mode="nearest")[:, 0].long()
+
+
+def class_membership(labels: Tensor, num_classes: int) -> Tensor:
+    """One row a class: 1.0 where a pixel has it. Ignored pixels are 0 in every row.
+
+    Args:
+        labels: (B, h, w) integer.
+        num_classes: K; any other value counts as ignored.
+
+    Returns:
+        (B, K, h * w) float32.
+    """
+    classes = torch.arange(num_classes, device=labels.device)
+    return (labels.flatten(1)[:, None] == classes[:, None]).float()
+
+
+def weighted_class_means(features: Tensor, weights: Tensor, epsilon: float = 1e-12) -> Tensor:
+    """Mean feature of each class, per image, pixels weighted by their share in the class.
+
+    Args:
+        features: (B, C, h, w).
+        weights: (B, K, h * w), non-negative.
+        epsilon: keeps a class without any weight at 0 instead of NaN.
+
+    Returns:
+        (B, K, C) float32: ``sum_x w_k(x) F(x) / (sum_x w_k(x) + epsilon)``.
+    """
+    # Sums over all pixels of an image overflow in half precision.
+    with torch.autocast(features.device.type, enabled=False):
+        weights = weights.float()
+        sums = weights @ features.flatten(2).transpose(1, 2).to(weights.dtype)
+        return sums / (weights.sum(dim=2, keepdim=True) + epsilon)

@@ -1,0 +1,106 @@
+"""The contract between a semantic segmentation head and the classifier that replaces its last layer.
+
+Detectron2's own per-pixel heads (SemSegFPNHead, DeepLabV3Head, DeepLabV3PlusHead) keep it, and so
+does any head of a user's that has these members:
+
+- ``layers(features)``: from the backbone's feature maps to the output of ``predictor``;
+- ``predictor``: the last layer of ``layers``, a 1x1 convolution to the classes;
+- ``common_stride``: the stride of what ``layers`` returns;
+- ``ignore_value``: the label that the losses leave out.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...classifiers.functional import segmentation_cross_entropy
+from ...errors import UserError
+
+CONTRACT = ("layers", "predictor", "common_stride", "ignore_value")
+
+
+def take_predictor(head: nn.Module) -> nn.Conv2d:
+    """Take the 1x1 convolution out of ``head``, so that ``head.layers()`` yields pixel features.
+
+    An ``nn.Identity`` stays behind.
+
+    Raises:
+        UserError: the head does not keep the contract, or its predictor is not a 1x1 convolution.
+    """
+    missing = [name for name in CONTRACT if not hasattr(head, name)]
+    if missing:
+        raise UserError(
+            f"{type(head).__name__} cannot be wrapped: it has no {', '.join(missing)}. A head needs "
+            "layers(features), predictor (a 1x1 convolution, the last step of layers), "
+            "common_stride and ignore_value; see docs/EXTENDING.md."
+        )
+    predictor = head.predictor
+    if not isinstance(predictor, nn.Conv2d) or predictor.kernel_size != (1, 1):
+        raise UserError(
+            f"{type(head).__name__}.predictor is {predictor}, expected a 1x1 convolution "
+            "(nn.Conv2d) from pixel features to classes."
+        )
+    head.predictor = nn.Identity()
+    return predictor
+
+
+class SemSegHead(nn.Module):
+    """A head that keeps the contract; subclasses write ``pixel_features``.
+
+    Args:
+        in_channels: channels of the pixel features.
+        num_classes: number of classes K.
+        common_stride: stride of the pixel features.
+        loss_weight: factor on the loss.
+        ignore_value: label of pixels that take no part in the loss.
+        align_corners: how logits are interpolated.
+        loss_name: the key of the loss.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        common_stride: int,
+        loss_weight: float = 1.0,
+        ignore_value: int = 255,
+        align_corners: bool = False,
+        loss_name: str = "loss_sem_seg",
+    ):
+        super().__init__()
+        self.predictor = nn.Conv2d(in_channels, num_classes, kernel_size=1)
+        nn.init.normal_(self.predictor.weight, std=0.01)
+        nn.init.zeros_(self.predictor.bias)
+        self.common_stride = common_stride
+        self.loss_weight = loss_weight
+        self.ignore_value = ignore_value
+        self.align_corners = align_corners
+        self.loss_name = loss_name
+
+    def pixel_features(self, features: dict[str, Tensor]) -> Tensor:
+        """The backbone's feature maps to pixel features (B, C, h, w)."""
+        raise TypeError(f"{type(self).__name__} does not say how to make pixel features")
+
+    def layers(self, features: dict[str, Tensor]) -> Tensor:
+        """The backbone's feature maps to logits (B, K, h, w), or whatever the predictor gives."""
+        return self.predictor(self.pixel_features(features))
+
+    def losses(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Weighted cross-entropy of logits (B, K, h, w) against labels (B, H, W)."""
+        loss = segmentation_cross_entropy(
+            predictions, targets, self.ignore_value, self.align_corners
+        )
+        return {self.loss_name: self.loss_weight * loss}
+
+    def forward(self, features: dict[str, Tensor], targets: Tensor | None = None):
+        """As Detectron2's heads: (None, losses) in training, (logits at stride 1, {}) otherwise."""
+        predictions = self.layers(features)
+        if self.training:
+            return None, self.losses(predictions, targets)
+        predictions = F.interpolate(
+            predictions,
+            scale_factor=self.common_stride,
+            mode="bilinear",
+            align_corners=self.align_corners,
+        )
+        return predictions, {}

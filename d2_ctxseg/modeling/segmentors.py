@@ -1,0 +1,204 @@
+"""Meta-architectures: any backbone, any head with the contract, and a classifier of this project."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.modeling import (
+    META_ARCH_REGISTRY,
+    Backbone,
+    build_backbone,
+    build_sem_seg_head,
+)
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+
+from ..classifiers import ContextAwareClassifier, LinearClassifier, PixelClassifier
+from ..errors import UserError, suggest
+from .heads import AuxiliaryFCNHead, take_predictor
+
+
+class PixelClassifierSegmentor(nn.Module):
+    """Backbone, head and classifier; input and output as Detectron2's SemanticSegmentor.
+
+    Args:
+        backbone: image to feature maps.
+        sem_seg_head: feature maps to pixel features: its predictor was taken out.
+        classifier: pixel features to class scores and losses.
+        auxiliary_head: a head whose losses are added in training, or None.
+        dropout: probability of dropping a channel of the pixel features in training.
+        pixel_mean: one value a channel, subtracted from the image.
+        pixel_std: one value a channel, that the image is divided by.
+    """
+
+    classifier_class: ClassVar[type[PixelClassifier]]
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        sem_seg_head: nn.Module,
+        classifier: PixelClassifier,
+        auxiliary_head: nn.Module | None = None,
+        dropout: float = 0.0,
+        pixel_mean: tuple[float, ...],
+        pixel_std: tuple[float, ...],
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = classifier
+        self.auxiliary_head = auxiliary_head
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    @classmethod
+    def from_config(cls, cfg):
+        backbone = build_backbone(cfg)
+        shape = backbone.output_shape()
+        head = build_sem_seg_head(cfg, shape)
+        return {
+            "backbone": backbone,
+            "sem_seg_head": head,
+            "classifier": cls.build_classifier(cfg, take_predictor(head)),
+            "auxiliary_head": _build_auxiliary_head(cfg, shape),
+            "dropout": cfg.MODEL.CLASSIFIER.DROPOUT,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    @classmethod
+    def build_classifier(cls, cfg, predictor: nn.Conv2d) -> PixelClassifier:
+        """The classifier of this meta-architecture, starting from the head's ``predictor``."""
+        return cls.classifier_class(
+            predictor.in_channels,
+            predictor.out_channels,
+            ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            align_corners=cfg.MODEL.CLASSIFIER.ALIGN_CORNERS,
+            predictor=predictor,
+            **cls.classifier_options(cfg),
+        )
+
+    @classmethod
+    def classifier_options(cls, cfg) -> dict[str, object]:
+        """Arguments of the classifier beyond those that all classifiers have."""
+        return {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in training, predictions otherwise.
+
+        Args:
+            batched_inputs: one dict an image: "image" (C, H, W) in the format of INPUT.FORMAT;
+                in training "sem_seg", labels (H, W) integer; at test time "height" and "width",
+                the size that the prediction shall have (default: the image's).
+
+        Returns:
+            In training a dict of scalars. Otherwise one dict an image with "sem_seg", logits
+            (K, height, width).
+        """
+        images = self._normalized_images(batched_inputs)
+        features = self.backbone(images.tensor)
+        pixel_features = self.dropout(self.sem_seg_head.layers(features))
+        if self.training:
+            labels = self._padded_labels(batched_inputs, images.tensor.shape[-2:])
+            return self._losses(features, pixel_features, labels)
+
+        logits = self.classifier(pixel_features)
+        logits = F.interpolate(
+            logits,
+            size=images.tensor.shape[-2:],
+            mode="bilinear",
+            align_corners=self.classifier.align_corners,
+        )
+        return [
+            {
+                "sem_seg": sem_seg_postprocess(
+                    logit, size, inputs.get("height", size[0]), inputs.get("width", size[1])
+                )
+            }
+            for logit, size, inputs in zip(logits, images.image_sizes, batched_inputs)
+        ]
+
+    def _normalized_images(self, batched_inputs: list[dict]) -> ImageList:
+        images = [inputs["image"].to(self.device, non_blocking=True) for inputs in batched_inputs]
+        return ImageList.from_tensors(
+            [(image - self.pixel_mean) / self.pixel_std for image in images],
+            self.backbone.size_divisibility,
+            padding_constraints=self.backbone.padding_constraints,
+        )
+
+    def _padded_labels(self, batched_inputs: list[dict], size: torch.Size) -> Tensor:
+        """Labels (B, H, W) int64, padded with the ignore label as the images were with zeros."""
+        ignore = self.classifier.ignore_label
+        padded = []
+        for inputs in batched_inputs:
+            labels = inputs["sem_seg"].to(self.device, non_blocking=True).long()
+            bottom, right = size[0] - labels.shape[0], size[1] - labels.shape[1]
+            padded.append(F.pad(labels, (0, right, 0, bottom), value=ignore))
+        return torch.stack(padded)
+
+    def _losses(
+        self, features: dict[str, Tensor], pixel_features: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        weight = getattr(self.sem_seg_head, "loss_weight", 1.0)
+        losses = self.classifier.losses(pixel_features, labels)
+        losses = {name: weight * loss for name, loss in losses.items()}
+        if self.auxiliary_head is not None:
+            losses.update(self.auxiliary_head(features, labels)[1])
+        return losses
+
+
+@META_ARCH_REGISTRY.register()
+class LinearSegmentor(PixelClassifierSegmentor):
+    """The baseline: the vanilla 1x1 convolution on the same road as the other classifiers."""
+
+    classifier_class = LinearClassifier
+
+
+@META_ARCH_REGISTRY.register()
+class ContextAwareSegmentor(PixelClassifierSegmentor):
+    """The context-aware classifier (AAAI 2023); keys under MODEL.CLASSIFIER.CONTEXT_AWARE."""
+
+    classifier_class = ContextAwareClassifier
+
+    @classmethod
+    def classifier_options(cls, cfg) -> dict[str, object]:
+        options = cfg.MODEL.CLASSIFIER.CONTEXT_AWARE
+        return {
+            "scale": options.SCALE,
+            "loss_weight_refined": options.LOSS_WEIGHT_REFINED,
+            "loss_weight_vanilla": options.LOSS_WEIGHT_VANILLA,
+            "loss_weight_oracle": options.LOSS_WEIGHT_ORACLE,
+            "loss_weight_kl": options.LOSS_WEIGHT_KL,
+        }
+
+
+def _build_auxiliary_head(cfg, input_shape) -> AuxiliaryFCNHead | None:
+    options = cfg.MODEL.AUXILIARY_HEAD
+    if not options.ENABLED:
+        return None
+    if options.IN_FEATURE not in input_shape:
+        raise UserError(
+            f"MODEL.AUXILIARY_HEAD.IN_FEATURE: the backbone has no '{options.IN_FEATURE}'; it has "
+            f"{', '.join(input_shape)}.{suggest(options.IN_FEATURE, input_shape)}"
+        )
+    return AuxiliaryFCNHead(
+        input_shape,
+        in_feature=options.IN_FEATURE,
+        channels=options.CHANNELS,
+        num_convs=options.NUM_CONVS,
+        dropout=options.DROPOUT,
+        num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        loss_weight=options.LOSS_WEIGHT,
+        ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        align_corners=cfg.MODEL.CLASSIFIER.ALIGN_CORNERS,
+    )

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+TEST_REQUIREMENTS = [
+    "pytest>=8,<10",
+    "pytest-xdist>=3.5,<4",
+    "hypothesis>=6.100,<7",
+    "ruff>=0.14,<1",
+]
+
+setup(
+    name="d2_ctxseg",
+    version="0.1.0",
+    description="Semantic segmentation in Detectron2 with classifiers that know the image",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["d2_ctxseg", "d2_ctxseg.*"]),
+    # The embedded runtime is put on sys.path, not imported as d2_ctxseg.embedded: see runtime.py.
+    package_data={
+        "d2_ctxseg": ["data/**/*.yaml", "embedded/**/*.py", "embedded/**/*.yaml"],
+    },
+    install_requires=[
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "timm>=1.0.9,<2",
+        "segmentation-models-pytorch>=0.5,<1",
+        "fvcore>=0.1.5.post20221221",
+        "iopath>=0.1.9",
+        "pycocotools>=2.0.7",
+        "opencv-python>=4.8",
+        "numpy>=1.26,<3",
+        "matplotlib>=3.7",
+        "pillow>=10",
+        "tensorboard>=2.14",
+        "tqdm>=4.66",
+    ],
+    extras_require={"test": TEST_REQUIREMENTS, "demo": ["gradio>=5,<7"]},
+)
