@@ -1,0 +1,154 @@
+"""What training does besides the steps: stop on request, draw predictions."""
+
+import copy
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import torch
+from detectron2.data.detection_utils import read_image
+from detectron2.engine import HookBase
+from detectron2.evaluation.evaluator import inference_context
+from detectron2.utils import comm
+from fvcore.common.checkpoint import Checkpointer
+
+from ..files import atomic_write
+from ..visualization import draw_comparison
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointOnInterrupt(HookBase):
+    """Turns Ctrl-C (or SIGTERM) into a checkpoint that ``--resume`` continues.
+
+    The signal only sets a flag; the step under way is finished, so that model, optimizer and
+    schedule are saved in one state. With several workers all agree on the step they stop after.
+    A second signal ends the program at once.
+
+    Args:
+        checkpointer: writes ``model_{iteration:07d}``, on the main process.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, checkpointer: Checkpointer):
+        self.checkpointer = checkpointer
+        self._received = False
+        self._previous_handlers = {}
+        self._group = None
+
+    def before_train(self) -> None:
+        """Take over the signals; only the main thread of a process may."""
+        if comm.get_world_size() > 1:
+            self._group = torch.distributed.new_group(backend="gloo")
+        if threading.current_thread() is threading.main_thread():
+            for number in self.SIGNALS:
+                self._previous_handlers[number] = signal.signal(number, self._on_signal)
+
+    def after_step(self) -> None:
+        """Save and stop, if a signal came on any worker.
+
+        Raises:
+            KeyboardInterrupt: after the checkpoint was written.
+        """
+        if self._requested_by_any_worker():
+            self._save(self.trainer.iter)
+            raise KeyboardInterrupt
+
+    def after_train(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
+        self._previous_handlers.clear()
+
+    def _on_signal(self, number: int, frame) -> None:
+        if self._received:
+            signal.signal(number, self._previous_handlers[number])
+            signal.raise_signal(number)
+        self._received = True
+
+    def _requested_by_any_worker(self) -> bool:
+        if self._group is None:
+            return self._received
+        # On the CPU, so that no stream of a GPU has to be waited for.
+        flag = torch.tensor(int(self._received))
+        torch.distributed.all_reduce(flag, group=self._group)
+        return bool(flag)
+
+    def _save(self, iteration: int) -> None:
+        if comm.is_main_process():
+            name = f"model_{iteration:07d}"
+            self.checkpointer.save(name, iteration=iteration)
+            logger.warning(
+                "Interrupted after iteration %d; %s is saved. Continue with --resume.",
+                iteration,
+                os.path.join(self.checkpointer.save_dir, f"{name}.pth"),
+            )
+
+
+class PredictionOverlays(HookBase):
+    """Draws image, truth and prediction of a few test images at each evaluation.
+
+    The pictures go to ``{output_dir}/overlays/`` and, through the event storage, to TensorBoard.
+
+    Args:
+        period: iterations between two drawings; 0 draws at the end of training only.
+        model: a semantic segmentor, not wrapped for distributed training.
+        mapper: from a record of the data set to the model's input.
+        records: the records to draw, with "file_name" and "sem_seg_file_name".
+        load_labels: from a label file to labels (H, W).
+        metadata: of the data set: class names, colours, ignore label.
+        output_dir: the run's folder.
+    """
+
+    def __init__(
+        self,
+        period: int,
+        model: torch.nn.Module,
+        mapper: Callable[[dict], dict],
+        records: list[dict],
+        load_labels: Callable[[str], np.ndarray],
+        metadata,
+        output_dir: str,
+    ):
+        self.period = period
+        self.model = model
+        self.mapper = mapper
+        self.records = records
+        self.load_labels = load_labels
+        self.metadata = metadata
+        self.folder = os.path.join(output_dir, "overlays")
+
+    def after_step(self) -> None:
+        """Draw every ``period`` iterations; the end of training has its own drawing."""
+        done = self.trainer.iter + 1
+        if self.period > 0 and done % self.period == 0 and done != self.trainer.max_iter:
+            self._draw(done)
+
+    def after_train(self) -> None:
+        """Draw what the trained model predicts, unless training was cut short."""
+        if self.trainer.iter >= self.trainer.max_iter:
+            self._draw(self.trainer.max_iter)
+
+    def _draw(self, iteration: int) -> None:
+        with inference_context(self.model), torch.no_grad():
+            for number, record in enumerate(self.records):
+                picture = self._picture(record)
+                path = os.path.join(self.folder, f"{iteration:07d}_{number}.png")
+                with atomic_write(path, "wb") as file:
+                    file.write(cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes())
+                self.trainer.storage.put_image(f"overlay_{number}", picture.transpose(2, 0, 1))
+        logger.info("Drew %d predictions into %s", len(self.records), self.folder)
+
+    def _picture(self, record: dict) -> np.ndarray:
+        logits = self.model([self.mapper(copy.copy(record))])[0]["sem_seg"]
+        return draw_comparison(
+            read_image(record["file_name"], "RGB"),
+            self.load_labels(record["sem_seg_file_name"]),
+            logits.argmax(dim=0).cpu().numpy(),
+            self.metadata,
+        )

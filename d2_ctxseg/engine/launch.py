@@ -1,0 +1,50 @@
+"""Starts the workers: Detectron2's launch, or those that torchrun has started already."""
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+from detectron2.engine import launch
+from detectron2.utils import comm
+
+from ..errors import UserError
+
+TIMEOUT = timedelta(minutes=30)
+
+
+def launch_or_join(main: Callable, args) -> None:
+    """Run ``main(args)`` in every worker.
+
+    Under ``torchrun`` this process is one of the workers and joins their group. Otherwise
+    ``args.num_gpus`` processes are started on this machine, one of ``args.num_machines``.
+    Processes talk through nccl where GPUs are present and through gloo where not.
+
+    Raises:
+        UserError: more processes than GPUs are asked for on a machine that has GPUs.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _join_torchrun()
+        main(args)
+        return
+    num_gpus = torch.cuda.device_count()
+    if num_gpus and args.num_gpus > num_gpus:
+        raise UserError(f"--num-gpus {args.num_gpus}: this machine has {num_gpus}.")
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+def _join_torchrun() -> None:
+    """Join the group described by the variables that torchrun sets."""
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group("nccl" if has_gpu else "gloo", timeout=TIMEOUT)
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    comm.synchronize()

@@ -1,0 +1,95 @@
+"""From a config file and overrides to the frozen config of a run."""
+
+import logging
+import re
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+
+from ..config import add_ctxseg_config
+from ..data import register_folder_datasets
+from ..errors import MissingFileError, UserError, suggest
+
+logger = logging.getLogger(__name__)
+
+
+def setup_config(config_file: str, opts: list[str], *, for_inference: bool = False) -> CfgNode:
+    """Read ``config_file``, apply ``opts``, register its folder data sets, choose a device.
+
+    Args:
+        config_file: path of a YAML file; its ``_BASE_`` files are read first. "" for defaults.
+        opts: alternating keys and values, as on the command line.
+        for_inference: MODEL.WEIGHTS will fill the whole model, so pretrained weights for the
+            encoder are not fetched.
+
+    Returns:
+        The frozen config.
+
+    Raises:
+        MissingFileError: no such config file.
+        UserError: unknown key (names the nearest), or a value of the wrong type.
+    """
+    cfg = get_cfg()
+    add_ctxseg_config(cfg)
+    _merge(cfg, config_file, opts)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+        logger.warning("No GPU is present: MODEL.DEVICE is set to 'cpu'.")
+    if for_inference:
+        cfg.MODEL.ENCODER.WEIGHTS = ""
+    register_folder_datasets(cfg.DATASETS.FOLDERS)
+    cfg.freeze()
+    return cfg
+
+
+def refuse_used_folder(output_dir: str) -> None:
+    """Keep a new training from overwriting an earlier one.
+
+    Raises:
+        UserError: ``output_dir`` holds checkpoints.
+    """
+    if any(Path(output_dir).glob("model_*.pth")):
+        raise UserError(
+            f"OUTPUT_DIR '{output_dir}' holds the checkpoints of an earlier training. Continue it "
+            "with --resume, or set another OUTPUT_DIR."
+        )
+
+
+def _merge(cfg: CfgNode, config_file: str, opts: list[str]) -> None:
+    if config_file and not Path(config_file).is_file():
+        raise MissingFileError(f"--config-file: no file '{Path(config_file).resolve()}'.")
+    if len(opts) % 2:
+        raise UserError(
+            f"Overrides must be KEY VALUE KEY VALUE ..., but {len(opts)} words were given: "
+            f"{' '.join(opts)}"
+        )
+    known = _all_keys(cfg)
+    for source, merge, argument in (
+        (config_file, cfg.merge_from_file, config_file),
+        ("the overrides", cfg.merge_from_list, opts),
+    ):
+        if not argument:
+            continue
+        try:
+            merge(argument)
+        except (KeyError, AssertionError, ValueError) as error:
+            raise UserError(_explain(error, source, known)) from error
+
+
+def _explain(error: Exception, source: str, known: list[str]) -> str:
+    message = str(error.args[0]) if error.args else str(error)
+    unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", message)
+    if unknown is None:
+        return f"In {source}: {message}"
+    key = unknown.group(1)
+    return f"In {source}: there is no config key '{key}'.{suggest(key, known)}"
+
+
+def _all_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in cfg.items():
+        keys.append(prefix + name)
+        if isinstance(value, CfgNode):
+            keys += _all_keys(value, f"{prefix}{name}.")
+    return keys

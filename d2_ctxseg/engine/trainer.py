@@ -1,0 +1,154 @@
+"""Detectron2's trainer with this project's data, optimizer, evaluation and safeguards."""
+
+import logging
+import os
+import weakref
+from collections import OrderedDict
+from functools import partial
+
+import numpy as np
+from detectron2.data import (
+    DatasetCatalog,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    SimpleTrainer,
+    TrainerBase,
+    create_ddp_model,
+    hooks,
+)
+from detectron2.projects.deeplab import build_lr_scheduler
+from detectron2.utils import comm
+from torch import nn
+
+from ..checkpoint import Checkpointer
+from ..data import SemanticSegmentorMapper
+from ..evaluation import SegmentationEvaluator
+from ..evaluation.evaluator import label_loader
+from ..modeling import SemanticSegmentorWithTTA
+from .hooks import CheckpointOnInterrupt, PredictionOverlays
+from .optimizer import build_optimizer
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer(DefaultTrainer):
+    """Trains, evaluates and keeps the checkpoints of one run, as ``cfg`` says.
+
+    Differs from DefaultTrainer in that it trains with several CPU processes as well, writes
+    checkpoints atomically, leaves one behind on Ctrl-C, keeps the best one and draws predictions.
+    """
+
+    def __init__(self, cfg):
+        # DefaultTrainer's constructor cannot wrap a model on the CPU for several processes, and
+        # fixes the class of the checkpointer.
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+
+        model = _wrap_for_workers(model)
+        if cfg.SOLVER.AMP.ENABLED:
+            self._trainer = AMPTrainer(model, data_loader, optimizer)
+        else:
+            self._trainer = SimpleTrainer(model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
+
+    def train(self) -> OrderedDict | None:
+        """Train up to SOLVER.MAX_ITER; the last evaluation's results on the main process."""
+        super().train()
+        return getattr(self, "_last_eval_results", None)
+
+    def build_hooks(self) -> list[hooks.HookBase]:
+        """DefaultTrainer's hooks and this project's, which come before the metrics are written."""
+        all_hooks = [hook for hook in super().build_hooks() if hook is not None]
+        writer = [hook for hook in all_hooks if isinstance(hook, hooks.PeriodicWriter)]
+        others = [hook for hook in all_hooks if not isinstance(hook, hooks.PeriodicWriter)]
+        own = []
+        if comm.is_main_process() and self.cfg.DATASETS.TEST:
+            own = [self._best_checkpointer(), self._overlays()]
+        interrupt = [CheckpointOnInterrupt(self.checkpointer)]
+        return others + [hook for hook in own if hook is not None] + writer + interrupt
+
+    def _best_checkpointer(self) -> hooks.BestCheckpointer | None:
+        metric = self.cfg.TEST.BEST_METRIC
+        if not metric or self.cfg.TEST.EVAL_PERIOD <= 0:
+            return None
+        if len(self.cfg.DATASETS.TEST) > 1:
+            metric = f"{self.cfg.DATASETS.TEST[0]}/{metric}"
+        return hooks.BestCheckpointer(
+            self.cfg.TEST.EVAL_PERIOD, self.checkpointer, metric, file_prefix="model_best"
+        )
+
+    def _overlays(self) -> PredictionOverlays | None:
+        cfg, name = self.cfg, self.cfg.DATASETS.TEST[0]
+        records = DatasetCatalog.get(name)
+        count = min(cfg.TEST.NUM_OVERLAYS, len(records))
+        if count == 0:
+            return None
+        chosen = np.linspace(0, len(records) - 1, count).round().astype(int)
+        return PredictionOverlays(
+            cfg.TEST.EVAL_PERIOD,
+            getattr(self.model, "module", self.model),
+            SemanticSegmentorMapper(cfg, is_train=False),
+            [records[i] for i in chosen],
+            label_loader(name),
+            MetadataCatalog.get(name),
+            cfg.OUTPUT_DIR,
+        )
+
+    @classmethod
+    def build_optimizer(cls, cfg, model: nn.Module):
+        """See :func:`d2_ctxseg.engine.optimizer.build_optimizer`."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        """Detectron2's schedules and DeepLab's WarmupPolyLR."""
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        """Endless batches of training images and labels."""
+        return build_detection_train_loader(cfg, mapper=SemanticSegmentorMapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name: str):
+        """Test images one by one, each on exactly one worker."""
+        return build_detection_test_loader(
+            cfg, dataset_name, mapper=SemanticSegmentorMapper(cfg, is_train=False)
+        )
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name: str, task: str = "sem_seg"):
+        """The evaluator of a data set; it writes to ``{OUTPUT_DIR}/{task}/{dataset_name}``."""
+        return SegmentationEvaluator(
+            dataset_name,
+            task=task,
+            output_dir=os.path.join(cfg.OUTPUT_DIR, "inference", task, dataset_name),
+        )
+
+    @classmethod
+    def test_with_TTA(cls, cfg, model: nn.Module) -> OrderedDict:
+        """Evaluate with multi-scale and flip testing (TEST.AUG); results under "sem_seg_TTA"."""
+        logger.info("Running inference with test-time augmentation ...")
+        model = SemanticSegmentorWithTTA(model, cfg.TEST.AUG.RATIOS, cfg.TEST.AUG.FLIP)
+        build = partial(cls.build_evaluator, cfg, task="sem_seg_TTA")
+        return cls.test(cfg, model, [build(name) for name in cfg.DATASETS.TEST])
+
+
+def _wrap_for_workers(model: nn.Module) -> nn.Module:
+    """DistributedDataParallel where there are several workers, on GPUs and on the CPU."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    options = {"device_ids": None} if on_cpu else {}
+    return create_ddp_model(model, broadcast_buffers=False, **options)

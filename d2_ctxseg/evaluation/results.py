@@ -1,0 +1,36 @@
+"""Results of an evaluation: as a table for people, and joined for files."""
+
+from collections.abc import Mapping
+
+from tabulate import tabulate
+
+
+def format_class_table(results: Mapping[str, float]) -> str:
+    """IoU and accuracy per class, then their means, as a table.
+
+    Args:
+        results: in per cent, with the keys of Detectron2's SemSegEvaluator: ``mIoU``, ``mACC``,
+            ``IoU-{class}`` and ``ACC-{class}``. NaN marks a class absent from the ground truth.
+    """
+    names = [key.removeprefix("IoU-") for key in results if key.startswith("IoU-")]
+    rows = [(name, results[f"IoU-{name}"], results[f"ACC-{name}"]) for name in names]
+    rows.append(("mean", results["mIoU"], results["mACC"]))
+    # NaN is the only value that differs from itself.
+    rows = [[value if value == value else "-" for value in row] for row in rows]
+    return tabulate(
+        rows, headers=["class", "IoU", "ACC"], tablefmt="pipe", floatfmt=".2f", numalign="right"
+    )
+
+
+def by_dataset(results: Mapping, dataset_names: tuple[str, ...]) -> dict[str, dict]:
+    """``{dataset: {task: {metric: value}}}``, which DefaultTrainer.test shortens for one data set."""
+    return {dataset_names[0]: dict(results)} if len(dataset_names) == 1 else dict(results)
+
+
+def merge_tasks(*results: Mapping[str, Mapping]) -> dict[str, dict]:
+    """Join ``{dataset: {task: ...}}`` of several tests of the same data sets."""
+    merged: dict[str, dict] = {}
+    for result in results:
+        for dataset, tasks in result.items():
+            merged.setdefault(dataset, {}).update(tasks)
+    return merged

@@ -1,0 +1,58 @@
+#!/usr/bin/env python
+"""Train or evaluate a segmentor of this project.
+
+    python train_net.py --config-file configs/quickstart.yaml
+    python train_net.py --config-file CONFIG --num-gpus 8
+    python train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS output/model_final.pth
+    torchrun --nproc-per-node 8 train_net.py --config-file CONFIG
+"""
+
+import logging
+import os
+
+from d2_ctxseg.checkpoint import load_weights
+from d2_ctxseg.data import generate_missing
+from d2_ctxseg.engine import Trainer, launch_or_join, refuse_used_folder, setup_config
+from d2_ctxseg.errors import exit_on_user_error
+from d2_ctxseg.evaluation import by_dataset, merge_tasks
+from d2_ctxseg.files import write_json
+from d2_ctxseg.runtime import describe_runtime
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+logger = logging.getLogger("d2_ctxseg.train_net")
+
+
+def main(args):
+    """Train or evaluate; every worker runs this."""
+    cfg = setup_config(args.config_file, args.opts, for_inference=args.eval_only)
+    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="d2_ctxseg", abbrev_name="ctxseg")
+    if not args.eval_only and not args.resume:
+        refuse_used_folder(cfg.OUTPUT_DIR)
+    default_setup(cfg, args)
+    logger.info(describe_runtime())
+    if cfg.DATASETS.GENERATE_MISSING:
+        generate_missing(cfg.DATASETS.TRAIN + cfg.DATASETS.TEST)
+
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        load_weights(model, cfg.MODEL.WEIGHTS)
+        results, weights = Trainer.test(cfg, model), cfg.MODEL.WEIGHTS
+    else:
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        results, weights = trainer.train(), os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+        model = trainer.model
+    results_tta = Trainer.test_with_TTA(cfg, model) if cfg.TEST.AUG.ENABLED else {}
+    if comm.is_main_process() and cfg.DATASETS.TEST:
+        datasets = merge_tasks(*(by_dataset(r, cfg.DATASETS.TEST) for r in (results, results_tta)))
+        path = os.path.join(cfg.OUTPUT_DIR, "evaluation.json")
+        write_json(path, {"weights": weights, "datasets": datasets})
+        logger.info("Evaluation results are in %s", path)
+
+
+if __name__ == "__main__":
+    arguments = default_argument_parser(epilog=__doc__).parse_args()
+    with exit_on_user_error():
+        launch_or_join(main, arguments)
