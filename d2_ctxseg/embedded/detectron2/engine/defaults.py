@@ -1,0 +1,330 @@
+"""The trainer and the predictor that a config describes completely."""
+
+import logging
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from fvcore.nn.precise_bn import get_bn_modules
+from torch import nn
+
+from ..checkpoint import DetectionCheckpointer
+from ..config import CfgNode
+from ..data import MetadataCatalog, build_detection_test_loader, build_detection_train_loader
+from ..data import transforms as T
+from ..evaluation import (
+    DatasetEvaluator,
+    inference_on_dataset,
+    print_csv_format,
+    verify_results,
+)
+from ..modeling import build_model
+from ..solver import build_lr_scheduler, build_optimizer
+from ..utils import comm
+from ..utils.events import EventWriter
+from ..utils.logger import setup_logger
+from . import hooks
+from ._setup import create_ddp_model, default_argument_parser, default_setup, default_writers
+from .train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
+
+__all__ = [
+    "DefaultPredictor",
+    "DefaultTrainer",
+    "create_ddp_model",
+    "default_argument_parser",
+    "default_setup",
+    "default_writers",
+]
+
+
+class DefaultPredictor:
+    """Runs the model of a config, with the weights ``cfg.MODEL.WEIGHTS``, on single images.
+
+    Attributes:
+        metadata: of the first data set in ``cfg.DATASETS.TEST``, if there is one.
+
+    Raises:
+        ValueError: ``cfg.INPUT.FORMAT`` is neither "RGB" nor "BGR".
+    """
+
+    def __init__(self, cfg: CfgNode):
+        if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+            raise ValueError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}: expected 'RGB' or 'BGR'.")
+        self.cfg = cfg.clone()  # building the model may change it
+        self.model = build_model(self.cfg).eval()
+        if cfg.DATASETS.TEST:
+            self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+        DetectionCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        self.aug = T.ResizeShortestEdge(
+            [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST
+        )
+        self.input_format = cfg.INPUT.FORMAT
+
+    @torch.no_grad()
+    def __call__(self, original_image: np.ndarray) -> dict:
+        """Predict one image.
+
+        Args:
+            original_image: (H, W, 3) uint8, in BGR order whatever ``cfg.INPUT.FORMAT`` is.
+
+        Returns:
+            The model's prediction at the size of the image, such as "sem_seg": (K, H, W).
+        """
+        height, width = original_image.shape[:2]
+        if self.input_format == "RGB":
+            original_image = original_image[:, :, ::-1]
+        image = self.aug.get_transform(original_image).apply_image(original_image)
+        image = torch.as_tensor(image.astype("float32").transpose(2, 0, 1))
+        return self.model([{"image": image, "height": height, "width": width}])[0]
+
+
+def _of_inner_trainer(name: str) -> property:
+    return property(
+        lambda self: getattr(self._trainer, name),
+        lambda self, value: setattr(self._trainer, name, value),
+    )
+
+
+class DefaultTrainer(TrainerBase):
+    """Trains what a config describes, with the usual hooks. Override the ``build_*`` methods.
+
+    Model, optimizer, data loader, schedule, checkpointer and hooks are built in this order, which
+    random numbers depend on. Training itself is an inner `SimpleTrainer` (or `AMPTrainer`).
+
+    Attributes:
+        cfg: the config; `auto_scale_workers` may have changed it.
+        scheduler: the learning rate schedule.
+        checkpointer: saves and loads model and trainer in ``cfg.OUTPUT_DIR``.
+        model, data_loader, optimizer: those of the inner trainer.
+    """
+
+    model = _of_inner_trainer("model")
+    data_loader = _of_inner_trainer("data_loader")
+    optimizer = _of_inner_trainer("optimizer")
+
+    def __init__(self, cfg: CfgNode):
+        super().__init__()
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        model = create_ddp_model(model, broadcast_buffers=False)
+        trainer_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = trainer_class(model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = DetectionCheckpointer(
+            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continue the training in ``cfg.OUTPUT_DIR``, or load ``cfg.MODEL.WEIGHTS``.
+
+        Args:
+            resume: if there is a last checkpoint, load all of it (weights, optimizer, schedule) and
+                start at the iteration after its own. Otherwise only the weights of
+                ``cfg.MODEL.WEIGHTS`` are loaded, and training starts at iteration 0.
+        """
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if resume and self.checkpointer.has_checkpoint():
+            self.start_iter = self.iter + 1
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Timer, schedule, PreciseBN, checkpoints, evaluation, writers; in this order.
+
+        Checkpoints come after PreciseBN, which changes the model, and before the evaluation, which
+        may fail. The writers are last, to see what all others stored.
+        """
+        cfg = self.cfg
+        is_main = comm.is_main_process()
+        result = [hooks.IterationTimer(), hooks.LRScheduler(), self._build_precise_bn()]
+        if is_main:
+            period = cfg.SOLVER.CHECKPOINT_PERIOD
+            result.append(hooks.PeriodicCheckpointer(self.checkpointer, period))
+
+        def test_and_keep_results():
+            self._last_eval_results = self.test(self.cfg, self.model)
+            return self._last_eval_results
+
+        result.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, test_and_keep_results))
+        if is_main:
+            result.append(hooks.PeriodicWriter(self.build_writers(), period=20))
+        return result
+
+    def _build_precise_bn(self) -> hooks.PreciseBN | None:
+        options = self.cfg.TEST.PRECISE_BN
+        if not (options.ENABLED and get_bn_modules(self.model)):
+            return None
+        # A data loader of its own leaves the batches of the training as they are.
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0
+        data_loader = self.build_train_loader(cfg)
+        return hooks.PreciseBN(self.cfg.TEST.EVAL_PERIOD, self.model, data_loader, options.NUM_ITER)
+
+    def build_writers(self) -> list[EventWriter]:
+        """`default_writers` in ``cfg.OUTPUT_DIR``."""
+        return default_writers(self.cfg.OUTPUT_DIR, self.max_iter)
+
+    def train(self) -> dict | None:
+        """Train.
+
+        Returns:
+            The last evaluation's results if ``cfg.TEST.EXPECTED_RESULTS`` asks to verify them, on
+            the main process; otherwise None.
+        """
+        super().train(self.start_iter, self.max_iter)
+        if not (self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process()):
+            return None
+        assert hasattr(self, "_last_eval_results"), (
+            "TEST.EXPECTED_RESULTS is set, but nothing was evaluated during training."
+        )
+        verify_results(self.cfg, self._last_eval_results)
+        return self._last_eval_results
+
+    def run_step(self):
+        """One step of the inner trainer."""
+        self._trainer.iter = self.iter
+        self._trainer.run_step()
+
+    def state_dict(self) -> dict:
+        """The base class's state and "_trainer", the inner trainer's."""
+        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restore what ``state_dict`` returned."""
+        super().load_state_dict(state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The model of ``cfg.MODEL.META_ARCHITECTURE``, logged."""
+        model = build_model(cfg)
+        logging.getLogger(__name__).info(f"Model:\n{model}")
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of ``cfg.SOLVER``."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
+        """The schedule of ``cfg.SOLVER``."""
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable:
+        """An endless iterable of training batches."""
+        return build_detection_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
+        """An iterable of the batches of one test data set, which has a length."""
+        return build_detection_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """The evaluator of one test data set. There is none by default."""
+        raise NotImplementedError(
+            "DefaultTrainer does not know how to evaluate: implement build_evaluator() in a "
+            "subclass, or pass evaluators to DefaultTrainer.test()."
+        )
+
+    @classmethod
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None = None,
+    ) -> dict:
+        """Evaluate ``model`` on all data sets of ``cfg.DATASETS.TEST``.
+
+        Args:
+            evaluators: one a data set; by default ``build_evaluator`` makes them.
+
+        Returns:
+            The results by data set; with one data set its results themselves.
+        """
+        if isinstance(evaluators, DatasetEvaluator):
+            evaluators = [evaluators]
+        names = cfg.DATASETS.TEST
+        if evaluators is not None:
+            assert len(names) == len(evaluators), (
+                f"{len(evaluators)} evaluators for {len(names)} data sets: {tuple(names)}"
+            )
+        results = OrderedDict()
+        for i, name in enumerate(names):
+            evaluator = None if evaluators is None else evaluators[i]
+            results[name] = cls._test_one(cfg, model, name, evaluator)
+        return next(iter(results.values())) if len(results) == 1 else results
+
+    @classmethod
+    def _test_one(
+        cls, cfg: CfgNode, model: nn.Module, dataset_name: str, evaluator: DatasetEvaluator | None
+    ) -> dict:
+        logger = logging.getLogger(__name__)
+        data_loader = cls.build_test_loader(cfg, dataset_name)
+        if evaluator is None:
+            try:
+                evaluator = cls.build_evaluator(cfg, dataset_name)
+            except NotImplementedError:
+                logger.warning(
+                    "No evaluator found. Use `DefaultTrainer.test(evaluators=)`, "
+                    "or implement its `build_evaluator` method."
+                )
+                return {}
+        results = inference_on_dataset(model, data_loader, evaluator)
+        if comm.is_main_process():
+            assert isinstance(results, dict), (
+                f"Evaluator must return a dict on the main process. Got {results} instead."
+            )
+            logger.info(f"Evaluation results for {dataset_name} in csv format:")
+            print_csv_format(results)
+        return results
+
+    @staticmethod
+    def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
+        """Adapt a config made for ``cfg.SOLVER.REFERENCE_WORLD_SIZE`` processes to another number.
+
+        The images per process stay the same; the learning rate grows with the batch
+        (https://arxiv.org/abs/1706.02677), and everything counted in iterations shrinks with it.
+
+        Returns:
+            A new config; ``cfg`` itself if the reference is 0 (off) or ``num_workers``.
+        """
+        reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
+        if reference in (0, num_workers):
+            return cfg
+        assert cfg.SOLVER.IMS_PER_BATCH % reference == 0, (
+            f"SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}) is not a multiple of "
+            f"SOLVER.REFERENCE_WORLD_SIZE ({reference})."
+        )
+        frozen = cfg.is_frozen()
+        cfg = cfg.clone()
+        cfg.defrost()
+        scale = num_workers / reference
+        solver = cfg.SOLVER
+        solver.IMS_PER_BATCH = round(solver.IMS_PER_BATCH * scale)
+        solver.BASE_LR *= scale
+        solver.MAX_ITER = round(solver.MAX_ITER / scale)
+        solver.WARMUP_ITERS = round(solver.WARMUP_ITERS / scale)
+        solver.STEPS = tuple(round(step / scale) for step in solver.STEPS)
+        solver.CHECKPOINT_PERIOD = round(solver.CHECKPOINT_PERIOD / scale)
+        cfg.TEST.EVAL_PERIOD = round(cfg.TEST.EVAL_PERIOD / scale)
+        solver.REFERENCE_WORLD_SIZE = num_workers
+        logging.getLogger(__name__).info(
+            f"Auto-scaling the config to batch_size={solver.IMS_PER_BATCH}, "
+            f"learning_rate={solver.BASE_LR}, max_iter={solver.MAX_ITER}, "
+            f"warmup={solver.WARMUP_ITERS}."
+        )
+        if frozen:
+            cfg.freeze()
+        return cfg

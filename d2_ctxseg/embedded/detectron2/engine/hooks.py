@@ -1,0 +1,385 @@
+"""The hooks of a usual training."""
+
+import datetime
+import itertools
+import logging
+import math
+import operator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from fvcore.common.checkpoint import Checkpointer
+from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
+from fvcore.common.param_scheduler import ParamScheduler
+from fvcore.common.timer import Timer
+from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
+from torch.optim.lr_scheduler import LRScheduler as _TorchScheduler
+
+from .._coverage import module_getattr
+from ..evaluation.testing import flatten_results_dict
+from ..solver import LRMultiplier
+from ..utils import comm
+from ..utils.events import EventStorage, EventWriter
+from .train_loop import HookBase
+
+__all__ = [
+    "BestCheckpointer",
+    "CallbackHook",
+    "EvalHook",
+    "IterationTimer",
+    "LRScheduler",
+    "PeriodicCheckpointer",
+    "PeriodicWriter",
+    "PreciseBN",
+]
+
+
+def _is_due(trainer, period: int) -> bool:
+    return period > 0 and (trainer.iter + 1) % period == 0
+
+
+def _is_last_step(trainer) -> bool:
+    return trainer.iter + 1 == trainer.max_iter
+
+
+def _is_finished(trainer) -> bool:
+    # In after_train, whether training got to its end instead of failing on the way.
+    return trainer.iter + 1 >= trainer.max_iter
+
+
+class CallbackHook(HookBase):
+    """A hook made of functions that take the trainer."""
+
+    def __init__(self, *, before_train=None, after_train=None, before_step=None, after_step=None):
+        self._callbacks = {
+            "before_train": before_train,
+            "after_train": after_train,
+            "before_step": before_step,
+            "after_step": after_step,
+        }
+
+    def _call(self, name: str) -> None:
+        if self._callbacks[name] is not None:
+            self._callbacks[name](self.trainer)
+
+    def before_train(self):
+        self._call("before_train")
+
+    def before_step(self):
+        self._call("before_step")
+
+    def after_step(self):
+        self._call("after_step")
+
+    def after_train(self):
+        self._call("after_train")
+        self._callbacks.clear()  # closures may hold the trainer: free it
+
+
+class IterationTimer(HookBase):
+    """Stores the seconds of each iteration as "time" and logs a summary at the end.
+
+    Only what happens between its ``before_step`` and ``after_step`` counts, so it should be the
+    first hook.
+
+    Args:
+        warmup_iter: the first iterations, which the times leave out.
+    """
+
+    def __init__(self, warmup_iter: int = 3):
+        self._warmup_iter = warmup_iter
+        self._step_timer = Timer()
+        self._total_timer = Timer()
+        self._start_time = time.perf_counter()
+
+    def before_train(self):
+        self._start_time = time.perf_counter()
+        self._total_timer.reset()
+        self._total_timer.pause()
+
+    def before_step(self):
+        self._step_timer.reset()
+        self._total_timer.resume()
+
+    def after_step(self):
+        done = self.trainer.storage.iter + 1 - self.trainer.start_iter
+        if done >= self._warmup_iter:
+            self.trainer.storage.put_scalars(time=self._step_timer.seconds())
+        else:
+            self._start_time = time.perf_counter()
+            self._total_timer.reset()
+        self._total_timer.pause()
+
+    def after_train(self):
+        logger = logging.getLogger(__name__)
+        total = time.perf_counter() - self._start_time
+        training = self._total_timer.seconds()
+        counted = self.trainer.storage.iter + 1 - self.trainer.start_iter - self._warmup_iter
+        if counted > 0 and training > 0:
+            logger.info(
+                f"Overall training speed: {counted} iterations in {_hms(training)} "
+                f"({training / counted:.4f} s / it)"
+            )
+        logger.info(f"Total training time: {_hms(total)} ({_hms(total - training)} on hooks)")
+
+
+def _hms(seconds: float) -> datetime.timedelta:
+    return datetime.timedelta(seconds=int(seconds))
+
+
+class PeriodicWriter(HookBase):
+    """Calls the writers every ``period`` iterations, after the last one and at the end."""
+
+    def __init__(self, writers: Sequence[EventWriter], period: int = 20):
+        for writer in writers:
+            if not isinstance(writer, EventWriter):
+                raise TypeError(f"Expected a subclass of EventWriter, got {writer!r}.")
+        self._writers = writers
+        self._period = period
+
+    def after_step(self):
+        if _is_due(self.trainer, self._period) or _is_last_step(self.trainer):
+            for writer in self._writers:
+                writer.write()
+
+    def after_train(self):
+        for writer in self._writers:
+            writer.write()  # other hooks' after_train may have added something
+            writer.close()
+
+
+class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
+    """fvcore's PeriodicCheckpointer as a hook: saves every ``period`` iterations and at the end."""
+
+    def before_train(self):
+        self.max_iter = self.trainer.max_iter
+
+    def after_step(self):
+        self.step(self.trainer.iter)
+
+
+class BestCheckpointer(HookBase):
+    """Keeps the checkpoint with the best value of a metric. It comes after the hook that evaluates.
+
+    Args:
+        eval_period: the period of the `EvalHook`.
+        checkpointer: saves the checkpoint.
+        val_metric: the metric's name in the event storage, such as "sem_seg/mIoU".
+        mode: "max" or "min": which value is best.
+        file_prefix: the checkpoint's name without ".pth".
+    """
+
+    def __init__(
+        self,
+        eval_period: int,
+        checkpointer: Checkpointer,
+        val_metric: str,
+        mode: str = "max",
+        file_prefix: str = "model_best",
+    ):
+        assert mode in ("max", "min"), f"BestCheckpointer(mode={mode!r}): expected 'max' or 'min'."
+        self._period = eval_period
+        self._checkpointer = checkpointer
+        self._val_metric = val_metric
+        self._is_better = operator.gt if mode == "max" else operator.lt
+        self._file_prefix = file_prefix
+        self._logger = logging.getLogger(__name__)
+        self.best_metric = None
+        self.best_iter = None
+
+    def _check(self) -> None:
+        latest = self.trainer.storage.latest().get(self._val_metric)
+        if latest is None:
+            self._logger.warning(
+                f"Given val metric {self._val_metric} does not seem to be computed/stored. "
+                "Will not be checkpointing based on it."
+            )
+            return
+        value, iteration = latest
+        if self.best_metric is None:
+            if math.isfinite(value):
+                self._save(value, iteration)
+                self._logger.info(f"Saved first model at {value:0.5f} @ {iteration} steps")
+        elif math.isfinite(value) and self._is_better(value, self.best_metric):
+            previous = f"{self.best_metric:0.5f} @ iteration {self.best_iter}"
+            self._save(value, iteration)
+            self._logger.info(
+                f"Saved best model as latest eval score for {self._val_metric} is "
+                f"{value:0.5f}, better than last best score {previous}."
+            )
+        else:
+            self._logger.info(
+                f"Not saving as latest eval score for {self._val_metric} is {value:0.5f}, "
+                f"not better than best score {self.best_metric:0.5f} @ iteration {self.best_iter}."
+            )
+
+    def _save(self, value: float, iteration: int) -> None:
+        self._checkpointer.save(self._file_prefix, iteration=iteration)
+        self.best_metric = value
+        self.best_iter = iteration
+
+    def after_step(self):
+        if _is_due(self.trainer, self._period) and not _is_last_step(self.trainer):
+            self._check()
+
+    def after_train(self):
+        if _is_finished(self.trainer):
+            self._check()
+
+
+class LRScheduler(HookBase):
+    """Steps a learning rate schedule after each iteration and stores the rate as "lr".
+
+    Args:
+        optimizer: by default ``trainer.optimizer``.
+        scheduler: PyTorch's, or an fvcore ParamScheduler that gives the factor on the optimizer's
+            rates; by default ``trainer.scheduler``.
+    """
+
+    def __init__(self, optimizer=None, scheduler=None):
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+
+    @property
+    def scheduler(self):
+        """The scheduler in use."""
+        return self._scheduler or self.trainer.scheduler
+
+    def before_train(self):
+        self._optimizer = self._optimizer or self.trainer.optimizer
+        if isinstance(self.scheduler, ParamScheduler):
+            self._scheduler = LRMultiplier(
+                self._optimizer,
+                self.scheduler,
+                self.trainer.max_iter,
+                last_iter=self.trainer.iter - 1,
+            )
+        self._best_param_group_id = LRScheduler.get_best_param_group_id(self._optimizer)
+
+    @staticmethod
+    def get_best_param_group_id(optimizer: torch.optim.Optimizer) -> int:
+        """The group whose rate is stored: the largest; if all have one parameter, one with the
+        most common rate."""
+        sizes = [len(group["params"]) for group in optimizer.param_groups]
+        if max(sizes) > 1:
+            return sizes.index(max(sizes))
+        rates = [group["lr"] for group in optimizer.param_groups]
+        return rates.index(Counter(rates).most_common()[0][0])
+
+    def after_step(self):
+        lr = self._optimizer.param_groups[self._best_param_group_id]["lr"]
+        self.trainer.storage.put_scalar("lr", lr, smoothing_hint=False)
+        self.scheduler.step()
+
+    def state_dict(self) -> dict:
+        """The state of a PyTorch scheduler."""
+        return self.scheduler.state_dict() if self._has_state() else {}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restore what ``state_dict`` returned."""
+        if self._has_state():
+            logging.getLogger(__name__).info("Loading scheduler from state_dict ...")
+            self.scheduler.load_state_dict(state_dict)
+
+    def _has_state(self) -> bool:
+        return isinstance(self.scheduler, _TorchScheduler)
+
+
+class EvalHook(HookBase):
+    """Evaluates every ``eval_period`` iterations and after the last one, and stores the results.
+
+    All processes must have this hook, because they wait for each other in it.
+
+    Args:
+        eval_period: 0 evaluates at the end only.
+        eval_function: takes nothing; returns a nested dict of numbers, or nothing.
+        eval_after_train: whether to evaluate after the last iteration.
+    """
+
+    def __init__(
+        self, eval_period: int, eval_function: Callable[[], dict], eval_after_train: bool = True
+    ):
+        self._period = eval_period
+        self._func = eval_function
+        self._eval_after_train = eval_after_train
+
+    def _evaluate(self) -> None:
+        results = self._func()
+        if results:
+            assert isinstance(results, dict), (
+                f"Eval function must return a dict. Got {results} instead."
+            )
+            metrics = flatten_results_dict(results)
+            for name, value in metrics.items():
+                try:
+                    float(value)
+                except Exception as error:
+                    raise ValueError(
+                        "[EvalHook] eval_function should return a nested dict of float. "
+                        f"Got '{name}: {value}' instead."
+                    ) from error
+            self.trainer.storage.put_scalars(**metrics, smoothing_hint=False)
+        comm.synchronize()  # processes may have evaluated for different times
+
+    def after_step(self):
+        if _is_due(self.trainer, self._period) and not _is_last_step(self.trainer):
+            self._evaluate()
+
+    def after_train(self):
+        if self._eval_after_train and _is_finished(self.trainer):
+            self._evaluate()
+        del self._func  # a closure may hold the trainer: free it
+
+
+class PreciseBN(HookBase):
+    """Replaces the moving averages of BatchNorm layers by true averages over some batches.
+
+    It runs every ``period`` iterations and after the last one.
+
+    Args:
+        period: 0 runs it after the last iteration only.
+        model: its BatchNorm layers that are in training mode are updated.
+        data_loader: an iterable of batches for the model, apart from the one of the training.
+        num_iter: number of batches to average over.
+    """
+
+    def __init__(self, period: int, model: torch.nn.Module, data_loader: Iterable, num_iter: int):
+        self._logger = logging.getLogger(__name__)
+        self._period = period
+        self._model = model
+        self._data_loader = data_loader
+        self._num_iter = num_iter
+        self._data_iter = None
+        self._disabled = not get_bn_modules(model)
+        if self._disabled:
+            self._logger.info(
+                "PreciseBN is disabled because model does not contain BN layers in training mode."
+            )
+
+    def after_step(self):
+        if _is_due(self.trainer, self._period) or _is_last_step(self.trainer):
+            self.update_stats()
+
+    def update_stats(self) -> None:
+        """Compute and set the statistics now."""
+        if self._disabled:
+            return
+        self._logger.info(
+            f"Running precise-BN for {self._num_iter} iterations...  "
+            "Note that this could produce different statistics every time."
+        )
+        with EventStorage():  # what the model stores meanwhile is thrown away
+            update_bn_stats(self._model, self._batches(), self._num_iter)
+
+    def _batches(self):
+        if self._data_iter is None:
+            self._data_iter = iter(self._data_loader)
+        for count in itertools.count(1):
+            if count % 100 == 0:
+                self._logger.info(f"Running precise-BN ... {count}/{self._num_iter} iterations.")
+            yield next(self._data_iter)
+
+
+__getattr__ = module_getattr(__name__)

@@ -1,0 +1,190 @@
+"""``EventStorage``: the numbers and pictures of a training, until writers take them out."""
+
+from collections import defaultdict
+from contextlib import contextmanager
+from itertools import takewhile
+
+import torch
+from fvcore.common.history_buffer import HistoryBuffer
+
+_open_storages = []
+
+
+def get_event_storage() -> "EventStorage":
+    """The storage of the innermost ``with EventStorage(...)`` that is open.
+
+    Raises:
+        AssertionError: none is open.
+    """
+    assert _open_storages, (
+        "get_event_storage() has to be called inside a 'with EventStorage(...)' block!"
+    )
+    return _open_storages[-1]
+
+
+def has_event_storage() -> bool:
+    """Whether a ``with EventStorage(...)`` is open."""
+    return len(_open_storages) > 0
+
+
+class EventStorage:
+    """The history of all scalars, and the pictures and histograms that no writer has taken yet.
+
+    Args:
+        start_iter: the iteration to start from.
+    """
+
+    def __init__(self, start_iter: int = 0):
+        self._iter = start_iter
+        self._history = defaultdict(HistoryBuffer)
+        self._smoothing_hints = {}
+        self._latest_scalars = {}
+        self._vis_data = []
+        self._histograms = []
+        self._current_prefix = ""
+
+    def __enter__(self) -> "EventStorage":
+        _open_storages.append(self)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        assert _open_storages[-1] is self
+        _open_storages.pop()
+
+    @property
+    def iter(self) -> int:
+        """The current iteration. New data belongs to it."""
+        return self._iter
+
+    @iter.setter
+    def iter(self, value: int) -> None:
+        self._iter = int(value)
+
+    @property
+    def iteration(self) -> int:
+        """Another name of ``iter``, to be read only."""
+        return self._iter
+
+    def step(self) -> None:
+        """Go to the next iteration."""
+        self._iter += 1
+
+    @contextmanager
+    def name_scope(self, name: str):
+        """Within this block, the names of scalars are preceded by ``name`` and a slash."""
+        outer = self._current_prefix
+        self._current_prefix = name.rstrip("/") + "/"
+        try:
+            yield
+        finally:
+            self._current_prefix = outer
+
+    def put_scalar(
+        self, name: str, value, smoothing_hint: bool = True, cur_iter: int | None = None
+    ) -> None:
+        """Add a value to the history of a scalar.
+
+        Args:
+            name: the scalar.
+            value: a number, or a tensor with one element.
+            smoothing_hint: whether the scalar is noisy, so that writers should show a median. It
+                must be the same each time.
+            cur_iter: the iteration the value belongs to; by default the current one.
+        """
+        name = self._current_prefix + name
+        value = float(value)
+        iteration = self._iter if cur_iter is None else cur_iter
+        self._history[name].update(value, iteration)
+        self._latest_scalars[name] = (value, iteration)
+        assert self._smoothing_hints.setdefault(name, smoothing_hint) == smoothing_hint, (
+            f"Scalar {name} was put with a different smoothing_hint before!"
+        )
+
+    def put_scalars(
+        self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **scalars
+    ) -> None:
+        """Add values to the histories of several scalars: ``put_scalars(loss=0.3, lr=0.01)``."""
+        for name, value in scalars.items():
+            self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
+
+    def put_image(self, img_name: str, img_tensor) -> None:
+        """Add a picture for tensorboard.
+
+        Args:
+            img_name: its name.
+            img_tensor: (3, H, W) RGB, a tensor or array: uint8 in [0, 255] or float in [0, 1].
+        """
+        self._vis_data.append((img_name, img_tensor, self._iter))
+
+    def clear_images(self) -> None:
+        """Drop all pictures, after they were written."""
+        self._vis_data = []
+
+    def put_histogram(self, hist_name: str, hist_tensor: torch.Tensor, bins: int = 1000) -> None:
+        """Add the histogram of a tensor's values for tensorboard.
+
+        Args:
+            hist_name: its name.
+            hist_tensor: float, of any shape.
+            bins: the number of bins, all of one width, between the least and the largest value.
+        """
+        least, largest = hist_tensor.min().item(), hist_tensor.max().item()
+        edges = torch.linspace(least, largest, bins + 1, dtype=torch.float32)
+        self._histograms.append(
+            {
+                "tag": hist_name,
+                "min": least,
+                "max": largest,
+                "num": len(hist_tensor),
+                "sum": float(hist_tensor.sum()),
+                "sum_squares": float(hist_tensor.square().sum()),
+                "bucket_limits": edges[1:].tolist(),
+                "bucket_counts": torch.histc(hist_tensor, bins=bins).tolist(),
+                "global_step": self._iter,
+            }
+        )
+
+    def clear_histograms(self) -> None:
+        """Drop all histograms, after they were written."""
+        self._histograms = []
+
+    def history(self, name: str) -> HistoryBuffer:
+        """All values of a scalar.
+
+        Raises:
+            KeyError: nothing was put under this name.
+        """
+        if name not in self._history:
+            raise KeyError(f"No history metric available for {name}!")
+        return self._history[name]
+
+    def histories(self) -> dict[str, HistoryBuffer]:
+        """All values of all scalars."""
+        return self._history
+
+    def smoothing_hints(self) -> dict[str, bool]:
+        """For each scalar, whether it is noisy."""
+        return self._smoothing_hints
+
+    def latest(self) -> dict[str, tuple[float, int]]:
+        """For each scalar, its last value and that value's iteration."""
+        return self._latest_scalars
+
+    def latest_with_smoothing_hint(self, window_size: int = 20) -> dict[str, tuple[float, int]]:
+        """As ``latest``, but for noisy scalars the median over the last iterations.
+
+        Args:
+            window_size: the number of iterations.
+        """
+        result = {}
+        for name, (value, iteration) in self._latest_scalars.items():
+            if self._smoothing_hints[name]:
+                value = self._history[name].median(self.count_samples(name, window_size))
+            result[name] = (value, iteration)
+        return result
+
+    def count_samples(self, name: str, window_size: int = 20) -> int:
+        """How many values a scalar got in its last ``window_size`` iterations."""
+        values = self._history[name].values()
+        before = values[-1][1] - window_size
+        return sum(1 for _ in takewhile(lambda entry: entry[1] > before, reversed(values)))

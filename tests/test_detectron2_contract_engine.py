@@ -1,0 +1,353 @@
+"""What detectron2.engine's default trainer, predictor, setup and launcher promise.
+
+The figures in this file were computed with Detectron2 itself, so the same seed gives the same
+training in both runtimes, and a training started in one continues in the other.
+"""
+
+import argparse
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from tiny_training import (
+    CHECKPOINTS,
+    TinyTrainer,
+    checkpoint_cfg,
+    detectron2_log,
+    tiny_cfg,
+)
+from torch import nn
+
+from detectron2.engine import (
+    DefaultPredictor,
+    DefaultTrainer,
+    HookBase,
+    SimpleTrainer,
+    create_ddp_model,
+    default_argument_parser,
+    default_setup,
+    hooks,
+    launch,
+)
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+
+# Computed with Detectron2 0.6 and torch 2.14 on a CPU.
+LOSSES = [1.2598809, 1.2597487, 1.1803246, 1.1347493, 1.1193117, 1.1178818]
+RATES = [0.0001, 0.05005, 0.1, 0.1, 0.01, 0.01]
+RESUMED_LOSSES = {
+    "multistep": [1.1162277, 1.1144416],
+    "cosine_clipped": [1.1244432, 1.1180614],
+}
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_they_were():
+    with detectron2_log():
+        yield
+
+
+def train_tiny(output_dir, max_iter=6, resume=False):
+    torch.manual_seed(0)
+    trainer = TinyTrainer(tiny_cfg(output_dir, max_iter))
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def momenta(trainer):
+    return [state["momentum_buffer"] for state in trainer.optimizer.state_dict()["state"].values()]
+
+
+# ------------------------------------------------------------------------------- default trainer
+
+
+def test_default_trainer_has_upstreams_hooks_in_upstreams_order(tmp_path):
+    trainer = DefaultHooks(tiny_cfg(tmp_path))
+    assert [type(hook).__name__ for hook in trainer._hooks] == [
+        "IterationTimer", "LRScheduler", "PeriodicCheckpointer", "EvalHook", "PeriodicWriter",
+    ]  # fmt: skip
+    cfg = tiny_cfg(tmp_path)
+    cfg.TEST.PRECISE_BN.ENABLED = True
+    assert type(DefaultHooks(cfg)._hooks[2]) is hooks.PreciseBN
+
+
+class DefaultHooks(TinyTrainer):
+    def __init__(self, cfg):
+        DefaultTrainer.__init__(self, cfg)
+
+
+def test_the_same_seed_gives_upstreams_training(tmp_path):
+    trainer = train_tiny(tmp_path)
+    assert list(trainer.losses.values()) == pytest.approx(LOSSES, rel=1e-5)
+    assert list(trainer.rates.values()) == pytest.approx(RATES, rel=1e-5)
+
+
+def test_files_of_a_training(tmp_path):
+    train_tiny(tmp_path)
+    files = {path.name for path in tmp_path.iterdir() if not path.name.startswith("events")}
+    assert files == {
+        "last_checkpoint", "metrics.json",
+        "model_0000002.pth", "model_0000005.pth", "model_final.pth",
+    }  # fmt: skip
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    by_iteration = {line["iteration"]: set(line) - {"iteration"} for line in lines}
+    assert by_iteration == {
+        3: {"sem_seg/accuracy"},
+        5: {"data_time", "eta_seconds", "lr", "rank_data_time", "time", "total_loss"},
+        6: {"sem_seg/accuracy"},
+    }
+
+
+def test_keys_of_a_checkpoint(tmp_path):
+    trainer = train_tiny(tmp_path)
+    checkpoint = load(tmp_path / "model_final.pth")
+    assert set(checkpoint) == {"model", "trainer", "iteration"}
+    assert checkpoint["iteration"] == checkpoint["trainer"]["iteration"] == 5
+    assert list(checkpoint["model"]) == list(trainer.model.state_dict())
+    assert set(checkpoint["trainer"]) == {"iteration", "hooks", "_trainer"}
+    assert checkpoint["trainer"]["hooks"] == {
+        "LRScheduler": {"base_lrs": [0.1, 0.1], "last_epoch": 6}
+    }
+    assert set(checkpoint["trainer"]["_trainer"]) == {"iteration", "optimizer"}
+    assert checkpoint["trainer"]["_trainer"]["iteration"] == 5
+
+
+def test_resuming_gives_what_an_uninterrupted_training_gives(tmp_path):
+    class Crash(HookBase):
+        def before_step(self):
+            if self.trainer.iter == 4:
+                raise RuntimeError("power cut")
+
+    torch.manual_seed(0)
+    trainer = TinyTrainer(tiny_cfg(tmp_path))
+    trainer.register_hooks([Crash()])
+    with detectron2_log(), pytest.raises(RuntimeError, match="power cut"):
+        trainer.train()
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
+
+    resumed = TinyTrainer(tiny_cfg(tmp_path))  # other random weights: they must not matter
+    with detectron2_log() as log:
+        resumed.resume_or_load(resume=True)
+    assert "Loading scheduler from state_dict ..." in log
+    assert resumed.start_iter == 3
+    saved = load(tmp_path / "model_0000002.pth")["trainer"]["_trainer"]["optimizer"]
+    for got, expected in zip(momenta(resumed), saved["state"].values(), strict=True):
+        assert torch.equal(got, expected["momentum_buffer"])
+    assert [group["lr"] for group in resumed.optimizer.param_groups] == [0.1, 0.1]
+
+    resumed.train()
+    assert list(resumed.losses) == [3, 4, 5]
+    assert list(resumed.losses.values()) == pytest.approx(LOSSES[3:], rel=1e-5)
+    assert list(resumed.rates.values()) == pytest.approx(RATES[3:], rel=1e-5)
+
+
+def test_without_resume_only_weights_are_loaded(tmp_path):
+    trained = train_tiny(tmp_path / "first")
+    cfg = tiny_cfg(tmp_path / "second")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "first" / "model_final.pth")
+    trainer = TinyTrainer(cfg)
+    trainer.resume_or_load(resume=True)  # there is nothing to resume in OUTPUT_DIR
+    assert trainer.start_iter == 0
+    assert trainer.optimizer.state_dict()["state"] == {}
+    for got, expected in zip(trainer.model.parameters(), trained.model.parameters()):
+        assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("name", ["multistep", "cosine_clipped"])
+def test_resuming_a_training_of_detectron2(tmp_path, name):
+    shutil.copytree(CHECKPOINTS / name, tmp_path, dirs_exist_ok=True)
+    trainer = TinyTrainer(checkpoint_cfg(name, tmp_path, max_iter=8))
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_iter == 6
+    trainer.train()
+    assert list(trainer.losses) == [6, 7]
+    assert list(trainer.losses.values()) == pytest.approx(RESUMED_LOSSES[name], rel=1e-5)
+    lines = (tmp_path / "metrics.json").read_text().splitlines()
+    assert lines[:3] == (CHECKPOINTS / name / "metrics.json").read_text().splitlines()
+    assert json.loads(lines[-1])["iteration"] == 8
+
+
+def test_test_returns_the_results_of_each_data_set(tmp_path):
+    cfg = tiny_cfg(tmp_path)
+    model = build_model(cfg)
+    only = TinyTrainer.test(cfg, model)
+    assert set(only["sem_seg"]) == {"accuracy"}
+    assert model.training
+    cfg.DATASETS.TEST = ("one", "two")
+    both = TinyTrainer.test(cfg, model)
+    assert list(both) == ["one", "two"]
+    assert both["one"] == only
+
+
+def test_test_without_an_evaluator(tmp_path):
+    class NoEvaluator(TinyTrainer):
+        @classmethod
+        def build_evaluator(cls, cfg, dataset_name):
+            return DefaultTrainer.build_evaluator(cfg, dataset_name)
+
+    cfg = tiny_cfg(tmp_path)
+    with detectron2_log() as log:
+        assert NoEvaluator.test(cfg, build_model(cfg)) == {}
+    assert log[-1].startswith("No evaluator found.")
+    with pytest.raises(AssertionError):
+        NoEvaluator.test(cfg, build_model(cfg), evaluators=[])
+
+
+def test_expected_results_are_verified_and_returned(tmp_path):
+    cfg = tiny_cfg(tmp_path, max_iter=1)
+    cfg.TEST.EXPECTED_RESULTS = [["sem_seg", "accuracy", 50.0, 50.0]]
+    assert set(TinyTrainer(cfg).train()) == {"sem_seg"}
+    cfg.TEST.EXPECTED_RESULTS = [["sem_seg", "accuracy", 100.0, 0.1]]
+    with detectron2_log(), pytest.raises(SystemExit):
+        TinyTrainer(cfg).train()
+
+
+def test_auto_scale_workers():
+    cfg = tiny_cfg("unused")
+    assert DefaultTrainer.auto_scale_workers(cfg, 4) is cfg
+    cfg.SOLVER.REFERENCE_WORLD_SIZE = 8
+    cfg.SOLVER.IMS_PER_BATCH = 16
+    cfg.SOLVER.BASE_LR = 0.1
+    cfg.SOLVER.MAX_ITER = 5000
+    cfg.SOLVER.STEPS = (4000,)
+    cfg.SOLVER.WARMUP_ITERS = 1000
+    cfg.SOLVER.CHECKPOINT_PERIOD = 1000
+    cfg.TEST.EVAL_PERIOD = 500
+    cfg.freeze()
+    assert DefaultTrainer.auto_scale_workers(cfg, 8) is cfg
+    scaled = DefaultTrainer.auto_scale_workers(cfg, 16)
+    assert scaled.is_frozen()
+    assert cfg.SOLVER.IMS_PER_BATCH == 16
+    assert scaled.SOLVER.REFERENCE_WORLD_SIZE == 16
+    assert scaled.SOLVER.IMS_PER_BATCH == 32
+    assert scaled.SOLVER.BASE_LR == 0.2
+    assert scaled.SOLVER.MAX_ITER == 2500
+    assert scaled.SOLVER.STEPS == (2000,)
+    assert scaled.SOLVER.WARMUP_ITERS == 500
+    assert scaled.SOLVER.CHECKPOINT_PERIOD == 500
+    assert scaled.TEST.EVAL_PERIOD == 250
+
+
+# ---------------------------------------------------------------------------- predictor and setup
+
+
+def test_default_predictor(tmp_path):
+    train_tiny(tmp_path, max_iter=1)
+    cfg = tiny_cfg(tmp_path)
+    cfg.MODEL.WEIGHTS = str(tmp_path / "model_final.pth")
+    cfg.INPUT.MIN_SIZE_TEST = 32
+    image = np.random.default_rng(0).integers(0, 255, (16, 24, 3), dtype=np.uint8)
+    predict = DefaultPredictor(cfg)
+    assert not predict.model.training
+    assert predict.metadata.name == "synthetic_test"
+    scores = predict(image)["sem_seg"]
+    assert scores.shape == (3, 16, 24)
+    assert not scores.requires_grad
+
+    cfg.INPUT.FORMAT = "RGB"
+    flipped = DefaultPredictor(cfg)(np.ascontiguousarray(image[:, :, ::-1]))["sem_seg"]
+    assert torch.equal(flipped, scores)
+
+
+def test_default_argument_parser():
+    args = default_argument_parser().parse_args([])
+    url = vars(args).pop("dist_url")
+    assert url.startswith("tcp://127.0.0.1:")
+    assert 49152 <= int(url.rsplit(":", 1)[1]) < 65536
+    assert vars(args) == {
+        "config_file": "", "resume": False, "eval_only": False,
+        "num_gpus": 1, "num_machines": 1, "machine_rank": 0, "opts": [],
+    }  # fmt: skip
+    line = "--config-file a.yaml --resume --eval-only --num-gpus 2 --num-machines 3 "
+    line += "--machine-rank 1 --dist-url auto SOLVER.BASE_LR 0.1 OUTPUT_DIR out"
+    assert vars(default_argument_parser(epilog="example").parse_args(line.split())) == {
+        "config_file": "a.yaml", "resume": True, "eval_only": True,
+        "num_gpus": 2, "num_machines": 3, "machine_rank": 1, "dist_url": "auto",
+        "opts": ["SOLVER.BASE_LR", "0.1", "OUTPUT_DIR", "out"],
+    }  # fmt: skip
+
+
+def test_default_setup(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    benchmark = torch.backends.cudnn.benchmark
+    cfg = tiny_cfg(tmp_path / "out")
+    cfg.SEED = 5
+    cfg.CUDNN_BENCHMARK = True
+    config_file = tmp_path / "given.yaml"
+    config_file.write_text("SEED: 5\n")
+    args = argparse.Namespace(config_file=str(config_file), eval_only=False)
+    try:
+        with detectron2_log() as log:
+            default_setup(cfg, args)
+        assert torch.backends.cudnn.benchmark is True
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
+    assert torch.rand(1) == torch.rand(1, generator=torch.Generator().manual_seed(5))
+    assert np.random.random() == np.random.RandomState(5).random()  # noqa: NPY002
+    assert (tmp_path / "out" / "config.yaml").read_text() == cfg.dump()
+    assert log[0] == "Rank of current process: 0. World size: 1"
+    assert log[1].startswith("Environment info:\n")
+    assert log[2] == f"Command line arguments: {args}"
+    assert log[3].startswith(f"Contents of args.config_file={config_file}:\n")
+    assert log[4].startswith("Running with full config:\n")
+    assert log[5] == f"Full config saved to {tmp_path / 'out' / 'config.yaml'}"
+    text = (tmp_path / "out" / "log.txt").read_text()
+    assert "detectron2 INFO: Rank of current process: 0. World size: 1" in text
+
+
+# ----------------------------------------------------------------------------- several processes
+
+
+def test_one_process_is_a_plain_call():
+    calls = []
+    launch(lambda *args: calls.append(args), num_gpus_per_machine=1, args=(1, "two"))
+    assert calls == [(1, "two")]
+    model = nn.Linear(1, 1)
+    assert create_ddp_model(model) is model
+
+
+def _one_step_on_each_rank(path):
+    torch.set_num_threads(1)
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    ddp = create_ddp_model(model, device_ids=None)
+    loss = ddp(torch.tensor([[1.0 + 2.0 * comm.get_rank()]])).sum()
+    with EventStorage() as storage:
+        SimpleTrainer.write_metrics({"loss": loss}, data_time=float(comm.get_rank()), cur_iter=0)
+    loss.backward()
+    seen = comm.gather(
+        {
+            "rank": comm.get_rank(),
+            "local_rank": comm.get_local_rank(),
+            "world_size": comm.get_world_size(),
+            "gradient": model.weight.grad.item(),
+        }
+    )
+    if comm.is_main_process():
+        metrics = {name: value for name, (value, _) in storage.latest().items()}
+        path.write_text(json.dumps({"seen": seen, "metrics": metrics}))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.device_count() < 2, reason="needs no GPU or two"
+)
+def test_two_processes_average_gradients_and_metrics(tmp_path):
+    path = tmp_path / "result.json"
+    launch(_one_step_on_each_rank, num_gpus_per_machine=2, dist_url="auto", args=(path,))
+    result = json.loads(path.read_text())
+    assert result["seen"] == [
+        {"rank": rank, "local_rank": rank, "world_size": 2, "gradient": 2.0} for rank in (0, 1)
+    ]
+    assert result["metrics"]["total_loss"] == 2.0
+    assert result["metrics"]["data_time"] == 1.0
+    assert result["metrics"]["rank_data_time"] == 0.0

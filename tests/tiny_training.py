@@ -1,0 +1,209 @@
+"""Tiny models and trainers for the tests of the engine.
+
+It uses Detectron2's public API only, so it runs on an installed Detectron2 and on the embedded one.
+"""
+
+import logging
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from detectron2.config import get_cfg
+from detectron2.engine import CallbackHook, DefaultTrainer, SimpleTrainer
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.layers import Conv2d, get_norm
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+NUM_CLASSES = 3
+CHECKPOINTS = Path(__file__).parent / "fixtures" / "detectron2"
+
+
+@BACKBONE_REGISTRY.register()
+class TinyTestBackbone(Backbone):
+    """Two convolutions: "res2" (stride 4) and "res3" (stride 8), with normalization "BN"."""
+
+    def __init__(self, cfg, input_shape):
+        super().__init__()
+        self._out_features = ["res2", "res3"]
+        self._out_feature_channels = {"res2": 2, "res3": 3}
+        self._out_feature_strides = {"res2": 4, "res3": 8}
+        self.stem = Conv2d(input_shape.channels, 2, kernel_size=4, stride=4, bias=False)
+        self.stage = Conv2d(
+            2, 3, kernel_size=2, stride=2, bias=False, norm=get_norm("BN", 3), activation=torch.tanh
+        )
+
+    @property
+    def size_divisibility(self):
+        return 8
+
+    def forward(self, x):
+        res2 = self.stem(x)
+        return {"res2": res2, "res3": self.stage(res2)}
+
+
+def tiny_cfg(output_dir, max_iter=6):
+    """The config of a training of ``max_iter`` iterations on the CPU."""
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR = str(output_dir)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.PIXEL_STD = [58.0, 58.0, 58.0]
+    cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
+    cfg.MODEL.BACKBONE.NAME = "TinyTestBackbone"
+    head = cfg.MODEL.SEM_SEG_HEAD
+    head.NAME = "SemSegFPNHead"
+    head.IN_FEATURES = ["res2", "res3"]
+    head.NUM_CLASSES = NUM_CLASSES
+    head.CONVS_DIM = 2
+    head.NORM = ""
+    cfg.DATASETS.TRAIN = ("synthetic_train",)
+    cfg.DATASETS.TEST = ("synthetic_test",)
+    cfg.SOLVER.MAX_ITER = max_iter
+    cfg.SOLVER.BASE_LR = 0.1
+    cfg.SOLVER.STEPS = (4,)
+    cfg.SOLVER.WARMUP_ITERS = 2
+    cfg.SOLVER.CHECKPOINT_PERIOD = 3
+    cfg.TEST.EVAL_PERIOD = 2
+    return cfg
+
+
+def synthetic_batch(seed=0, size=2):
+    """A batch as the dataset mapper makes it: images (3, 16, 24) float32, labels (16, 24) int64."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        {
+            "image": torch.rand(3, 16, 24, generator=generator) * 255,
+            "sem_seg": torch.randint(NUM_CLASSES, (16, 24), generator=generator),
+            "height": 16,
+            "width": 24,
+        }
+        for _ in range(size)
+    ]
+
+
+class EndlessBatches:
+    """The same batch again and again, so that a resumed training sees what it would have seen."""
+
+    def __iter__(self):
+        while True:
+            yield synthetic_batch()
+
+
+class PixelAccuracy(DatasetEvaluator):
+    """The share of correct pixels in percent, as {"sem_seg": {"accuracy": ...}}."""
+
+    def reset(self):
+        self.correct = []
+
+    def process(self, inputs, outputs):
+        for item, output in zip(inputs, outputs):
+            self.correct.append((output["sem_seg"].argmax(0) == item["sem_seg"]).float().mean())
+
+    def evaluate(self):
+        return {"sem_seg": {"accuracy": 100 * torch.stack(self.correct).mean().item()}}
+
+
+class TinyTrainer(DefaultTrainer):
+    """A DefaultTrainer on synthetic data that remembers each iteration's loss and rate.
+
+    Attributes:
+        losses: total loss by iteration.
+        rates: learning rate by iteration, as it was in the step.
+    """
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.losses, self.rates = {}, {}
+        if comm.is_main_process():  # the only one that stores the total loss
+            self.register_hooks([CallbackHook(after_step=TinyTrainer._remember)])
+
+    def _remember(self):
+        self.losses[self.iter] = self.storage.history("total_loss").latest()
+        self.rates[self.iter] = self.storage.history("lr").latest()
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return EndlessBatches()
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        return [synthetic_batch(seed=1, size=1), synthetic_batch(seed=2, size=1)]
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name):
+        return PixelAccuracy()
+
+
+class Quadratic(nn.Module):
+    """One weight, which starts at 2; the losses of a batch x are (w x)^2 and |w|."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x):
+        return {"loss_square": (self.weight * x) ** 2, "loss_abs": self.weight.abs()}
+
+
+def simple_trainer(batches=(1.0,) * 10, trainer_class=SimpleTrainer, model=None, **options):
+    """A trainer of `Quadratic` by gradient descent with rate 0.1 on the given batches."""
+    model = model or Quadratic()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return trainer_class(model, [torch.tensor(x) for x in batches], optimizer, **options)
+
+
+def history(trainer, name):
+    """All values of a scalar that the trainer's event storage holds."""
+    return [value for value, _ in trainer.storage.history(name).values()]
+
+
+@contextmanager
+def detectron2_log():
+    """Yields the list of messages that detectron2's loggers log inside the block.
+
+    Detectron2 turns propagation off and adds handlers; both are undone at the end.
+    """
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore")]
+    before = [(logger.level, logger.propagate, logger.handlers[:]) for logger in loggers]
+    loggers[0].addHandler(handler)
+    loggers[0].setLevel(logging.DEBUG)
+    try:
+        yield messages
+    finally:
+        for logger, (level, propagate, handlers) in zip(loggers, before):
+            logger.setLevel(level)
+            logger.propagate = propagate
+            logger.handlers[:] = handlers
+        setup_logger.cache_clear()  # it would not add the handlers again otherwise
+
+
+def checkpoint_cfg(name, output_dir, max_iter=6):
+    """The config with which ``fixtures/detectron2/<name>`` was trained on Detectron2."""
+    cfg = tiny_cfg(output_dir, max_iter)
+    if name == "cosine_clipped":
+        cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
+        cfg.SOLVER.BASE_LR_END = 0.02
+        cfg.SOLVER.NESTEROV = True
+        cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+        cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "norm"
+        cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.1
+    return cfg
+
+
+def make_checkpoint(name):
+    """Train ``fixtures/detectron2/<name>`` anew; run it where Detectron2 is installed."""
+    shutil.rmtree(CHECKPOINTS / name, ignore_errors=True)
+    torch.manual_seed(0)
+    TinyTrainer(checkpoint_cfg(name, CHECKPOINTS / name)).train()
+    keep = {"last_checkpoint", "metrics.json", "model_final.pth"}
+    for path in (CHECKPOINTS / name).iterdir():
+        if path.name not in keep:
+            path.unlink()
