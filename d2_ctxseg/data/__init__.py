@@ -1,0 +1,45 @@
+"""Data sets, their checks, and the mapper. Importing this registers the built-in data sets."""
+
+from .augmentation import PadToSize, PhotometricDistortion, ResizeRatioRange
+from .check import CheckReport, check_dataset
+from .color_labels import convert_color_labels
+from .context_shapes import ContextShapesOptions, generate_context_shapes
+from .errors import DatasetError
+from .folder_dataset import FolderDataset, read_folder_dataset
+from .labels import LabelFormat, check_label_values, check_same_size, read_label
+from .mapper import SemanticSegmentorMapper, build_augmentations
+from .palette import generate_palette
+from .registration import (
+    folder_dataset_of,
+    generate_missing,
+    register_builtin_datasets,
+    register_folder_dataset,
+    register_folder_datasets,
+)
+
+register_builtin_datasets()
+
+__all__ = [
+    "CheckReport",
+    "ContextShapesOptions",
+    "DatasetError",
+    "FolderDataset",
+    "LabelFormat",
+    "PadToSize",
+    "PhotometricDistortion",
+    "ResizeRatioRange",
+    "SemanticSegmentorMapper",
+    "build_augmentations",
+    "check_dataset",
+    "check_label_values",
+    "check_same_size",
+    "convert_color_labels",
+    "folder_dataset_of",
+    "generate_context_shapes",
+    "generate_missing",
+    "generate_palette",
+    "read_folder_dataset",
+    "read_label",
+    "register_folder_dataset",
+    "register_folder_datasets",
+]

@@ -1,0 +1,195 @@
+# ruff: noqa: NPY002 -- Detectron2 seeds the global generator of NumPy in each worker, no other.
+"""The augmentations of the papers that Detectron2 does not have."""
+
+import cv2
+import numpy as np
+from fvcore.transforms.transform import Transform
+
+from detectron2.data import transforms as T
+
+_BRIGHTNESS_DELTA = 32
+_CONTRAST_RANGE = (0.5, 1.5)
+_SATURATION_RANGE = (0.5, 1.5)
+_HUE_DELTA = 18
+# OpenCV's 8-bit hue counts in steps of two degrees.
+_NUM_HUES = 180
+
+
+class ResizeRatioRange(T.Augmentation):
+    """Resize so that the image just fits into (short edge, long edge) times a random ratio.
+
+    The proportions of the image stay. This is the "resize 2048x512 x (0.5-2.0)" of the papers:
+    ``ResizeRatioRange(512, 2048, (0.5, 2.0))``.
+    """
+
+    def __init__(self, short_edge_length, max_size, ratio_range, sample_style="choice"):
+        """
+        Args:
+            short_edge_length (int or sequence of int): one of these (``sample_style`` "choice") or
+                one between the two (``"range"``) is taken for each image.
+            max_size (int): limit of the long edge.
+            ratio_range ((float, float)): the ratio is drawn uniformly from this interval.
+
+        Raises:
+            ValueError: a length or the interval is not positive, or the style unknown.
+        """
+        super().__init__()
+        low, high = ratio_range
+        if not 0 < low <= high:
+            raise ValueError(f"ratio_range must be 0 < low <= high, but is {ratio_range}.")
+        if sample_style not in ("choice", "range"):
+            raise ValueError(f"sample_style must be 'choice' or 'range', but is {sample_style!r}.")
+        if isinstance(short_edge_length, int):
+            short_edge_length = (short_edge_length,)
+        if min(short_edge_length) < 1:
+            raise ValueError(f"short_edge_length must be positive, but is {short_edge_length}.")
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        lengths = self.short_edge_length
+        if self.sample_style == "choice":
+            length = np.random.choice(lengths)
+        else:
+            length = np.random.randint(min(lengths), max(lengths) + 1)
+        ratio = np.random.uniform(*self.ratio_range)
+        height, width = image.shape[:2]
+        new_height, new_width = T.ResizeShortestEdge.get_output_shape(
+            height, width, length * ratio, self.max_size * ratio
+        )
+        return T.ResizeTransform(height, width, max(new_height, 1), max(new_width, 1))
+
+
+class PadToSize(T.Augmentation):
+    """Pad on the right and the bottom up to a size; larger images stay as they are."""
+
+    def __init__(self, size, image_value, label_value):
+        """
+        Args:
+            size ((int, int)): height and width.
+            image_value (sequence of float): the colour of the padding, one value a channel.
+            label_value (int): the label of the padding.
+        """
+        super().__init__()
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        bottom = max(self.size[0] - image.shape[0], 0)
+        right = max(self.size[1] - image.shape[1], 0)
+        if bottom == right == 0:
+            return T.NoOpTransform()
+        return _PadTransform(bottom, right, self.image_value, self.label_value)
+
+
+class _PadTransform(Transform):
+    """fvcore's PadTransform knows one value for all channels only."""
+
+    def __init__(self, bottom: int, right: int, image_value, label_value):
+        super().__init__()
+        self._set_attributes(locals())
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        value = np.asarray(self.image_value)
+        if np.issubdtype(img.dtype, np.integer):
+            value = np.rint(value)
+        return self._pad(img, value.astype(img.dtype))
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        return self._pad(segmentation, self.label_value)
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return coords
+
+    def _pad(self, array: np.ndarray, value) -> np.ndarray:
+        height, width = array.shape[:2]
+        padded = np.empty((height + self.bottom, width + self.right, *array.shape[2:]), array.dtype)
+        padded[...] = value
+        padded[:height, :width] = array
+        return padded
+
+
+class PhotometricDistortion(T.Augmentation):
+    """Random brightness, contrast, saturation and hue, each with probability 1/2.
+
+    The steps and ranges of SSD (Liu et al., ECCV 2016), as in mmsegmentation: brightness +-32,
+    contrast and saturation times 0.5-1.5, hue +-36 degrees; contrast comes second or last.
+    """
+
+    def __init__(self, image_format):
+        """
+        Args:
+            image_format (str): order of the channels, "BGR" or "RGB".
+
+        Raises:
+            ValueError: another format, in which these changes have no meaning.
+        """
+        super().__init__()
+        if image_format not in ("BGR", "RGB"):
+            raise ValueError(
+                f"Photometric distortion needs BGR or RGB images, not {image_format!r}: "
+                "turn INPUT.COLOR_AUG_SSD off or change INPUT.FORMAT."
+            )
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        brightness = self._maybe(np.random.uniform, -_BRIGHTNESS_DELTA, _BRIGHTNESS_DELTA)
+        contrast_last = bool(np.random.randint(2))
+        contrast = self._maybe(np.random.uniform, *_CONTRAST_RANGE)
+        saturation = self._maybe(np.random.uniform, *_SATURATION_RANGE)
+        hue = self._maybe(np.random.randint, -_HUE_DELTA, _HUE_DELTA + 1)
+        return PhotometricTransform(
+            self.image_format, brightness, contrast, saturation, hue, contrast_last
+        )
+
+    @staticmethod
+    def _maybe(draw, low, high):
+        """A random number or, with probability 1/2, None."""
+        return draw(low, high) if np.random.randint(2) else None
+
+
+class PhotometricTransform(Transform):
+    """The change of colours that PhotometricDistortion draws. None leaves a step out.
+
+    Takes and gives uint8 images (H, W, 3); geometry and labels stay as they are.
+    """
+
+    def __init__(self, image_format, brightness, contrast, saturation, hue, contrast_last):
+        super().__init__()
+        self._set_attributes(locals())
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        if img.dtype != np.uint8 or img.ndim != 3 or img.shape[2] != 3:
+            raise ValueError(
+                f"Photometric distortion needs uint8 images (H, W, 3), "
+                f"but got {img.dtype} {img.shape}."
+            )
+        img = np.ascontiguousarray(img)
+        if self.brightness is not None:
+            img = _scale(img, 1.0, self.brightness)
+        if self.contrast is not None and not self.contrast_last:
+            img = _scale(img, self.contrast, 0.0)
+        if self.saturation is not None or self.hue is not None:
+            img = self._change_hsv(img)
+        if self.contrast is not None and self.contrast_last:
+            img = _scale(img, self.contrast, 0.0)
+        return img
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        return segmentation
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return coords
+
+    def _change_hsv(self, img: np.ndarray) -> np.ndarray:
+        is_bgr = self.image_format == "BGR"
+        hsv = cv2.cvtColor(img, cv2.COLOR_BGR2HSV if is_bgr else cv2.COLOR_RGB2HSV)
+        if self.saturation is not None:
+            hsv[..., 1] = _scale(hsv[..., 1], self.saturation, 0.0)
+        if self.hue is not None:
+            hsv[..., 0] = (hsv[..., 0].astype(np.int16) + self.hue) % _NUM_HUES
+        return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR if is_bgr else cv2.COLOR_HSV2RGB)
+
+
+def _scale(values: np.ndarray, factor: float, offset: float) -> np.ndarray:
+    """``values * factor + offset``, rounded and limited to 0-255; uint8 in and out."""
+    table = np.clip(np.rint(np.arange(256) * factor + offset), 0, 255).astype(np.uint8)
+    return table[values]

@@ -1,0 +1,10 @@
+"""The one exception of this package."""
+
+from ..errors import UserError
+
+
+class DatasetError(UserError):
+    """Something is wrong with a data set: its description, its folders or one of its files.
+
+    The message says what, in which file, what was expected and what to do.
+    """

@@ -1,0 +1,276 @@
+"""What a folder data set is, and how its YAML description is read and checked.
+
+``datasets/README.md`` explains every key of the YAML format.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from ..errors import suggest
+from .errors import DatasetError
+from .palette import generate_palette
+
+DATASETS_VARIABLE = "DETECTRON2_DATASETS"
+DEFAULT_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+DEFAULT_LABEL_SUFFIXES = (".png",)
+# The largest value a 16-bit label file can hold.
+MAX_LABEL_VALUE = 65535
+
+_ROOT_PREFIX = f"${DATASETS_VARIABLE}"
+_KEYS = (
+    "name",
+    "root",
+    "splits",
+    "classes",
+    "palette",
+    "ignore_label",
+    "label_map",
+    "image_suffix",
+    "label_suffix",
+)
+_REQUIRED_KEYS = ("name", "splits", "classes")
+_SPLIT_KEYS = ("images", "labels")
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class FolderDataset:
+    """A data set of images and label images in folders.
+
+    Attributes:
+        source: the YAML file it is described in.
+        name: the first part of the names its splits are registered under.
+        root: as written in the YAML; see :meth:`resolve_root`.
+        splits: split name -> (image folder, label folder), relative to the root.
+        classes: class names in the order of their indices.
+        palette: an (r, g, b) colour for each class, 0-255.
+        ignore_label: label of the pixels that belong to no class; never a class index.
+        label_map: value in the label files -> class index or ``ignore_label``. None: the files
+            hold class indices.
+        image_suffixes, label_suffixes: what follows the part of a file name that an image and
+            its label have in common.
+    """
+
+    source: Path
+    name: str
+    root: str
+    splits: dict[str, tuple[str, str]]
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ignore_label: int
+    label_map: dict[int, int] | None
+    image_suffixes: tuple[str, ...]
+    label_suffixes: tuple[str, ...]
+
+    def registered_name(self, split: str) -> str:
+        """The name of a split in Detectron2's DatasetCatalog."""
+        return f"{self.name}_sem_seg_{split}"
+
+    @property
+    def below_datasets_root(self) -> bool:
+        """Whether the root is given relative to the environment variable DETECTRON2_DATASETS."""
+        return self.root == _ROOT_PREFIX or self.root.startswith(f"{_ROOT_PREFIX}/")
+
+    def resolve_root(self) -> Path:
+        """The folder of the data set, from the environment as it is now."""
+        if self.below_datasets_root:
+            return datasets_root() / self.root[len(_ROOT_PREFIX) :].lstrip("/")
+        return self.source.parent / Path(self.root).expanduser()
+
+
+def datasets_root() -> Path:
+    """The folder of the built-in data sets: ``DETECTRON2_DATASETS``, or ``./datasets``."""
+    return Path(os.environ.get(DATASETS_VARIABLE) or "datasets").expanduser()
+
+
+def read_folder_dataset(yaml_path: str | Path) -> FolderDataset:
+    """Read and check a description; no image folder is looked at.
+
+    Raises:
+        DatasetError: the file is missing, is not YAML or describes no valid data set.
+    """
+    source = Path(yaml_path).expanduser().resolve()
+    try:
+        text = source.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DatasetError(
+            f"Cannot read the data set description {source}: {error.strerror}."
+        ) from error
+    try:
+        description = yaml.load(text, Loader=_StrictLoader)
+        return _build(source, description)
+    except yaml.YAMLError as error:
+        raise DatasetError(f"{source} is not valid YAML: {error}") from error
+    except _InvalidDescription as error:
+        raise DatasetError(f"{source}: {error}") from error
+
+
+class _InvalidDescription(Exception):
+    """What is wrong with a description; the reader adds the file's name."""
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """The safe loader, but a key that is written twice is an error and not the last one's win."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        duplicates = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if duplicates:
+            raise yaml.constructor.ConstructorError(
+                problem=f"key written twice: {', '.join(duplicates)}",
+                problem_mark=node.start_mark,
+            )
+        return super().construct_mapping(node, deep)
+
+
+def _build(source: Path, description) -> FolderDataset:
+    _check_keys(description, _KEYS, _REQUIRED_KEYS, "the data set description")
+    classes = _read_classes(description["classes"])
+    ignore_label = _read_ignore_label(description.get("ignore_label", 255), len(classes))
+    root = description.get("root", ".")
+    if not isinstance(root, str):
+        raise _InvalidDescription(f"'root' must be a path, but is {root!r}.")
+    return FolderDataset(
+        source=source,
+        name=_read_name(description["name"], "'name'"),
+        root=root,
+        splits=_read_splits(description["splits"]),
+        classes=classes,
+        palette=_read_palette(description.get("palette"), len(classes)),
+        ignore_label=ignore_label,
+        label_map=_read_label_map(description.get("label_map"), len(classes), ignore_label),
+        image_suffixes=_read_suffixes(description, "image_suffix", DEFAULT_IMAGE_SUFFIXES),
+        label_suffixes=_read_suffixes(description, "label_suffix", DEFAULT_LABEL_SUFFIXES),
+    )
+
+
+def _check_keys(mapping, known, required, what: str) -> None:
+    if not isinstance(mapping, dict):
+        raise _InvalidDescription(
+            f"{what} must be a mapping with the keys {', '.join(known)}, but is {mapping!r}."
+        )
+    for key in mapping:
+        if key not in known:
+            raise _InvalidDescription(
+                f"unknown key '{key}' in {what}.{suggest(key, known)} "
+                f"Known keys: {', '.join(known)}."
+            )
+    missing = [key for key in required if key not in mapping]
+    if missing:
+        raise _InvalidDescription(f"{what} lacks the key '{missing[0]}'.")
+
+
+def _read_name(name, what: str) -> str:
+    if not isinstance(name, str) or not _NAME_PATTERN.fullmatch(name):
+        raise _InvalidDescription(
+            f"{what} must consist of letters, digits, '_' and '-', but is {name!r}."
+        )
+    return name
+
+
+def _read_splits(splits) -> dict[str, tuple[str, str]]:
+    if not isinstance(splits, dict) or not splits:
+        raise _InvalidDescription(
+            "'splits' must name at least one split, each with its folders: "
+            "splits: {train: {images: FOLDER, labels: FOLDER}}."
+        )
+    result = {}
+    for split, folders in splits.items():
+        _read_name(split, "the name of a split")
+        _check_keys(folders, _SPLIT_KEYS, _SPLIT_KEYS, f"split '{split}'")
+        for key in _SPLIT_KEYS:
+            if not isinstance(folders[key], str) or not folders[key]:
+                raise _InvalidDescription(
+                    f"'{key}' of split '{split}' must be a folder, but is {folders[key]!r}."
+                )
+        result[split] = (folders["images"], folders["labels"])
+    return result
+
+
+def _read_classes(classes) -> tuple[str, ...]:
+    if not isinstance(classes, list) or not classes:
+        raise _InvalidDescription("'classes' must be a list of at least one class name.")
+    for name in classes:
+        if not isinstance(name, str) or not name.strip():
+            raise _InvalidDescription(
+                f"'classes' must hold names, but {name!r} is none. "
+                "(YAML reads no, yes, on, off and numbers as something else: put it in quotes.)"
+            )
+        if classes.count(name) > 1:
+            raise _InvalidDescription(f"'classes' holds '{name}' twice.")
+    return tuple(classes)
+
+
+def _read_ignore_label(ignore_label, num_classes: int) -> int:
+    if not _is_integer(ignore_label, 0, MAX_LABEL_VALUE):
+        raise _InvalidDescription(
+            f"'ignore_label' must be an integer in 0..{MAX_LABEL_VALUE}, but is {ignore_label!r}."
+        )
+    if ignore_label < num_classes:
+        raise _InvalidDescription(
+            f"'ignore_label' (255 unless given) must not be the index of a class, but is "
+            f"{ignore_label} with {num_classes} classes. Give a value above {num_classes - 1}."
+        )
+    return ignore_label
+
+
+def _read_palette(palette, num_classes: int) -> tuple[tuple[int, int, int], ...]:
+    if palette is None:
+        return generate_palette(num_classes)
+    if not isinstance(palette, list) or len(palette) != num_classes:
+        count = len(palette) if isinstance(palette, list) else repr(palette)
+        raise _InvalidDescription(
+            f"'palette' must list one colour for each of the {num_classes} classes, but has "
+            f"{count}."
+        )
+    for color in palette:
+        is_color = isinstance(color, list) and len(color) == 3
+        if not is_color or not all(_is_integer(value, 0, 255) for value in color):
+            raise _InvalidDescription(
+                f"a colour of 'palette' must be [red, green, blue] in 0..255, but one is {color!r}."
+            )
+    return tuple(tuple(color) for color in palette)
+
+
+def _read_label_map(label_map, num_classes: int, ignore_label: int) -> dict[int, int] | None:
+    if label_map is None:
+        return None
+    if not isinstance(label_map, dict) or not label_map:
+        raise _InvalidDescription(
+            "'label_map' must map values of the label files to class indices or to 'ignore'."
+        )
+    # The ignore label in a file stays what it is, unless the map says otherwise.
+    result = {ignore_label: ignore_label}
+    for raw, index in label_map.items():
+        if not _is_integer(raw, 0, MAX_LABEL_VALUE):
+            raise _InvalidDescription(
+                f"a key of 'label_map' must be an integer in 0..{MAX_LABEL_VALUE}, "
+                f"but one is {raw!r}."
+            )
+        if index != "ignore" and not _is_integer(index, 0, num_classes - 1):
+            raise _InvalidDescription(
+                f"'label_map' maps {raw} to {index!r}, but must map it to a class index in "
+                f"0..{num_classes - 1} or to 'ignore'."
+            )
+        result[raw] = ignore_label if index == "ignore" else index
+    return result
+
+
+def _read_suffixes(description: dict, key: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    value = description.get(key, list(default))
+    suffixes = [value] if isinstance(value, str) else value
+    is_list = isinstance(suffixes, list) and bool(suffixes)
+    if not is_list or not all(isinstance(suffix, str) and suffix for suffix in suffixes):
+        raise _InvalidDescription(
+            f"'{key}' must be the end of file names, such as .png or _labels.png, "
+            f"or a list of them, but is {value!r}."
+        )
+    return tuple(suffixes)
+
+
+def _is_integer(value, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high

@@ -1,0 +1,133 @@
+"""Reads label images: one integer a pixel."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .errors import DatasetError
+
+# Modes of Pillow that hold one integer a pixel. "P" is a palette image: its indices count.
+_INTEGER_MODES = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")
+_NUM_EXAMPLES = 10
+
+
+@dataclass(frozen=True)
+class LabelFormat:
+    """What the label files of a data set hold.
+
+    Attributes:
+        num_classes: the number of classes; their indices start at 0.
+        ignore_label: label of the pixels that belong to no class.
+        label_map: value in the file -> class index or ``ignore_label``. None: the files hold
+            class indices.
+    """
+
+    num_classes: int
+    ignore_label: int
+    label_map: Mapping[int, int] | None = None
+
+    @classmethod
+    def from_metadata(cls, metadata) -> "LabelFormat":
+        """From the metadata that Detectron2's MetadataCatalog has of a data set.
+
+        Raises:
+            DatasetError: ``stuff_classes`` is missing, so it is no data set for segmentation.
+        """
+        classes = metadata.get("stuff_classes")
+        if not classes:
+            raise DatasetError(
+                f"The data set '{metadata.name}' has no 'stuff_classes' in its metadata: it is "
+                "not registered, or not for semantic segmentation."
+            )
+        return cls(len(classes), metadata.get("ignore_label", 255), metadata.get("label_map"))
+
+
+def read_label(path: str | Path, label_map: Mapping[int, int] | None = None) -> np.ndarray:
+    """Read a label file as an array (H, W), uint8 or, if a value is above 255, int32.
+
+    Palette images give their indices, not their colours.
+
+    Args:
+        path: an image with one channel of 1, 8, 16 or 32 bits.
+        label_map: value in the file -> value wanted, all values 0..65535. None: as in the file.
+
+    Raises:
+        DatasetError: the file cannot be read, has colour channels, or holds a value that
+            ``label_map`` does not know.
+    """
+    raw = _read_integers(path)
+    if label_map is not None:
+        raw = _map_values(raw, label_map, path)
+    return raw.astype(np.uint8 if raw.size and 0 <= raw.min() <= raw.max() <= 255 else np.int32)
+
+
+def check_label_values(label: np.ndarray, label_format: LabelFormat, path: str | Path) -> None:
+    """Raise DatasetError if a label is neither a class index nor the ignore label."""
+    unknown = unknown_values(label, label_format)
+    if unknown:
+        raise DatasetError(
+            f"{path} holds the values {_some(unknown)}, which are neither class indices "
+            f"(0..{label_format.num_classes - 1}) nor the ignore label "
+            f"({label_format.ignore_label}). Use 'label_map' or 'ignore_label' in the data set's "
+            "YAML, or correct the file."
+        )
+
+
+def unknown_values(label: np.ndarray, label_format: LabelFormat) -> list[int]:
+    """The values of ``label``, sorted, that are neither class indices nor the ignore label."""
+    outside = (label < 0) | (label >= label_format.num_classes)
+    values = np.unique(label[outside & (label != label_format.ignore_label)])
+    return values.tolist()
+
+
+def check_same_size(image: np.ndarray, label: np.ndarray, image_path, label_path) -> None:
+    """Raise DatasetError if an image (H, W, ...) and its label (H, W) differ in size."""
+    if image.shape[:2] != label.shape[:2]:
+        raise DatasetError(
+            f"The image {image_path} is {image.shape[1]}x{image.shape[0]} pixels, but its label "
+            f"{label_path} is {label.shape[1]}x{label.shape[0]}. They must have the same size."
+        )
+
+
+def _read_integers(path: str | Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            if image.mode not in _INTEGER_MODES:
+                raise DatasetError(_colored_label(path, image.mode))
+            return np.asarray(image)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DatasetError(f"Cannot read the label {path}: {error}") from error
+
+
+def _colored_label(path, mode: str) -> str:
+    return (
+        f"The label {path} is an image of mode {mode}, but a label must have one channel with a "
+        "class index for each pixel. If its colours stand for classes (the 'palette' of the data "
+        "set's YAML), convert the folder once: "
+        "python tools/convert_color_labels.py YAML SPLIT --output FOLDER"
+    )
+
+
+def _map_values(raw: np.ndarray, label_map: Mapping[int, int], path) -> np.ndarray:
+    unknown = -1
+    # One more entry than the highest key: the place where all other values are sent.
+    outside = max(label_map) + 1
+    table = np.full(outside + 1, unknown, dtype=np.int32)
+    table[list(label_map.keys())] = list(label_map.values())
+    index = raw.astype(np.int64)
+    mapped = table[np.where((index < 0) | (index > outside), outside, index)]
+    if (mapped == unknown).any():
+        values = np.unique(index[mapped == unknown]).tolist()
+        raise DatasetError(
+            f"{path} holds the values {_some(values)}, which 'label_map' does not list. "
+            "Map them to a class index or to 'ignore' in the data set's YAML."
+        )
+    return mapped
+
+
+def _some(values: list[int]) -> str:
+    shown = ", ".join(str(value) for value in values[:_NUM_EXAMPLES])
+    return shown if len(values) <= _NUM_EXAMPLES else f"{shown}, ... ({len(values)} in all)"

@@ -1,0 +1,171 @@
+"""From a data set's record to what a semantic segmentor takes."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from detectron2.config import configurable
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import transforms as T
+
+from ..errors import suggest
+from .augmentation import PadToSize, PhotometricDistortion, ResizeRatioRange
+from .errors import DatasetError
+from .images import read_image
+from .labels import LabelFormat, check_label_values, check_same_size, read_label
+
+logger = logging.getLogger(__name__)
+
+
+class SemanticSegmentorMapper:
+    """Reads an image and, for training, its label, augments them and makes tensors of them.
+
+    It takes a record (``file_name``, ``sem_seg_file_name``, ``dataset_name`` ...) and gives a new
+    dict with the record's entries and
+
+    - ``image``: (C, H, W), uint8, or float32 if Detectron2 reads the format as floats;
+    - ``sem_seg`` (training only): (H, W) int64 class indices, or ``ignore_value``;
+    - ``height``, ``width``: of the image as it is on disk.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        augmentations: Sequence,
+        image_format: str,
+        ignore_value: int,
+        label_formats: Mapping[str, LabelFormat],
+    ):
+        """
+        Args:
+            is_train: whether labels are read.
+            augmentations: Detectron2 augmentations or transforms, applied in this order. Labels
+                reach them with class indices and ``ignore_value``.
+            image_format: as in :func:`d2_ctxseg.data.images.read_image`.
+            ignore_value: the label of ignored pixels, whatever the data set's own one is.
+            label_formats: data set name -> what its label files hold. May be empty for testing.
+
+        Raises:
+            ValueError: ``ignore_value`` is the index of a class.
+        """
+        for name, label_format in label_formats.items():
+            if 0 <= ignore_value < label_format.num_classes:
+                raise ValueError(
+                    f"The ignore value {ignore_value} is the index of a class of '{name}', which "
+                    f"has {label_format.num_classes} classes. Set MODEL.SEM_SEG_HEAD.IGNORE_VALUE "
+                    "to another value."
+                )
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.ignore_value = ignore_value
+        self.label_formats = dict(label_formats)
+        mode = "training" if is_train else "inference"
+        logger.info("Augmentations used in %s: %s", mode, self.augmentations)
+
+    @classmethod
+    def from_config(cls, cfg, is_train: bool = True) -> dict:
+        return {
+            "is_train": is_train,
+            "augmentations": build_augmentations(cfg, is_train),
+            "image_format": cfg.INPUT.FORMAT,
+            "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            "label_formats": _label_formats(cfg.DATASETS.TRAIN) if is_train else {},
+        }
+
+    def __call__(self, record: dict) -> dict:
+        """
+        Raises:
+            DatasetError: a file cannot be read, image and label differ in size, or a label is
+                neither a class index nor ignored.
+        """
+        record = dict(record)
+        image = read_image(record["file_name"], self.image_format)
+        record["height"], record["width"] = image.shape[:2]
+        label = self._read_label(record, image) if self.is_train else None
+        inputs = T.AugInput(image, sem_seg=label)
+        self.augmentations(inputs)
+        image = np.ascontiguousarray(inputs.image.transpose(2, 0, 1))
+        if image.dtype != np.uint8:
+            image = image.astype(np.float32)
+        record["image"] = torch.from_numpy(image)
+        if self.is_train:
+            record["sem_seg"] = torch.from_numpy(inputs.sem_seg.astype(np.int64))
+        return record
+
+    def _read_label(self, record: dict, image: np.ndarray) -> np.ndarray:
+        """The label (H, W) with class indices and ``self.ignore_value``."""
+        path = record["sem_seg_file_name"]
+        label_format = self._label_format_of(record)
+        label = read_label(path, label_format.label_map)
+        check_same_size(image, label, record["file_name"], path)
+        check_label_values(label, label_format, path)
+        # Detectron2's resizing takes uint8, or else floating point, which holds all labels exactly.
+        fits_uint8 = 0 <= self.ignore_value <= 255 and label_format.num_classes <= 256
+        result = label.astype(np.uint8 if fits_uint8 else np.float32)
+        result[label == label_format.ignore_label] = self.ignore_value
+        return result
+
+    def _label_format_of(self, record: dict) -> LabelFormat:
+        name = record.get("dataset_name")
+        if name in self.label_formats:
+            return self.label_formats[name]
+        # Records of data sets that others registered do not say where they come from.
+        formats = list(self.label_formats.values())
+        if name is None and formats and all(other == formats[0] for other in formats):
+            return formats[0]
+        raise DatasetError(
+            f"The record of {record['file_name']} has the 'dataset_name' {name!r}, but the labels "
+            f"can be read for {', '.join(self.label_formats) or 'no data set'} only. Its data set "
+            "must be in DATASETS.TRAIN, and if that names several, its records need a "
+            "'dataset_name'."
+        )
+
+
+def build_augmentations(cfg, is_train: bool) -> list:
+    """The augmentations that ``cfg.INPUT`` asks for, in the order of the papers.
+
+    Training: resize, crop, flip, change of colours, padding to the crop size. The padding needs
+    INPUT.CROP.TYPE "absolute": only then is there one size to pad to. Testing: resize.
+    """
+    if not is_train:
+        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)]
+    crop, ignore_value = cfg.INPUT.CROP, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    augmentations = [_build_resize(cfg)]
+    if crop.ENABLED:
+        augmentations.append(
+            T.RandomCrop_CategoryAreaConstraint(
+                crop.TYPE, crop.SIZE, crop.SINGLE_CATEGORY_MAX_AREA, ignore_value
+            )
+        )
+    if cfg.INPUT.RANDOM_FLIP != "none":
+        horizontal = cfg.INPUT.RANDOM_FLIP == "horizontal"
+        augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
+    if cfg.INPUT.COLOR_AUG_SSD:
+        augmentations.append(PhotometricDistortion(cfg.INPUT.FORMAT))
+    if cfg.INPUT.PAD_TO_CROP and crop.ENABLED and crop.TYPE == "absolute":
+        augmentations.append(PadToSize(crop.SIZE, cfg.MODEL.PIXEL_MEAN, ignore_value))
+    return augmentations
+
+
+def _build_resize(cfg) -> T.Augmentation:
+    sizes, max_size = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN
+    sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    if tuple(cfg.INPUT.RATIO_RANGE) == (1.0, 1.0):
+        return T.ResizeShortestEdge(sizes, max_size, sampling)
+    return ResizeRatioRange(sizes, max_size, cfg.INPUT.RATIO_RANGE, sampling)
+
+
+def _label_formats(names: Sequence[str]) -> dict[str, LabelFormat]:
+    unknown = [name for name in names if name not in DatasetCatalog]
+    if unknown:
+        raise DatasetError(
+            f"DATASETS.TRAIN names '{unknown[0]}', which is not registered."
+            f"{suggest(unknown[0], DatasetCatalog.list())} Describe your own data set in a YAML "
+            "file and list that in DATASETS.FOLDERS."
+        )
+    return {name: LabelFormat.from_metadata(MetadataCatalog.get(name)) for name in names}

@@ -1,0 +1,121 @@
+"""Which image belongs to which label file."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import DatasetError
+from .folder_dataset import DATASETS_VARIABLE, FolderDataset
+
+_NUM_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The files of one split. Keys are paths below the folder without the suffix.
+
+    Attributes:
+        pairs: key -> (image file, label file), sorted by key.
+        images_without_label, labels_without_image: the files left over, sorted.
+    """
+
+    image_folder: Path
+    label_folder: Path
+    pairs: dict[str, tuple[Path, Path]]
+    images_without_label: list[Path]
+    labels_without_image: list[Path]
+
+    def problems(self) -> list[str]:
+        """One sentence for each kind of file that is left over; empty if all have partners."""
+        problems = []
+        if self.images_without_label:
+            problems.append(
+                f"{len(self.images_without_label)} images have no label in {self.label_folder}: "
+                f"{_examples(self.images_without_label)}."
+            )
+        if self.labels_without_image:
+            problems.append(
+                f"{len(self.labels_without_image)} labels have no image in {self.image_folder}: "
+                f"{_examples(self.labels_without_image)}."
+            )
+        return problems
+
+
+def pair_split(dataset: FolderDataset, split: str) -> Pairing:
+    """List the two folders of a split, subfolders included, and pair their files by name.
+
+    Raises:
+        DatasetError: the root or a folder is missing, a folder holds no file of the wanted kind,
+            or two files claim the same name.
+    """
+    root = dataset.resolve_root()
+    if not root.is_dir():
+        raise DatasetError(_missing_root(dataset, root))
+    image_folder, label_folder = (root / folder for folder in dataset.splits[split])
+    images = _list_files(image_folder, dataset.image_suffixes, dataset, split, "image")
+    labels = _list_files(label_folder, dataset.label_suffixes, dataset, split, "label")
+    return Pairing(
+        image_folder,
+        label_folder,
+        pairs={key: (images[key], labels[key]) for key in sorted(images.keys() & labels.keys())},
+        images_without_label=[images[key] for key in sorted(images.keys() - labels.keys())],
+        labels_without_image=[labels[key] for key in sorted(labels.keys() - images.keys())],
+    )
+
+
+def check_complete(pairing: Pairing, name: str) -> None:
+    """Raise DatasetError if an image or a label of the data set ``name`` has no partner."""
+    problems = pairing.problems()
+    if problems:
+        raise DatasetError(
+            f"Data set '{name}': {' '.join(problems)} An image and its label must have the same "
+            "name up to the suffixes ('image_suffix' and 'label_suffix' in the data set's YAML)."
+        )
+
+
+def _missing_root(dataset: FolderDataset, root: Path) -> str:
+    message = (
+        f"Data set '{dataset.name}' is not there: the folder {root.absolute()} does not exist."
+    )
+    if not dataset.below_datasets_root:
+        return f"{message} It comes from 'root' in {dataset.source}."
+    value = os.environ.get(DATASETS_VARIABLE)
+    state = f"is '{value}'" if value else "is not set, so ./datasets is taken"
+    return (
+        f"{message} It lies below the folder that the environment variable {DATASETS_VARIABLE} "
+        f"names, which {state}. datasets/README.md says how to get the data."
+    )
+
+
+def _list_files(folder: Path, suffixes, dataset: FolderDataset, split: str, kind: str):
+    """Key -> file, for all files below ``folder`` that end with one of the suffixes."""
+    where = f"Data set '{dataset.name}', split '{split}': the {kind} folder {folder.absolute()}"
+    if not folder.is_dir():
+        raise DatasetError(f"{where} does not exist ('{kind}s' in {dataset.source}).")
+    files: dict[str, Path] = {}
+    others = []
+    for path in sorted(folder.rglob("*")):
+        # Hidden files are the system's, such as macOS' "._name.png".
+        if path.name.startswith(".") or not path.is_file():
+            continue
+        relative = path.relative_to(folder).as_posix()
+        suffix = next((s for s in suffixes if relative.lower().endswith(s.lower())), None)
+        if suffix is None:
+            others.append(path)
+            continue
+        key = relative[: -len(suffix)]
+        if key in files:
+            raise DatasetError(f"{where} holds two files for one name: {files[key]} and {path}.")
+        files[key] = path
+    if not files:
+        found = f"It holds other files: {_examples(others)}." if others else "It is empty."
+        raise DatasetError(
+            f"{where} holds no file that ends with {' or '.join(suffixes)} "
+            f"('{kind}_suffix' in the data set's YAML). {found}"
+        )
+    return files
+
+
+def _examples(paths: list[Path]) -> str:
+    shown = ", ".join(path.name for path in paths[:_NUM_EXAMPLES])
+    return shown if len(paths) <= _NUM_EXAMPLES else f"{shown}, ..."

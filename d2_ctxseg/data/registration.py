@@ -1,0 +1,152 @@
+"""Puts folder data sets into Detectron2's catalogs."""
+
+import functools
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+
+from ..errors import suggest
+from .context_shapes import generate_context_shapes
+from .errors import DatasetError
+from .folder_dataset import FolderDataset, read_folder_dataset
+from .pairing import check_complete, pair_split
+
+BUILTIN_FOLDER = Path(__file__).resolve().parent / "datasets"
+
+logger = logging.getLogger(__name__)
+
+# Name in the catalog -> (data set, split), for the data sets registered here.
+_registered: dict[str, tuple[FolderDataset, str]] = {}
+# Data sets that can be made on the spot: name -> function of the folder to make.
+_generators = {"context_shapes": generate_context_shapes}
+
+
+def register_builtin_datasets() -> None:
+    """Register the data sets that are described in this package."""
+    register_folder_datasets(sorted(BUILTIN_FOLDER.glob("*.yaml")))
+
+
+def register_folder_datasets(yaml_paths: Iterable[str | Path]) -> list[str]:
+    """Register all data sets of a list such as ``cfg.DATASETS.FOLDERS``; returns all names."""
+    return [name for path in yaml_paths for name in register_folder_dataset(path)]
+
+
+def register_folder_dataset(yaml_path: str | Path) -> list[str]:
+    """Register all splits of the data set that a YAML file describes.
+
+    No image folder is looked at until a split is loaded. Registering the same file again changes
+    nothing.
+
+    Returns:
+        the names registered, one a split: ``<name>_sem_seg_<split>``.
+
+    Raises:
+        DatasetError: the description is not valid, or one of the names is another data set's.
+    """
+    dataset = read_folder_dataset(yaml_path)
+    names = {dataset.registered_name(split): split for split in dataset.splits}
+    for name in names:
+        _check_free(name, dataset)
+    for name, split in names.items():
+        if name not in _registered:
+            _register_split(name, dataset, split)
+    return list(names)
+
+
+def folder_dataset_of(name: str) -> tuple[FolderDataset, str]:
+    """The (data set, split) registered under ``name``; DatasetError if there is none."""
+    if name not in _registered:
+        raise DatasetError(
+            f"'{name}' is not a folder data set.{suggest(name, _registered)} "
+            f"Registered ones: {', '.join(_registered)}."
+        )
+    return _registered[name]
+
+
+def generate_missing(names: Iterable[str]) -> None:
+    """Make those of the named data sets that are generated ones and not on disk yet.
+
+    To be called by all processes of a distributed run: the first one makes them, the others wait.
+
+    Raises:
+        DatasetError: a data set could not be made; raised in all processes.
+    """
+    error = None
+    if comm.is_main_process():
+        try:
+            for name in names:
+                _generate_if_missing(name)
+        except (OSError, DatasetError) as caught:
+            error = str(caught)
+    # Gathering also makes the other processes wait, and lets them fail rather than hang.
+    errors = [message for message in comm.all_gather(error) if message is not None]
+    if errors:
+        raise DatasetError(f"Cannot generate the data set: {errors[0]}")
+
+
+def _generate_if_missing(name: str) -> None:
+    dataset, _ = _registered.get(name, (None, None))
+    if dataset is None or dataset.source.parent != BUILTIN_FOLDER:
+        return
+    root = dataset.resolve_root()
+    if dataset.name in _generators and not root.exists():
+        logger.info("Generating the data set '%s' in %s", dataset.name, root.absolute())
+        _generators[dataset.name](root)
+
+
+def _check_free(name: str, dataset: FolderDataset) -> None:
+    if name not in _registered:
+        if name in DatasetCatalog:
+            raise DatasetError(
+                f"{dataset.source}: a data set named '{name}' is registered already. "
+                "Choose another 'name'."
+            )
+        return
+    other, _ = _registered[name]
+    if other.source != dataset.source:
+        raise DatasetError(
+            f"{dataset.source}: the data set '{name}' is already described by {other.source}. "
+            "Choose another 'name'."
+        )
+    if other != dataset:
+        raise DatasetError(
+            f"{dataset.source} has changed since the data set '{name}' was registered. "
+            "Start a new process."
+        )
+
+
+def _register_split(name: str, dataset: FolderDataset, split: str) -> None:
+    DatasetCatalog.register(name, functools.partial(_load_split, name, dataset, split))
+    metadata = {
+        "stuff_classes": list(dataset.classes),
+        "stuff_colors": list(dataset.palette),
+        "ignore_label": dataset.ignore_label,
+        "evaluator_type": "sem_seg",
+    }
+    if dataset.label_map is not None:
+        metadata["label_map"] = dataset.label_map
+    MetadataCatalog.get(name).set(**metadata)
+    _registered[name] = (dataset, split)
+
+
+def _load_split(name: str, dataset: FolderDataset, split: str) -> list[dict]:
+    """The records of a split in Detectron2's format. Images are not opened."""
+    pairing = pair_split(dataset, split)
+    check_complete(pairing, name)
+    # Metadata objects to a changed attribute, but the folders follow the environment variable.
+    vars(MetadataCatalog.get(name)).update(
+        image_root=str(pairing.image_folder), sem_seg_root=str(pairing.label_folder)
+    )
+    logger.info("Data set '%s': %d images in %s", name, len(pairing.pairs), pairing.image_folder)
+    return [
+        {
+            "file_name": str(image),
+            "sem_seg_file_name": str(label),
+            "image_id": key,
+            "dataset_name": name,
+        }
+        for key, (image, label) in pairing.pairs.items()
+    ]

@@ -1,0 +1,169 @@
+"""The augmentations this project adds to Detectron2's."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from d2_ctxseg.data import PadToSize, PhotometricDistortion, ResizeRatioRange
+from d2_ctxseg.data.augmentation import PhotometricTransform
+from detectron2.data import transforms as T
+
+sizes = st.integers(1, 40)
+
+
+@pytest.fixture(autouse=True)
+def _seed_numpy():
+    np.random.seed(0)  # noqa: NPY002 (what Detectron2 seeds)
+
+
+def random_image(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+class TestResizeRatioRange:
+    @pytest.mark.parametrize(
+        ("size", "ratio", "expected"),
+        [
+            ((100, 200), 1.0, (50, 100)),  # the short edge decides
+            ((100, 200), 2.0, (100, 200)),
+            ((100, 800), 1.0, (25, 200)),  # the long edge decides
+            ((800, 100), 0.5, (100, 13)),
+        ],
+    )
+    def test_fits_the_image_into_both_edges_times_the_ratio(self, size, ratio, expected):
+        resize = ResizeRatioRange(50, 200, (ratio, ratio))
+        image = random_image(*size)
+        assert resize.get_transform(image).apply_image(image).shape[:2] == expected
+
+    def test_ratios_cover_the_range_evenly(self):
+        resize = ResizeRatioRange(100, 10_000, (0.5, 2.0))
+        image = np.zeros((10, 10, 3), np.uint8)
+        widths = [resize.get_transform(image).new_w for _ in range(400)]
+        assert 50 <= min(widths) < 55
+        assert 195 < max(widths) <= 200
+        assert np.mean(widths) == pytest.approx(125, abs=8)
+
+    def test_the_short_edge_is_a_choice_or_from_a_range(self):
+        image = np.zeros((10, 10, 3), np.uint8)
+        choice = ResizeRatioRange((10, 20), 100, (1, 1), "choice")
+        between = ResizeRatioRange((10, 20), 100, (1, 1), "range")
+        assert {choice.get_transform(image).new_w for _ in range(60)} == {10, 20}
+        assert {between.get_transform(image).new_w for _ in range(400)} == set(range(10, 21))
+
+    @given(height=sizes, width=sizes)
+    def test_image_and_label_keep_one_size_and_the_label_its_values(self, height, width):
+        inputs = T.AugInput(
+            random_image(height, width), sem_seg=np.full((height, width), 7, np.uint8)
+        )
+        ResizeRatioRange(8, 30, (0.5, 2.0))(inputs)
+        assert inputs.image.shape[:2] == inputs.sem_seg.shape
+        assert set(np.unique(inputs.sem_seg)) == {7}
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [(10, 20, (0.0, 1.0)), (10, 20, (2.0, 1.0)), (0, 20, (1, 1)), (1, 2, (1, 1), "any")],
+    )
+    def test_refuses_meaningless_values(self, arguments):
+        with pytest.raises(ValueError, match="must be"):
+            ResizeRatioRange(*arguments)
+
+
+class TestPadToSize:
+    @given(height=sizes, width=sizes, to_height=sizes, to_width=sizes)
+    def test_keeps_the_content_and_fills_right_and_bottom(self, height, width, to_height, to_width):
+        image = random_image(height, width)
+        label = image[..., 0] % 5
+        inputs = T.AugInput(image, sem_seg=label)
+        PadToSize((to_height, to_width), (10.4, 20.6, 30.0), 255)(inputs)
+        padded_size = (max(height, to_height), max(width, to_width))
+        assert inputs.image.shape[:2] == inputs.sem_seg.shape == padded_size
+        assert inputs.image.dtype == inputs.sem_seg.dtype == np.uint8
+        np.testing.assert_array_equal(inputs.image[:height, :width], image)
+        np.testing.assert_array_equal(inputs.sem_seg[:height, :width], label)
+        padding = np.ones(padded_size, dtype=bool)
+        padding[:height, :width] = False
+        assert (inputs.image[padding] == (10, 21, 30)).all()
+        assert (inputs.sem_seg[padding] == 255).all()
+
+    def test_images_of_floats_get_the_exact_mean(self):
+        inputs = T.AugInput(np.zeros((2, 2, 3), np.float32))
+        PadToSize((2, 3), (0.25, 0.5, 0.75), 255)(inputs)
+        assert inputs.image[0, 2].tolist() == [0.25, 0.5, 0.75]
+
+
+class TestPhotometricDistortion:
+    def nothing(self, **changes):
+        steps = dict.fromkeys(("brightness", "contrast", "saturation", "hue"))
+        return PhotometricTransform("BGR", **{**steps, "contrast_last": False, **changes})
+
+    def test_no_step_changes_nothing(self):
+        image = random_image(5, 6)
+        np.testing.assert_array_equal(self.nothing().apply_image(image), image)
+
+    def test_brightness_adds_within_0_to_255(self):
+        image = np.array([[[0, 100, 250]]], np.uint8)
+        assert self.nothing(brightness=20.0).apply_image(image).tolist() == [[[20, 120, 255]]]
+        assert self.nothing(brightness=-20.0).apply_image(image).tolist() == [[[0, 80, 230]]]
+
+    @pytest.mark.parametrize("contrast_last", [False, True])
+    def test_contrast_multiplies(self, contrast_last):
+        transform = self.nothing(contrast=1.5, contrast_last=contrast_last)
+        assert transform.apply_image(np.array([[[0, 100, 250]]], np.uint8)).tolist() == [
+            [[0, 150, 255]]
+        ]
+
+    def test_saturation_zero_makes_grey(self):
+        grey = self.nothing(saturation=0.0).apply_image(random_image(5, 6))
+        assert (grey == grey[..., :1]).all()
+
+    def test_hue_turns_red_towards_yellow_in_either_channel_order(self):
+        red = np.array([[[255, 0, 0]]], np.uint8)
+        expected = cv2.cvtColor(np.array([[[18, 255, 255]]], np.uint8), cv2.COLOR_HSV2RGB)
+        steps = {"brightness": None, "contrast": None, "saturation": None, "contrast_last": False}
+        rgb = PhotometricTransform("RGB", hue=18, **steps).apply_image(red)
+        bgr = PhotometricTransform("BGR", hue=18, **steps).apply_image(red[..., ::-1])
+        np.testing.assert_array_equal(rgb, expected)
+        np.testing.assert_array_equal(bgr[..., ::-1], expected)
+
+    def test_hue_wraps_around_the_wheel(self):
+        red = np.array([[[0, 0, 255]]], np.uint8)
+        image = red
+        for _ in range(10):
+            image = self.nothing(hue=-18).apply_image(image)
+        assert np.abs(image.astype(int) - red).max() <= 4
+
+    def test_draws_steps_half_of_the_time_and_within_their_ranges(self):
+        distortion = PhotometricDistortion("BGR")
+        drawn = [distortion.get_transform(random_image(2, 2)) for _ in range(600)]
+        ranges = {"brightness": (-32, 32), "contrast": (0.5, 1.5), "saturation": (0.5, 1.5)}
+        for name, (low, high) in {**ranges, "hue": (-18, 18)}.items():
+            values = [getattr(t, name) for t in drawn if getattr(t, name) is not None]
+            assert 240 < len(values) < 360
+            assert low <= min(values) < low + 0.1 * (high - low)
+            assert high - 0.1 * (high - low) < max(values) <= high
+        assert 240 < sum(t.contrast_last for t in drawn) < 360
+
+    def test_labels_stay_and_the_seed_decides(self):
+        results = []
+        for _ in range(2):
+            np.random.seed(3)  # noqa: NPY002 (what Detectron2 seeds)
+            inputs = T.AugInput(random_image(6, 6), sem_seg=np.eye(6, dtype=np.uint8))
+            PhotometricDistortion("RGB")(inputs)
+            np.testing.assert_array_equal(inputs.sem_seg, np.eye(6))
+            results.append(inputs.image)
+        np.testing.assert_array_equal(*results)
+        assert results[0].dtype == np.uint8
+        assert (results[0] != random_image(6, 6)).any()
+
+    def test_takes_flipped_views(self):
+        image = random_image(4, 5)[:, ::-1]
+        result = self.nothing(saturation=1.0, hue=0).apply_image(image)
+        assert result.shape == image.shape
+
+    def test_refuses_other_formats_and_dtypes(self):
+        with pytest.raises(ValueError, match="COLOR_AUG_SSD"):
+            PhotometricDistortion("YUV-BT.601")
+        with pytest.raises(ValueError, match="float64"):
+            self.nothing().apply_image(np.zeros((2, 2, 3)))

@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Read every image and label of data sets, and report problems and class frequencies.
+
+    python tools/check_dataset.py camvid_sem_seg_train
+    python tools/check_dataset.py --folder mydata.yaml
+    python tools/check_dataset.py --config-file configs/mydata/mymodel.yaml --json
+
+The exit code is 1 if there are problems.
+"""
+
+import argparse
+import json
+import sys
+
+from d2_ctxseg import add_ctxseg_config
+from d2_ctxseg.data import DatasetError, check_dataset, register_folder_datasets
+from d2_ctxseg.errors import run_command
+from detectron2.config import get_cfg
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="registered names of splits")
+    parser.add_argument(
+        "--folder", help="YAML file of a data set; without NAMEs all of its splits are checked"
+    )
+    parser.add_argument(
+        "--config-file",
+        help="config file; without NAMEs its DATASETS.TRAIN and DATASETS.TEST are checked",
+    )
+    parser.add_argument("--workers", type=int, help="number of threads that read files")
+    parser.add_argument("--json", action="store_true", help="print the reports as JSON")
+    return parser.parse_args()
+
+
+def names_to_check(arguments: argparse.Namespace) -> list[str]:
+    """Register what the arguments bring along, and choose what to check."""
+    names = []
+    if arguments.folder:
+        names.extend(register_folder_datasets([arguments.folder]))
+    if arguments.config_file:
+        cfg = get_cfg()
+        add_ctxseg_config(cfg)
+        cfg.merge_from_file(arguments.config_file)
+        register_folder_datasets(cfg.DATASETS.FOLDERS)
+        names.extend([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    names = arguments.names or list(dict.fromkeys(names))
+    if not names:
+        raise DatasetError("Nothing to check: give a NAME, --folder or --config-file.")
+    return names
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    reports = [check_dataset(name, arguments.workers) for name in names_to_check(arguments)]
+    if arguments.json:
+        print(json.dumps([report.as_dict() for report in reports], indent=2))
+    else:
+        print("\n\n".join(report.as_text() for report in reports))
+    if any(report.problems for report in reports):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_command(main)
