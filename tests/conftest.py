@@ -1,9 +1,9 @@
-"""Shared by all tests: Detectron2 made importable, one thread per process, clean registries."""
+"""Shared by all tests: Detectron2 made importable, one thread per process, small configs."""
 
 import pytest
 import torch
-
-import d2_ctxseg  # noqa: F401  (makes detectron2 importable)
+from d2_ctxseg import add_ctxseg_config  # importing it makes detectron2 importable
+from detectron2.config import get_cfg
 
 # The suite runs in several processes (pytest-xdist) on few cores.
 torch.set_num_threads(1)
@@ -12,3 +12,20 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny_config():
+    """A small segmentor of 5 classes with random weights, on the CPU."""
+    cfg = get_cfg()
+    add_ctxseg_config(cfg)
+    cfg.merge_from_list(
+        ["MODEL.DEVICE", "cpu", "MODEL.META_ARCHITECTURE", "ContextAwareSegmentor"]
+        + ["MODEL.BACKBONE.NAME", "EncoderBackbone", "MODEL.ENCODER.NAME", "resnet18"]
+        + ["MODEL.ENCODER.WEIGHTS", "", "MODEL.SEM_SEG_HEAD.NAME", "SMPDecoderHead"]
+        + ["MODEL.SEM_SEG_HEAD.DECODER.NAME", "FPN", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 5]
+        + ["MODEL.SEM_SEG_HEAD.DECODER.OPTIONS"]
+        + [["pyramid_channels", 32, "segmentation_channels", 32]]
+        + ["MODEL.PIXEL_STD", [57.0, 57.0, 57.0]]
+    )
+    return cfg

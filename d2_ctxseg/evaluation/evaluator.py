@@ -9,7 +9,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 
-from ..data import read_label
+from ..data import LabelFormat, check_label_values, read_label
 from ..errors import UserError
 from .results import format_class_table
 
@@ -18,11 +18,14 @@ logger = logging.getLogger(__name__)
 
 def label_loader(dataset_name: str) -> Callable[..., np.ndarray]:
     """A function from a label file to class indices (H, W), as the data set describes its labels."""
-    return partial(_load_label, label_map=MetadataCatalog.get(dataset_name).get("label_map"))
+    label_format = LabelFormat.from_metadata(MetadataCatalog.get(dataset_name))
+    return partial(_load_label, label_format=label_format)
 
 
-def _load_label(path: str, dtype=np.int64, *, label_map) -> np.ndarray:
-    return read_label(path, label_map).astype(dtype)
+def _load_label(path: str, dtype=np.int64, *, label_format: LabelFormat) -> np.ndarray:
+    label = read_label(path, label_format.label_map)
+    check_label_values(label, label_format, path)
+    return label.astype(dtype)
 
 
 class SegmentationEvaluator(SemSegEvaluator):

@@ -50,6 +50,8 @@ class EncoderBackbone(Backbone):
         if local_file:
             _load_local_weights(self.encoder, local_file)
         self._output_stride = output_stride
+        if output_stride != 32:
+            self._check_strides(name)
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec):
@@ -74,6 +76,23 @@ class EncoderBackbone(Backbone):
             f"res{i}": ShapeSpec(channels=channels, stride=min(2**i, self._output_stride))
             for i, channels in enumerate(self.encoder.out_channels)
         }
+
+    @torch.no_grad()
+    def _check_strides(self, name: str) -> None:
+        """Some encoders take an output stride without a word and do not keep it."""
+        training = self.training
+        self.eval()
+        parameter = next(self.encoder.parameters())
+        image = parameter.new_zeros(1, self.encoder.out_channels[0], 64, 64)
+        features = self(image)
+        self.train(training)
+        for key, shape in self.output_shape().items():
+            if shape.channels and features[key].shape[-1] != 64 // shape.stride:
+                raise _unsupported_stride(
+                    name,
+                    self._output_stride,
+                    f"{key} has stride {64 // features[key].shape[-1]} instead of {shape.stride}",
+                )
 
     @property
     def size_divisibility(self) -> int:
@@ -124,10 +143,14 @@ def _build_encoder(name: str, weights: str | None, output_stride: int, in_channe
     except (ValueError, TypeError, NotImplementedError) as error:
         if output_stride == 32:
             raise
-        raise UserError(
-            f"MODEL.ENCODER.OUTPUT_STRIDE {output_stride}: encoder '{name}' does not support it "
-            f"({error}). Use 32."
-        ) from error
+        raise _unsupported_stride(name, output_stride, error) from error
+
+
+def _unsupported_stride(name: str, output_stride: int, reason) -> UserError:
+    return UserError(
+        f"MODEL.ENCODER.OUTPUT_STRIDE {output_stride}: encoder '{name}' does not support it "
+        f"({reason}). Use 32."
+    )
 
 
 def _load_local_weights(encoder: torch.nn.Module, path: str) -> None:
@@ -137,12 +160,16 @@ def _load_local_weights(encoder: torch.nn.Module, path: str) -> None:
     state = read_state_dict(path)
     # timm's encoders are one level down, as attribute `model`.
     target = encoder.model if hasattr(encoder, "model") else encoder
-    missing, unexpected = target.load_state_dict(state, strict=False)
+    expected = target.state_dict()
+    # Encoders of segmentation-models-pytorch return nothing from load_state_dict.
+    missing = [key for key in expected if key not in state or state[key].shape != expected[key].shape]
+    unexpected = [key for key in state if key not in expected]
     if missing:
         raise UserError(
-            f"MODEL.ENCODER.WEIGHTS: '{path}' does not fit the encoder. Missing: "
-            f"{', '.join(missing)}. Not used: {', '.join(unexpected) or 'none'}."
+            f"MODEL.ENCODER.WEIGHTS: '{path}' does not fit the encoder. "
+            f"Missing or of another shape: {', '.join(missing)}. Not used: {', '.join(unexpected) or 'none'}."
         )
+    target.load_state_dict({key: state[key] for key in expected})
     logging.getLogger(__name__).info(
         "Encoder weights from %s. Not used: %s", path, ", ".join(unexpected) or "none"
     )

@@ -37,7 +37,8 @@ class SemanticSegmentorWithTTA(nn.Module):
         for ratio in self.ratios:
             scaled_size = (max(round(height * ratio), 1), max(round(width * ratio), 1))
             scaled = T.ResizeTransform(height, width, *scaled_size).apply_image(image)
-            scaled = torch.as_tensor(scaled).permute(2, 0, 1)
+            # A copy, since an image that needs no resizing may be read-only.
+            scaled = torch.tensor(scaled).permute(2, 0, 1)
             views = [scaled, scaled.flip(-1)] if self.flip else [scaled]
             outputs = self.model([{"image": view, **size} for view in views])
             probabilities = [output["sem_seg"].softmax(dim=0) for output in outputs]

@@ -73,7 +73,7 @@ class SMPDecoderHead(SemSegHead):
     ):
         shapes = [input_shape[name] for name in _encoder_feature_names(input_shape)]
         built = build_decoder(decoder, shapes, dict(decoder_options or {}))
-        channels, stride = _probe(built, shapes)
+        channels, stride = _probe(decoder, built, shapes)
         super().__init__(
             channels,
             num_classes,
@@ -159,7 +159,9 @@ def _encoder_feature_names(input_shape: Mapping[str, ShapeSpec]) -> list[str]:
 
 
 @torch.no_grad()
-def _probe(decoder: nn.Module, shapes: list[ShapeSpec], size: int = 64) -> tuple[int, int]:
+def _probe(
+    name: str, decoder: nn.Module, shapes: list[ShapeSpec], size: int = 256
+) -> tuple[int, int]:
     """Channels and stride of the decoder's output: it has no uniform way to say them."""
     was_training = decoder.training
     decoder.eval()
@@ -168,6 +170,13 @@ def _probe(decoder: nn.Module, shapes: list[ShapeSpec], size: int = 64) -> tuple
         torch.zeros(1, shape.channels, size // shape.stride, size // shape.stride, device=device)
         for shape in shapes
     ]
-    output = decoder(features)
+    try:
+        output = decoder(features)
+    except RuntimeError as error:
+        raise UserError(
+            f"Decoder '{name}' does not work with feature maps of the strides "
+            f"{[shape.stride for shape in shapes]} ({error}). Try another "
+            "MODEL.ENCODER.OUTPUT_STRIDE (32, 16 or 8)."
+        ) from error
     decoder.train(was_training)
     return output.shape[1], size // output.shape[2]

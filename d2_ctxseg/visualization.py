@@ -1,0 +1,307 @@
+"""Pictures of label maps: an overlay with a legend, and image, truth and prediction side by side.
+
+Labels outside the data set's classes (255 and other ignored ones) get no colour.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import torch
+from matplotlib import font_manager
+from PIL import Image, ImageDraw, ImageFont
+
+from detectron2.utils.colormap import colormap
+from detectron2.utils.visualizer import VisImage, Visualizer
+
+# Smaller images are enlarged until one of their sides has about this length: text is readable then.
+SHORTEST_SIDE, LONGEST_SIDE = 480, 1280
+GROUND, INK, FRAME = (255, 255, 255), (32, 32, 32), (160, 160, 160)
+IGNORED_DARK, IGNORED_LIGHT = (0.13, 0.13, 0.13), (0.36, 0.36, 0.36)
+POINTS_PER_PIXEL = 72 / 100  # matplotlib's figures have 100 pixels an inch
+LONGEST_NAME = 28
+
+
+def draw_overlay(image_rgb, sem_seg, metadata, alpha: float = 0.6, legend: bool = True):
+    """Lay the classes' colours over an image and name the regions that are large enough.
+
+    Args:
+        image_rgb: uint8 array (H, W, 3).
+        sem_seg: integer tensor or array (H, W).
+        metadata: Detectron2 ``Metadata`` with ``stuff_classes`` and, if the classes have colours
+            of their own, ``stuff_colors``.
+        alpha: opacity of the colours in [0, 1].
+        legend: whether the classes that occur are listed on the right, with their shares of the
+            image.
+
+    Returns:
+        uint8 RGB array (k * H, W', 3), where k > 1 if the image is small.
+
+    Raises:
+        ValueError: the image is not uint8 (H, W, 3), or the label map has another size.
+    """
+    image, labels = _checked(image_rgb, sem_seg)
+    overlay = _overlay(*_enlarged(image, labels), metadata, alpha).get_image()
+    if not legend:
+        return overlay
+    return np.hstack([overlay, draw_legend(metadata, overlay.shape[0], class_shares(labels))])
+
+
+def draw_comparison(image_rgb, truth, prediction, metadata, alpha: float = 0.6):
+    """Image, truth and prediction side by side, with the accuracy and a legend.
+
+    Pixels that the truth ignores are hatched in grey. The accuracy is the share of the other
+    pixels whose prediction is right.
+
+    Args:
+        image_rgb: uint8 array (H, W, 3).
+        truth, prediction: integer tensors or arrays (H, W).
+        metadata, alpha: as in :func:`draw_overlay`.
+
+    Returns:
+        uint8 RGB array.
+
+    Raises:
+        ValueError: the image is not uint8 (H, W, 3), or a label map has another size.
+    """
+    image, truth = _checked(image_rgb, truth)
+    _, prediction = _checked(image_rgb, prediction)
+    labelled = (truth >= 0) & (truth < len(metadata.stuff_classes))
+    caption = "prediction (no labelled pixels)"
+    if labelled.any():
+        accuracy = (truth == prediction)[labelled].mean()
+        caption = f"prediction ({accuracy:.1%} of pixels right)".replace("%", " %")
+
+    image, truth, prediction = _enlarged(image, truth, prediction)
+    panels = {
+        "image": image,
+        "truth": _overlay(image, truth, metadata, alpha, hatch_ignored=True).get_image(),
+        caption: _overlay(image, prediction, metadata, alpha).get_image(),
+    }
+    row = _side_by_side(panels)
+    present = np.union1d(truth, prediction)
+    return np.vstack([row, _legend_strip(metadata, present, row.shape[1])])
+
+
+def class_shares(labels: np.ndarray) -> dict[int, float]:
+    """The share of each label that occurs in a label map, as {label: share in (0, 1]}."""
+    values, counts = np.unique(labels, return_counts=True)
+    return dict(zip(values.tolist(), (counts / labels.size).tolist()))
+
+
+def draw_legend(metadata, height: int, shares: dict[int, float] | None = None) -> np.ndarray:
+    """List classes with their colours, in as many columns as the height asks for.
+
+    Args:
+        metadata: as in :func:`draw_overlay`.
+        height: of the picture, in pixels.
+        shares: {label: share of the image}: only these classes, the largest first. None: all
+            classes in their order, without shares.
+
+    Returns:
+        uint8 RGB array (height, any width, 3).
+    """
+    names = metadata.stuff_classes
+    if shares is None:
+        rows = [(label, "") for label in range(len(names))]
+    else:
+        shown = [label for label in shares if 0 <= label < len(names)]
+        rows = [(i, _percent(shares[i])) for i in sorted(shown, key=lambda i: -shares[i])]
+
+    size = _font_size(height)
+    font, step = _font(size), round(1.9 * size)
+    share_width = max((_width(font, share) for _, share in rows), default=0)
+    rows_per_column = max((height - size) // step, 1)
+    columns = [rows[i : i + rows_per_column] for i in range(0, len(rows), rows_per_column)]
+    name_widths = [max(_width(font, _name(names, label)) for label, _ in c) for c in columns]
+    # A column: margin, patch, gap, name, gap, share.
+    widths = [round(3.4 * size) + width + share_width for width in name_widths]
+
+    picture = Image.new("RGB", (sum(widths) + size, height), GROUND)
+    left = 0
+    for column, width in zip(columns, widths):
+        for i, (label, share) in enumerate(column):
+            middle = size // 2 + i * step + step // 2
+            _draw_entry(picture, left + size, middle, font, metadata, label)
+            draw = ImageDraw.Draw(picture)
+            draw.text((left + width, middle), share, INK, font, anchor="rm")
+        left += width
+    return np.asarray(picture)
+
+
+def _overlay(image, labels, metadata, alpha, hatch_ignored=False) -> VisImage:
+    visualizer = Visualizer(image, metadata)
+    names = metadata.stuff_classes
+    for label in np.unique(labels):
+        if 0 <= label < len(names):
+            color = np.divide(_color(metadata, label), 255)
+            visualizer.draw_soft_mask((labels == label).astype(np.float32), color, alpha=alpha)
+    visualizer.draw_soft_mask(_borders(labels).astype(np.float32), "white", alpha=0.45)
+    if hatch_ignored:
+        _hatch(visualizer, (labels < 0) | (labels >= len(names)))
+
+    size = _font_size(image.shape[0])
+    for label, position in _places_of_names(labels, names, size):
+        color = np.divide(_color(metadata, label), 255)
+        visualizer.draw_text(
+            _name(names, label),
+            position,
+            font_size=size * POINTS_PER_PIXEL,
+            color=0.5 + 0.5 * color,  # pastel, readable on the dark ground draw_text lays
+        )
+    return visualizer.get_output()
+
+
+def _hatch(visualizer: Visualizer, ignored: np.ndarray) -> None:
+    y, x = np.indices(ignored.shape)
+    stripes = (x + y) % 14 < 4
+    visualizer.draw_soft_mask(ignored.astype(np.float32), IGNORED_DARK, alpha=0.85)
+    visualizer.draw_soft_mask((ignored & stripes).astype(np.float32), IGNORED_LIGHT, alpha=1.0)
+
+
+def _borders(labels: np.ndarray) -> np.ndarray:
+    """bool (H, W): pixels whose right or lower neighbour has another label."""
+    borders = np.zeros(labels.shape, dtype=bool)
+    borders[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    borders[:-1] |= labels[:-1] != labels[1:]
+    return borders
+
+
+def _places_of_names(labels: np.ndarray, names: Sequence[str], size: int):
+    """Yield (label, (x, y) of the middle of the name's upper edge) for classes with enough room.
+
+    A name lies in the image wholly and in its class mostly, and covers no other name.
+    """
+    free = np.ones(labels.shape, dtype=np.float32)
+    shares = class_shares(labels)
+    for label in sorted(shares, key=lambda i: -shares[i]):
+        if not 0 <= label < len(names):
+            continue
+        box = _width(_font(size), _name(names, label)) + size // 2, round(1.5 * size)
+        if box[0] >= labels.shape[1] or box[1] >= labels.shape[0]:
+            continue
+        mask = (labels == label).astype(np.uint8)
+        covered = _mean_in_box(mask.astype(np.float32), box)
+        covered[_mean_in_box(free, box) < 1 - 1e-4] = 0  # off the image, or on another name
+        # Among boxes that fit equally well the one deepest in the region looks best.
+        depth = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+        score = covered + 0.5 * depth / max(depth.max(), 1) * (covered > 0)
+        y, x = np.unravel_index(score.argmax(), score.shape)
+        if covered[y, x] < 0.7:
+            continue
+        top, left = y - box[1] // 2, x - box[0] // 2
+        free[max(top, 0) : top + box[1], max(left, 0) : left + box[0]] = 0
+        yield label, (x, y - 0.6 * size)
+
+
+def _mean_in_box(values: np.ndarray, box: tuple[int, int]) -> np.ndarray:
+    """The mean over the (width, height) box around each pixel; zero lies outside the image."""
+    return cv2.boxFilter(values, -1, box, borderType=cv2.BORDER_CONSTANT)
+
+
+def _side_by_side(panels: dict[str, np.ndarray]) -> np.ndarray:
+    """Pictures of one size in a row, each under its title."""
+    height, width = next(iter(panels.values())).shape[:2]
+    size = _font_size(height)
+    gap, title_height = size // 2, 2 * size
+    total_width = len(panels) * (width + gap) - gap
+    picture = Image.new("RGB", (total_width, title_height + height), GROUND)
+    draw = ImageDraw.Draw(picture)
+    for i, (title, panel) in enumerate(panels.items()):
+        left = i * (width + gap)
+        picture.paste(Image.fromarray(panel), (left, title_height))
+        font = _font(size)
+        if _width(font, title) > width:
+            font = _font(max(size * width // _width(font, title), 6))
+        draw.text((left + width // 2, title_height // 2), title, INK, font, anchor="mm")
+    return np.asarray(picture)
+
+
+def _legend_strip(metadata, labels: np.ndarray, width: int) -> np.ndarray:
+    """The classes among ``labels`` one after another, in as many lines as the width asks for."""
+    names = metadata.stuff_classes
+    size = _font_size(width // 4)
+    font, step = _font(size), round(1.9 * size)
+    x, y, places = size, size // 2 + step // 2, []
+    for label in labels.tolist():
+        if 0 <= label < len(names):
+            entry_width = round(1.6 * size) + _width(font, _name(names, label))
+            if x > size and x + entry_width > width - size:
+                x, y = size, y + step
+            places.append((label, x, y))
+            x += entry_width + round(1.5 * size)
+
+    picture = Image.new("RGB", (width, y + step // 2 + size // 2), GROUND)
+    for label, x, y in places:
+        _draw_entry(picture, x, y, font, metadata, label)
+    return np.asarray(picture)
+
+
+def _draw_entry(picture: Image.Image, x: int, y: int, font, metadata, label: int) -> None:
+    """A patch of the class's colour and its name, to the right of ``x``, in line with ``y``."""
+    size, half = round(font.size), round(0.6 * font.size)
+    draw = ImageDraw.Draw(picture)
+    patch = (x, y - half, x + 2 * half, y + half)
+    draw.rectangle(patch, tuple(_color(metadata, label)), FRAME)
+    name = _name(metadata.stuff_classes, label)
+    draw.text((x + round(1.6 * size), y), name, INK, font, anchor="lm")
+
+
+def _checked(image_rgb, sem_seg) -> tuple[np.ndarray, np.ndarray]:
+    """Both as arrays, after checking types and sizes."""
+    image = np.asarray(image_rgb)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"the image has to be a uint8 array (H, W, 3), not {image.dtype} {image.shape}"
+        )
+    labels = sem_seg.cpu().numpy() if isinstance(sem_seg, torch.Tensor) else np.asarray(sem_seg)
+    if labels.shape != image.shape[:2]:
+        raise ValueError(
+            f"the label map is {labels.shape}, the image is {image.shape[:2]} (height, width); "
+            "they have to be equal"
+        )
+    return image, labels.astype(np.int64)
+
+
+def _enlarged(image: np.ndarray, *label_maps: np.ndarray) -> tuple[np.ndarray, ...]:
+    """An image that is too small for readable text, and its label maps, made k times as large."""
+    short, long = sorted(image.shape[:2])
+    factor = max(min(round(SHORTEST_SIDE / short), LONGEST_SIDE // long), 1)
+    if factor == 1:
+        return image, *label_maps
+    enlarged = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    return enlarged, *(np.kron(m, np.ones((factor, factor), m.dtype)) for m in label_maps)
+
+
+def _color(metadata, label: int) -> Sequence[int]:
+    """The class's (R, G, B) in [0, 255]; one of Detectron2's palette if it has none."""
+    colors = metadata.get("stuff_colors")
+    if colors is None:
+        palette = colormap(rgb=True, maximum=255).astype(int).tolist()
+        return palette[label % len(palette)]
+    return colors[label]
+
+
+def _name(names: Sequence[str], label: int) -> str:
+    name = names[label]
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+
+
+def _percent(share: float) -> str:
+    return "< 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
+
+
+def _font_size(height: int) -> int:
+    """In pixels: in proportion to the picture, within what is readable."""
+    return int(np.clip(height // 30, 13, 32))
+
+
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # The font that comes with matplotlib, so that the pictures look the same everywhere.
+    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)
+
+
+def _width(font: ImageFont.FreeTypeFont, text: str) -> int:
+    return int(np.ceil(font.getlength(text)))

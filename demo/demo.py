@@ -1,0 +1,178 @@
+"""Shows what a model predicts on images, a video or a webcam.
+
+    python demo/demo.py --config-file CONFIG --input photos/*.jpg --output pictures \
+        --opts MODEL.WEIGHTS model_final.pth
+"""
+
+import argparse
+import os
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tqdm
+from inputs import find_images, names_a_file, plan_outputs, refuse_to_overwrite
+from PIL import Image
+from predictor import SemSegPredictor
+from video import CODECS, VideoReader, VideoWriter
+
+from d2_ctxseg.engine.setup import setup_config
+from d2_ctxseg.errors import UserError, run_command
+from d2_ctxseg.files import atomic_write
+from d2_ctxseg.visualization import draw_legend, draw_overlay
+from detectron2.data.detection_utils import read_image
+from detectron2.utils.logger import setup_logger
+from detectron2.utils.video_visualizer import VideoVisualizer
+
+WINDOW_NAME = "Semantic segmentation (Esc ends)"
+ESCAPE_KEY = 27
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the model")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--input", nargs="+", metavar="PATH", help="images, folders, or patterns like 'dir/*.jpg'"
+    )
+    source.add_argument("--video-input", metavar="FILE", help="a video file")
+    source.add_argument("--webcam", action="store_true", help="the first webcam, in a window")
+    parser.add_argument(
+        "--output", metavar="PATH", help="file or folder to write to; without it, a window opens"
+    )
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config keys to change, such as MODEL.WEIGHTS model_final.pth; the last option",
+    )
+    return parser
+
+
+def run_on_images(args, logger) -> None:
+    """Predict and draw each image of ``--input``; unreadable ones are named at the end."""
+    inputs = find_images(args.input)
+    outputs = plan_outputs(inputs, args.output) if args.output else [None] * len(inputs)
+    predictor = SemSegPredictor(setup_config(args.config_file, args.opts, for_inference=True))
+    unreadable = []
+    for path, output in zip(tqdm.tqdm(inputs, disable=not args.output), outputs):
+        try:
+            image = read_image(str(path), format="RGB")
+        except OSError as error:
+            unreadable.append(f"{path}: {error}")
+            continue
+        start = time.perf_counter()
+        labels = predictor(image)
+        seconds = time.perf_counter() - start
+        logger.info(f"{path}: predicted {len(np.unique(labels))} classes in {seconds:.2f}s")
+        picture = draw_overlay(image, labels, predictor.metadata)
+        if output:
+            save_picture(picture, output)
+        elif show(picture, wait_ms=0) == ESCAPE_KEY:
+            break
+    if unreadable:
+        raise UserError("these inputs cannot be read as images:\n  " + "\n  ".join(unreadable))
+
+
+def run_on_video(args, logger) -> None:
+    """Predict and draw each frame of ``--video-input`` or of the webcam."""
+    output = plan_video_output(args.video_input, args.output) if args.output else None
+    video = VideoReader(0 if args.webcam else args.video_input)
+    predictor = SemSegPredictor(setup_config(args.config_file, args.opts, for_inference=True))
+    count = 0
+    with ExitStack() as stack:
+        stack.callback(video.close)
+        writer = None
+        if output:
+            writer = stack.enter_context(VideoWriter(output, video.frames_per_second))
+        for picture in tqdm.tqdm(draw_frames(video, predictor), total=video.num_frames):
+            count += 1
+            if writer:
+                writer.write(picture)
+            elif show(picture, wait_ms=1) == ESCAPE_KEY:
+                break
+    if count == 0:
+        raise UserError(f"no frame could be read from {args.video_input or 'the webcam'}")
+    logger.info(f"{count} frames" + (f" written to {output}" if output else ""))
+
+
+def draw_frames(video, predictor):
+    """Yield each frame with its classes drawn, beside a legend of all classes if that fits."""
+    visualizer = VideoVisualizer(predictor.metadata)
+    legend = None
+    for frame in video:
+        if legend is None:
+            legend = draw_legend(predictor.metadata, frame.shape[0])
+            if legend.shape[1] > frame.shape[1] // 2:
+                legend = legend[:, :0]
+        picture = visualizer.draw_sem_seg(frame, predictor(frame)).get_image()
+        yield np.hstack([picture, legend])
+
+
+def plan_video_output(video_input: str, output: str) -> Path:
+    """The video file to write: ``output``, or ``output``/NAME.mp4 where that is a folder."""
+    path = Path(output)
+    if not names_a_file(output, CODECS):
+        path = path / f"{Path(video_input).stem}.mp4"
+    refuse_to_overwrite(path, [Path(video_input)])
+    return path
+
+
+def save_picture(picture: np.ndarray, path: Path) -> None:
+    """Write a uint8 RGB array; the format follows from the suffix."""
+    format_name = Image.registered_extensions()[path.suffix.lower()]
+    with atomic_write(path, "wb") as file:
+        Image.fromarray(picture).save(file, format=format_name, quality=95)
+
+
+def show(picture: np.ndarray, wait_ms: int) -> int:
+    """Show a uint8 RGB array in the window; return the key that was pressed meanwhile.
+
+    ``wait_ms`` = 0 waits for one.
+    """
+    try:
+        cv2.namedWindow(WINDOW_NAME, cv2.WINDOW_NORMAL)
+        cv2.imshow(WINDOW_NAME, np.ascontiguousarray(picture[:, :, ::-1]))
+        return cv2.waitKey(wait_ms)
+    except cv2.error as error:  # opencv-python-headless has no windows
+        raise UserError("this OpenCV cannot open windows: use --output") from error
+
+
+def require_display() -> None:
+    """Raise UserError where no window can be opened: OpenCV would abort the whole program."""
+    is_linux = sys.platform.startswith("linux")
+    if is_linux and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise UserError(
+            "there is no display to show the result on: "
+            "name a file or folder to write it to with --output"
+        )
+
+
+def run(args, logger) -> None:
+    """What the command line ``args`` asks for."""
+    if args.webcam and args.output:
+        raise UserError("--webcam shows a window and writes nothing: leave --output out")
+    if not args.output:
+        require_display()
+    if args.input:
+        run_on_images(args, logger)
+    else:
+        run_on_video(args, logger)
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    setup_logger(name="fvcore")
+    setup_logger(name="d2_ctxseg")
+    logger = setup_logger()
+    logger.info(f"Arguments: {args}")
+    run(args, logger)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,113 @@
+"""Checkpoints are whole or not there, read safely, and fill the whole model."""
+
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from d2_ctxseg.checkpoint import Checkpointer, load_weights, read_checkpoint
+from d2_ctxseg.errors import UserError
+from d2_ctxseg.files import atomic_write, write_json
+
+
+class RunsCode:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+class TestCheckpointer:
+    def test_saves_and_names_the_last_one(self, tmp_path):
+        model = nn.Linear(2, 2)
+        Checkpointer(model, str(tmp_path)).save("model_0000009", iteration=9)
+        assert (tmp_path / "last_checkpoint").read_text() == "model_0000009.pth"
+        other = nn.Linear(2, 2)
+        state = Checkpointer(other, str(tmp_path)).resume_or_load("", resume=True)
+        assert state["iteration"] == 9
+        assert torch.equal(other.weight, model.weight)
+
+    def test_a_failure_while_writing_leaves_the_earlier_file(self, tmp_path):
+        checkpointer = Checkpointer(nn.Linear(2, 2), str(tmp_path))
+        checkpointer.save("model_final", iteration=1)
+        before = (tmp_path / "model_final.pth").read_bytes()
+        with pytest.raises((AttributeError, pickle.PicklingError)):
+            checkpointer.save("model_final", iteration=lambda: None)
+        assert (tmp_path / "model_final.pth").read_bytes() == before
+        assert not list(tmp_path.glob("*.part"))
+
+    def test_resume_falls_back_to_the_last_whole_one(self, tmp_path, caplog):
+        checkpointer = Checkpointer(nn.Linear(2, 2), str(tmp_path))
+        for iteration in (9, 19):
+            checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        last = tmp_path / "model_0000019.pth"
+        last.write_bytes(last.read_bytes()[:500])
+        state = Checkpointer(nn.Linear(2, 2), str(tmp_path)).resume_or_load("", resume=True)
+        assert state["iteration"] == 9
+        assert "model_0000019.pth is missing or not whole" in caplog.text
+
+    def test_no_whole_checkpoint_is_an_error(self, tmp_path):
+        Checkpointer(nn.Linear(2, 2), str(tmp_path)).save("model_final")
+        (tmp_path / "model_final.pth").write_bytes(b"half")
+        with pytest.raises(UserError, match="No whole checkpoint"):
+            Checkpointer(nn.Linear(2, 2), str(tmp_path)).resume_or_load("", resume=True)
+
+
+class TestReadCheckpoint:
+    def test_code_in_a_file_is_not_executed(self, tmp_path, capsys):
+        torch.save({"model": RunsCode()}, tmp_path / "bad.pth")
+        with pytest.raises(UserError, match="cannot be read safely|can be read safely"):
+            read_checkpoint(str(tmp_path / "bad.pth"))
+        assert "executed" not in capsys.readouterr().out
+
+    def test_missing_file_is_named(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="nowhere.pth"):
+            read_checkpoint(str(tmp_path / "nowhere.pth"))
+
+    def test_text_is_refused(self, tmp_path):
+        (tmp_path / "text.pth").write_text("not a checkpoint")
+        with pytest.raises(UserError, match="text.pth"):
+            read_checkpoint(str(tmp_path / "text.pth"))
+
+
+class TestLoadWeights:
+    @pytest.mark.parametrize("wrap", [lambda s: {"model": s}, lambda s: s])
+    def test_fills_the_model(self, tmp_path, wrap):
+        source, target = nn.Linear(2, 3), nn.Linear(2, 3)
+        torch.save(wrap(source.state_dict()), tmp_path / "model.pth")
+        load_weights(target, str(tmp_path / "model.pth"))
+        assert torch.equal(source.weight, target.weight)
+
+    def test_safetensors(self, tmp_path):
+        source, target = nn.Linear(2, 3), nn.Linear(2, 3)
+        save_file(source.state_dict(), tmp_path / "model.safetensors")
+        load_weights(target, str(tmp_path / "model.safetensors"))
+        assert torch.equal(source.weight, target.weight)
+
+    def test_what_does_not_fit_is_listed_and_the_model_left_alone(self, tmp_path):
+        target = nn.Linear(2, 3)
+        before = target.weight.clone()
+        torch.save({"weight": torch.ones(4, 2), "scale": torch.ones(1)}, tmp_path / "model.pth")
+        with pytest.raises(UserError) as error:
+            load_weights(target, str(tmp_path / "model.pth"))
+        assert "1 missing in the file: bias" in str(error.value)
+        assert "1 not in the model: scale" in str(error.value)
+        assert "weight (file (4, 2), model (3, 2))" in str(error.value)
+        assert torch.equal(target.weight, before)
+
+    def test_no_path_says_what_to_set(self):
+        with pytest.raises(UserError, match="set MODEL.WEIGHTS"):
+            load_weights(nn.Linear(2, 2), "")
+
+
+class TestFiles:
+    def test_interrupted_writing_leaves_nothing(self, tmp_path):
+        with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "a" / "b.txt") as file:
+            file.write("half")
+            raise KeyboardInterrupt
+        assert list((tmp_path / "a").iterdir()) == []
+
+    def test_json_has_null_for_nan(self, tmp_path):
+        write_json(tmp_path / "a.json", {"a": [float("nan"), 1.5], "b": float("inf")})
+        text = (tmp_path / "a.json").read_text()
+        assert text == '{\n  "a": [\n    null,\n    1.5\n  ],\n  "b": null\n}\n'

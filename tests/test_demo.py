@@ -1,0 +1,339 @@
+"""demo/demo.py on images, folders, patterns and videos, with a small model trained on the spot."""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from d2_ctxseg.engine.setup import setup_config
+from d2_ctxseg.errors import MissingFileError, UserError
+from d2_ctxseg.visualization import draw_overlay
+from detectron2.modeling import build_model
+
+ROOT = Path(__file__).parents[1]
+NIGHT, DAY = [10, 20, 200], [240, 220, 30]
+
+DATASET = """
+name: daylight
+splits: {test: {images: images, labels: labels}}
+classes: [night, day]
+palette: [[10, 20, 200], [240, 220, 30]]
+"""
+
+CONFIG = """
+DATASETS:
+  FOLDERS: ["$HERE/daylight.yaml"]
+  TRAIN: ("daylight_sem_seg_test",)
+  TEST: ("daylight_sem_seg_test",)
+INPUT: {FORMAT: "RGB", MIN_SIZE_TEST: 0}
+MODEL:
+  DEVICE: "cpu"
+  META_ARCHITECTURE: "LinearSegmentor"
+  PIXEL_MEAN: [128.0, 128.0, 128.0]
+  PIXEL_STD: [64.0, 64.0, 64.0]
+  BACKBONE: {NAME: "EncoderBackbone"}
+  ENCODER: {NAME: "tu-test_resnet", WEIGHTS: ""}
+  SEM_SEG_HEAD:
+    NAME: "SMPDecoderHead"
+    NUM_CLASSES: 2
+    DECODER: {NAME: "FPN", OPTIONS: ["pyramid_channels", 32, "segmentation_channels", 32]}
+"""
+
+
+def half_bright(height=96, width=128):
+    """uint8 RGB: dark on the left, bright on the right, with some noise."""
+    image = np.random.default_rng(0).integers(0, 40, (height, width, 3))
+    image[:, width // 2 :] += 200
+    return image.astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    """config.yaml and model.pth of a model that tells dark pixels from bright ones."""
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "daylight.yaml").write_text(DATASET)
+    (folder / "config.yaml").write_text(CONFIG.replace("$HERE", str(folder)))
+    torch.manual_seed(0)
+    model = build_model(setup_config(str(folder / "config.yaml"), []))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(30):
+        labels = torch.randint(0, 2, (4, 2, 2)).repeat_interleave(32, 1).repeat_interleave(32, 2)
+        images = labels[:, None] * 200 + torch.randint(0, 40, (4, 3, 64, 64))
+        batch = [{"image": i.float(), "sem_seg": y} for i, y in zip(images, labels)]
+        optimizer.zero_grad()
+        sum(model(batch).values()).backward()
+        optimizer.step()
+    torch.save({"model": model.state_dict()}, folder / "model.pth")
+    return folder
+
+
+@pytest.fixture
+def demo(monkeypatch):
+    """The script as a module, with what it imports from its own folder."""
+    monkeypatch.syspath_prepend(str(ROOT / "demo"))
+    import demo
+
+    return demo
+
+
+@pytest.fixture
+def run(demo, model_folder):
+    """Runs the script's main part in this process: run("--input", ...)."""
+
+    def run(*arguments, opts=(), weights="model.pth"):
+        weights = str(model_folder / weights) if weights else ""
+        args = demo.get_parser().parse_args(
+            ["--config-file", str(model_folder / "config.yaml"), *map(str, arguments)]
+            + ["--opts", "MODEL.WEIGHTS", weights, *opts]
+        )
+        demo.run(args, logging.getLogger("test_demo"))
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with two PNG files, a JPEG file and a text file."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("one.png", "two.png", "three.jpg"):
+        Image.fromarray(half_bright()).save(folder / name)
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+@pytest.fixture
+def video(tmp_path):
+    """Twelve frames of 128x96 at 10 frames a second."""
+    path = tmp_path / "clip.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10.0, (128, 96))
+    for _ in range(12):
+        writer.write(half_bright())
+    writer.release()
+    return path
+
+
+def read_video(path):
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while True:
+        success, frame = capture.read()
+        if not success:
+            return np.array(frames)[..., ::-1], capture.get(cv2.CAP_PROP_FPS)
+        frames.append(frame)
+
+
+def assert_day_and_night_are_coloured(picture, alpha, tolerance=30):
+    """The left half has night's colour blended in, the right half day's."""
+    height, width = picture.shape[:2]
+    image = half_bright().astype(float)
+    for color, quarter, pixels in ((NIGHT, 0.25, image[:, :64]), (DAY, 0.75, image[:, 64:])):
+        expected = alpha * np.array(color) + (1 - alpha) * pixels.mean(axis=(0, 1))
+        x = int(quarter * width)
+        corner = picture[2 : height // 8, x - 3 : x + 3].mean(axis=(0, 1))
+        np.testing.assert_allclose(corner, expected, atol=tolerance)
+
+
+def test_the_script_writes_a_picture_for_each_match_of_a_pattern(model_folder, photos, tmp_path):
+    result = subprocess.run(
+        [sys.executable, ROOT / "demo" / "demo.py", "--config-file", model_folder / "config.yaml"]
+        + ["--input", photos / "*.png", "--output", tmp_path / "new" / "pictures"]
+        + ["--opts", "MODEL.WEIGHTS", model_folder / "model.pth"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    for name in ("one.png", "two.png"):
+        assert re.search(rf"{name}: predicted 2 classes in \d+\.\d\ds", result.stdout)
+        picture = np.asarray(Image.open(tmp_path / "new" / "pictures" / name))
+        assert picture.shape[0] == 480 and picture.shape[1] > 640  # enlarged, with a legend
+        assert_day_and_night_are_coloured(picture[:, :640], alpha=0.6)
+    assert len(list((tmp_path / "new" / "pictures").iterdir())) == 2
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="others always have a display")
+@pytest.mark.parametrize("source", ["--input", "--video-input", "--webcam"])
+def test_without_display_and_output_is_an_error(run, photos, video, monkeypatch, source):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    files = {"--input": [photos], "--video-input": [video], "--webcam": []}[source]
+    with pytest.raises(UserError, match="no display.*--output"):
+        run(source, *files)
+
+
+def test_the_webcam_is_only_shown(run, tmp_path):
+    with pytest.raises(UserError, match="leave --output out"):
+        run("--webcam", "--output", tmp_path)
+
+
+def test_a_folder_stands_for_the_images_in_it(run, photos, tmp_path):
+    run("--input", photos, "--output", tmp_path / "pictures")
+    names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert names == ["one.png", "three.jpg", "two.png"]
+
+
+def test_a_single_image_can_be_written_to_a_file(run, photos, tmp_path):
+    run("--input", photos / "one.png", "--output", tmp_path / "result.jpg")
+    assert_day_and_night_are_coloured(
+        np.asarray(Image.open(tmp_path / "result.jpg"))[:, :640], alpha=0.6
+    )
+
+
+def test_the_picture_is_the_overlay_of_the_predicted_labels(demo, run, model_folder, photos):
+    weights = ["MODEL.WEIGHTS", str(model_folder / "model.pth")]
+    predictor = demo.SemSegPredictor(setup_config(str(model_folder / "config.yaml"), weights))
+    labels = predictor(half_bright())
+    assert labels.shape == (96, 128) and labels.dtype == np.int64
+    assert (labels[:, :56] == 0).mean() > 0.95 and (labels[:, 72:] == 1).mean() > 0.95
+    run("--input", photos / "one.png", "--output", photos / "result.png")
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(photos / "result.png")),
+        draw_overlay(half_bright(), labels, predictor.metadata),
+    )
+
+
+def test_images_are_resized_and_converted_as_the_config_says(demo, model_folder, monkeypatch):
+    opts = ["MODEL.WEIGHTS", str(model_folder / "model.pth")]
+    opts += ["INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "80", "INPUT.FORMAT", "BGR"]
+    predictor = demo.SemSegPredictor(setup_config(str(model_folder / "config.yaml"), opts))
+    seen = []
+    predictor.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0]))
+    image = np.zeros((96, 128, 3), np.uint8)
+    image[..., 0] = 250
+    labels = predictor(image)
+    assert labels.shape == (96, 128)
+    assert seen[0]["image"].shape == (3, 60, 80)  # the longest side is 80 at most
+    assert seen[0]["image"].mean(dim=(1, 2)).tolist() == [0, 0, 250]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
+def test_a_video_becomes_a_video_of_the_same_length_and_speed(run, video, tmp_path, suffix):
+    run("--video-input", video, "--output", tmp_path / "new" / f"result{suffix}")
+    frames, frames_per_second = read_video(tmp_path / "new" / f"result{suffix}")
+    assert len(frames) == 12
+    assert frames_per_second == pytest.approx(10)
+    assert_day_and_night_are_coloured(frames[5][:, :128], alpha=0.8, tolerance=50)
+    assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / f"result{suffix}"]
+
+
+def test_a_video_goes_into_a_folder_under_its_own_name(run, video, tmp_path):
+    run("--video-input", video, "--output", tmp_path / "pictures")
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["clip.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.png", "no such file"),
+        ("*.bmp", "no file matches this pattern"),
+        ("empty", "no image lies in this folder"),
+    ],
+)
+def test_inputs_that_stand_for_no_file_are_errors(run, photos, tmp_path, name, message):
+    (photos / "empty").mkdir()
+    with pytest.raises(MissingFileError, match=message):
+        run("--input", photos / name, "--output", tmp_path / "pictures")
+
+
+def test_unreadable_images_are_named_after_the_others_are_done(run, photos, tmp_path):
+    (photos / "broken.png").write_bytes(b"no image at all")
+    with pytest.raises(UserError, match="broken.png"):
+        run("--input", photos, "--output", tmp_path / "pictures")
+    assert len(list((tmp_path / "pictures").iterdir())) == 3
+
+
+def test_no_input_is_overwritten(run, photos):
+    before = (photos / "one.png").read_bytes()
+    for output in (photos, photos / "one.png", f"{photos}/../{photos.name}/one.png"):
+        with pytest.raises(UserError, match="overwrite the input"):
+            run("--input", photos / "one.png", "--output", output)
+    assert (photos / "one.png").read_bytes() == before
+
+
+def test_no_video_is_overwritten_by_itself(run, video):
+    before = video.read_bytes()
+    for output in (video, video.parent):
+        with pytest.raises(UserError, match="overwrite the input"):
+            run("--video-input", video, "--output", output)
+    assert video.read_bytes() == before
+
+
+def test_several_images_do_not_fit_into_one_file(run, photos, tmp_path):
+    with pytest.raises(UserError, match="3 inputs"):
+        run("--input", photos, "--output", tmp_path / "result.png")
+
+
+def test_images_of_the_same_name_do_not_overwrite_one_another(run, photos, tmp_path):
+    (tmp_path / "more").mkdir()
+    Image.fromarray(half_bright()).save(tmp_path / "more" / "one.png")
+    with pytest.raises(UserError, match="2 inputs are called one.png"):
+        run("--input", photos / "one.png", tmp_path / "more", "--output", tmp_path / "pictures")
+
+
+def test_the_kind_of_output_must_be_one_that_can_be_written(run, photos, video, tmp_path):
+    with pytest.raises(UserError, match="cannot be written; use one of .jpg"):
+        run("--input", photos / "one.png", "--output", tmp_path / "result.psd")
+    with pytest.raises(UserError, match="cannot be written; use one of .mp4"):
+        run("--video-input", video, "--output", tmp_path / "result.gif")
+
+
+def test_missing_weights_are_explained(run, photos, tmp_path):
+    arguments = ("--input", photos / "one.png", "--output", tmp_path / "result.png")
+    with pytest.raises(UserError, match=r"--opts MODEL.WEIGHTS path/to/model_final.pth"):
+        run(*arguments, weights=None)
+    with pytest.raises(MissingFileError, match="nowhere.pth"):
+        run(*arguments, weights="nowhere.pth")
+
+
+def test_weights_of_another_model_are_refused(run, model_folder, photos, tmp_path):
+    torch.save({"model": {"other.weight": torch.zeros(2)}}, model_folder / "other.pth")
+    with pytest.raises(ValueError, match="other.weight"):
+        run("--input", photos, "--output", tmp_path / "pictures", weights="other.pth")
+
+
+def test_a_config_without_a_data_set_has_no_class_names(run, photos, tmp_path):
+    with pytest.raises(UserError, match="DATASETS.TEST is empty"):
+        run("--input", photos, "--output", tmp_path / "pictures", opts=("DATASETS.TEST", "()"))
+
+
+def test_what_is_no_video_is_named(run, photos, tmp_path):
+    with pytest.raises(UserError, match="notes.txt"):
+        run("--video-input", photos / "notes.txt", "--output", tmp_path / "pictures")
+    with pytest.raises(MissingFileError, match="missing.mp4"):
+        run("--video-input", photos / "missing.mp4", "--output", tmp_path / "pictures")
+
+
+def test_an_interrupted_video_leaves_nothing_behind(demo, run, video, tmp_path, monkeypatch):
+    def interrupted(self, frame):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo.SemSegPredictor, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("--video-input", video, "--output", tmp_path / "new" / "result.mp4")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_images_are_shown_in_a_window_until_escape(demo, run, photos, monkeypatch):
+    shown = []
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(demo, "show", lambda picture, wait_ms: shown.append(picture) or 27)
+    run("--input", photos)
+    assert len(shown) == 1 and shown[0].shape[0] == 480
+
+
+def test_frames_have_one_size_and_a_fixed_legend(demo, model_folder):
+    opts = ["MODEL.WEIGHTS", str(model_folder / "model.pth")]
+    predictor = demo.SemSegPredictor(setup_config(str(model_folder / "config.yaml"), opts))
+    dark, bright = np.zeros((200, 400, 3), np.uint8), np.full((200, 400, 3), 220, np.uint8)
+    first, second = demo.draw_frames([dark, bright], predictor)
+    assert first.shape == second.shape and first.shape[1] > 400
+    np.testing.assert_array_equal(first[:, 400:], second[:, 400:])

@@ -1,0 +1,176 @@
+"""The meta-architectures, around this project's heads and Detectron2's."""
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model
+
+from d2_ctxseg.classifiers import ContextAwareClassifier, LinearClassifier
+from d2_ctxseg.errors import UserError
+from d2_ctxseg.modeling import SemanticSegmentorWithTTA
+
+LOSSES = {
+    "LinearSegmentor": {"loss_sem_seg"},
+    "ContextAwareSegmentor": {"loss_sem_seg", "loss_vanilla", "loss_oracle", "loss_kl"},
+}
+CLASSIFIERS = {
+    "LinearSegmentor": LinearClassifier,
+    "ContextAwareSegmentor": ContextAwareClassifier,
+}
+
+
+def batch(*sizes, num_classes=5):
+    return [
+        {
+            "image": torch.randint(0, 255, (3, *size), dtype=torch.uint8),
+            "sem_seg": torch.randint(0, num_classes, size),
+        }
+        for size in sizes
+    ]
+
+
+@pytest.mark.parametrize("meta_architecture", LOSSES)
+class TestSegmentor:
+    @pytest.fixture
+    def cfg(self, tiny_config, meta_architecture):
+        tiny_config.MODEL.META_ARCHITECTURE = meta_architecture
+        return tiny_config
+
+    def test_losses_reach_every_parameter(self, cfg, meta_architecture):
+        cfg.MODEL.AUXILIARY_HEAD.ENABLED = True
+        model = build_model(cfg)
+        losses = model(batch((64, 96), (64, 96)))
+        assert set(losses) == LOSSES[meta_architecture] | {"loss_auxiliary"}
+        sum(losses.values()).backward()
+        assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+    def test_classifier_starts_from_the_heads_predictor(self, cfg, meta_architecture):
+        model = build_model(cfg)
+        assert type(model.classifier) is CLASSIFIERS[meta_architecture]
+        assert isinstance(model.sem_seg_head.predictor, torch.nn.Identity)
+        assert model.classifier.predictor.out_channels == 5
+
+    def test_predictions_have_the_size_asked_for(self, cfg):
+        model = build_model(cfg).eval()
+        first, second = batch((50, 70), (64, 33))
+        with torch.no_grad():
+            outputs = model([{**first, "height": 100, "width": 140}, second])
+        sizes = [tuple(output["sem_seg"].shape) for output in outputs]
+        assert sizes == [(5, 100, 140), (5, 64, 33)]
+
+    def test_padding_of_smaller_images_takes_no_part_in_the_losses(self, cfg):
+        """A batch padded by the model gives the losses of one that was padded with ignore."""
+        cfg.MODEL.CLASSIFIER.DROPOUT = 0.0
+        model = build_model(cfg)
+        model.sem_seg_head.decoder.dropout.p = 0.0
+        small, large = batch((40, 64), (64, 64))
+        mean = model.pixel_mean.view(3, 1, 1)
+        image = mean.expand(3, 64, 64).clone()
+        image[:, :40] = small["image"]
+        labels = torch.full((64, 64), 255)
+        labels[:40] = small["sem_seg"]
+        losses = model([small, large])
+        expected = model([{"image": image, "sem_seg": labels}, large])
+        for name, loss in losses.items():
+            torch.testing.assert_close(loss, expected[name])
+
+    def test_loss_weight_of_the_head_counts(self, cfg):
+        cfg.MODEL.SEM_SEG_HEAD.LOSS_WEIGHT = 0.5
+        torch.manual_seed(3)
+        half = build_model(cfg)
+        cfg.MODEL.SEM_SEG_HEAD.LOSS_WEIGHT = 1.0
+        torch.manual_seed(3)
+        whole = build_model(cfg)
+        inputs = batch((64, 64))
+        torch.manual_seed(5)
+        half_losses = half(inputs)
+        torch.manual_seed(5)
+        for name, loss in whole(inputs).items():
+            torch.testing.assert_close(half_losses[name], 0.5 * loss)
+
+
+class TestDetectron2Heads:
+    def test_sem_seg_fpn_head_is_wrapped(self, tiny_config):
+        head = tiny_config.MODEL.SEM_SEG_HEAD
+        head.NAME = "SemSegFPNHead"
+        head.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+        head.CONVS_DIM = 32
+        model = build_model(tiny_config)
+        assert model.classifier.in_channels == 32
+        losses = model(batch((64, 96), (64, 96)))
+        assert set(losses) == LOSSES["ContextAwareSegmentor"]
+        assert model.eval()(batch((64, 96)))[0]["sem_seg"].shape == (5, 64, 96)
+
+    def test_linear_segmentor_predicts_what_detectron2s_own_segmentor_does(self, tiny_config):
+        head = tiny_config.MODEL.SEM_SEG_HEAD
+        head.NAME = "SemSegFPNHead"
+        head.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+        head.CONVS_DIM = 32
+        tiny_config.MODEL.META_ARCHITECTURE = "LinearSegmentor"
+        ours = build_model(tiny_config).eval()
+        tiny_config.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
+        theirs = build_model(tiny_config).eval()
+        theirs.load_state_dict(
+            {
+                key.replace("classifier.predictor", "sem_seg_head.predictor"): value
+                for key, value in ours.state_dict().items()
+            }
+        )
+        inputs = batch((64, 96))
+        with torch.no_grad():
+            torch.testing.assert_close(ours(inputs)[0]["sem_seg"], theirs(inputs)[0]["sem_seg"])
+
+
+class TestAuxiliaryHead:
+    def test_unknown_feature_map_is_answered_with_those_there_are(self, tiny_config):
+        tiny_config.MODEL.AUXILIARY_HEAD.ENABLED = True
+        tiny_config.MODEL.AUXILIARY_HEAD.IN_FEATURE = "res6"
+        with pytest.raises(UserError, match="no 'res6'; it has res0, res1"):
+            build_model(tiny_config)
+
+
+class PositionModel(torch.nn.Module):
+    """Scores depend on the pixel's colour only, so that augmentation must be undone exactly."""
+
+    def forward(self, batched_inputs):
+        outputs = []
+        for inputs in batched_inputs:
+            size = (inputs["height"], inputs["width"])
+            scores = torch.nn.functional.interpolate(inputs["image"][None].float(), size)[0]
+            outputs.append({"sem_seg": scores})
+        return outputs
+
+
+class TestTestTimeAugmentation:
+    image = torch.arange(3 * 4 * 6, dtype=torch.uint8).reshape(3, 4, 6)
+
+    def test_probabilities_sum_to_one_at_the_size_asked_for(self):
+        model = SemanticSegmentorWithTTA(PositionModel(), (0.5, 1.0, 1.5), flip=True)
+        output = model([{"image": self.image, "height": 8, "width": 12}])[0]["sem_seg"]
+        assert output.shape == (3, 8, 12)
+        torch.testing.assert_close(output.sum(0), torch.ones(8, 12))
+
+    def test_one_scale_is_the_softmax_of_the_model(self):
+        model = SemanticSegmentorWithTTA(PositionModel(), (1.0,), flip=False)
+        output = model([{"image": self.image}])[0]["sem_seg"]
+        torch.testing.assert_close(output, self.image.float().softmax(0))
+
+    def test_mirrored_predictions_are_mirrored_back(self):
+        flipped = SemanticSegmentorWithTTA(PositionModel(), (1.0,), flip=True)
+        output = flipped([{"image": self.image}])[0]["sem_seg"]
+        torch.testing.assert_close(output, self.image.float().softmax(0))
+
+    def test_models_of_this_project_run(self, tiny_config):
+        model = build_model(tiny_config).eval()
+        output = SemanticSegmentorWithTTA(model, (0.5, 1.0))(batch((40, 56)))[0]["sem_seg"]
+        torch.testing.assert_close(output.sum(0), torch.ones(40, 56))
+
+    @pytest.mark.parametrize("ratios", [(), (0.0, 1.0)])
+    def test_scales_must_be_positive(self, ratios):
+        with pytest.raises(UserError, match="TEST.AUG.RATIOS"):
+            SemanticSegmentorWithTTA(PositionModel(), ratios)
+
+
+def test_backbones_of_detectron2_say_their_shape_as_ours_do(tiny_config):
+    shape = build_model(tiny_config).backbone.output_shape()
+    assert all(isinstance(item, ShapeSpec) for item in shape.values())
