@@ -13,7 +13,7 @@ import os
 from d2_ctxseg.checkpoint import load_weights
 from d2_ctxseg.data import generate_missing
 from d2_ctxseg.engine import Trainer, launch_or_join, refuse_used_folder, setup_config
-from d2_ctxseg.errors import exit_on_user_error
+from d2_ctxseg.errors import run_command
 from d2_ctxseg.evaluation import by_dataset, merge_tasks
 from d2_ctxseg.files import write_json
 from d2_ctxseg.runtime import describe_runtime
@@ -54,5 +54,4 @@ def main(args):
 
 if __name__ == "__main__":
     arguments = default_argument_parser(epilog=__doc__).parse_args()
-    with exit_on_user_error():
-        launch_or_join(main, arguments)
+    run_command(lambda: launch_or_join(main, arguments))

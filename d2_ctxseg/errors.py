@@ -22,11 +22,16 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 @contextmanager
 def exit_on_user_error():
-    """Ends the program with the message alone, without a traceback, on a UserError."""
+    """Ends the program with the message alone, without a traceback, on a UserError.
+
+    Exit codes as usual: 1 for an error, 130 for Ctrl-C.
+    """
     try:
         yield
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def run_command(main: Callable[[], None]) -> None:

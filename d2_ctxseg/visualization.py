@@ -74,10 +74,12 @@ def draw_comparison(image_rgb, truth, prediction, metadata, alpha: float = 0.6):
         caption = f"prediction ({accuracy:.1%} of pixels right)".replace("%", " %")
 
     image, truth, prediction = _enlarged(image, truth, prediction)
+    # On grey, so that a class has the legend's colour whatever the colour of the object.
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     panels = {
         "image": image,
-        "truth": _overlay(image, truth, metadata, alpha, hatch_ignored=True).get_image(),
-        caption: _overlay(image, prediction, metadata, alpha).get_image(),
+        "truth": _overlay(grey, truth, metadata, alpha, hatch_ignored=True).get_image(),
+        caption: _overlay(grey, prediction, metadata, alpha).get_image(),
     }
     row = _side_by_side(panels)
     present = np.union1d(truth, prediction)

@@ -1,7 +1,10 @@
 """Makes small folder data sets for the tests: images, labels and the YAML that describes them."""
 
 import itertools
+import runpy
+import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import yaml
@@ -53,3 +56,19 @@ def write_pairs(folder: Path, names, size=(12, 16), seed=0) -> list[np.ndarray]:
         write_image(folder / f"labels/{name}.png", label)
         labels.append(label)
     return labels
+
+
+def run_script(path: Path, *arguments) -> int:
+    """Run a script as a program in this process (importing takes long); gives its exit code.
+
+    A message that the program ends with is printed to stderr, as Python would do.
+    """
+    with mock.patch.object(sys, "argv", [str(path), *map(str, arguments)]):
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as end:
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+                return 1
+            return end.code or 0
+    return 0

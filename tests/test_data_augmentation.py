@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2_ctxseg.data import PadToSize, PhotometricDistortion, ResizeRatioRange
@@ -52,6 +52,7 @@ class TestResizeRatioRange:
         assert {choice.get_transform(image).new_w for _ in range(60)} == {10, 20}
         assert {between.get_transform(image).new_w for _ in range(400)} == set(range(10, 21))
 
+    @settings(deadline=None)
     @given(height=sizes, width=sizes)
     def test_image_and_label_keep_one_size_and_the_label_its_values(self, height, width):
         inputs = T.AugInput(
@@ -71,6 +72,7 @@ class TestResizeRatioRange:
 
 
 class TestPadToSize:
+    @settings(deadline=None)
     @given(height=sizes, width=sizes, to_height=sizes, to_width=sizes)
     def test_keeps_the_content_and_fills_right_and_bottom(self, height, width, to_height, to_width):
         image = random_image(height, width)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 from data_folders import write_yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2_ctxseg.data import DatasetError, generate_palette, read_folder_dataset
@@ -109,6 +109,7 @@ def test_a_missing_description_is_named(tmp_path):
         read_folder_dataset(tmp_path / "nowhere.yaml")
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300))
 def test_generated_colours_differ_and_do_not_depend_on_their_number(number):
     palette = generate_palette(number)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from data_folders import write_image
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -90,6 +90,7 @@ def test_negative_values_are_unknown_to_every_map(tmp_path):
         read_label(path, {0: 0})
 
 
+@settings(deadline=None)
 @given(
     label_map=st.dictionaries(st.integers(0, 65535), st.integers(0, 65535), min_size=1),
     data=st.data(),

@@ -1,14 +1,16 @@
 """Starts the workers: Detectron2's launch, or those that torchrun has started already."""
 
 import os
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 
 import torch
 from detectron2.engine import launch
 from detectron2.utils import comm
+from torch.multiprocessing import ProcessExitedException
 
-from ..errors import UserError
+from ..errors import UserError, exit_on_user_error
 
 TIMEOUT = timedelta(minutes=30)
 
@@ -25,19 +27,27 @@ def launch_or_join(main: Callable, args) -> None:
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _join_torchrun()
-        main(args)
+        _main_of_worker(main, args)
         return
     num_gpus = torch.cuda.device_count()
     if num_gpus and args.num_gpus > num_gpus:
         raise UserError(f"--num-gpus {args.num_gpus}: this machine has {num_gpus}.")
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    try:
+        launch(
+            _main_of_worker,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(main, args),
+        )
+    except ProcessExitedException as error:
+        sys.exit(error.exit_code)  # the worker has said why
+
+
+def _main_of_worker(main: Callable, args) -> None:
+    with exit_on_user_error():
+        main(args)
 
 
 def _join_torchrun() -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+from fvcore.common.registry import Registry
 
 from ..config import add_ctxseg_config
 from ..data import register_folder_datasets
@@ -39,6 +42,7 @@ def setup_config(config_file: str, opts: list[str], *, for_inference: bool = Fal
     if for_inference:
         cfg.MODEL.ENCODER.WEIGHTS = ""
     register_folder_datasets(cfg.DATASETS.FOLDERS)
+    _check_names(cfg)
     cfg.freeze()
     return cfg
 
@@ -75,6 +79,26 @@ def _merge(cfg: CfgNode, config_file: str, opts: list[str]) -> None:
             merge(argument)
         except (KeyError, AssertionError, ValueError) as error:
             raise UserError(_explain(error, source, known)) from error
+
+
+def _check_names(cfg: CfgNode) -> None:
+    """Answer a name that nothing is registered under with the nearest that there is."""
+    datasets = DatasetCatalog.list()
+    checks = [
+        ("MODEL.META_ARCHITECTURE", [cfg.MODEL.META_ARCHITECTURE], _names(META_ARCH_REGISTRY)),
+        ("MODEL.BACKBONE.NAME", [cfg.MODEL.BACKBONE.NAME], _names(BACKBONE_REGISTRY)),
+        ("MODEL.SEM_SEG_HEAD.NAME", [cfg.MODEL.SEM_SEG_HEAD.NAME], _names(SEM_SEG_HEADS_REGISTRY)),
+        ("DATASETS.TRAIN", cfg.DATASETS.TRAIN, datasets),
+        ("DATASETS.TEST", cfg.DATASETS.TEST, datasets),
+    ]
+    for key, names, known in checks:
+        for name in names:
+            if name not in known:
+                raise UserError(f"{key}: nothing is registered as '{name}'.{suggest(name, known)}")
+
+
+def _names(registry: Registry) -> list[str]:
+    return [name for name, _ in registry]
 
 
 def _explain(error: Exception, source: str, known: list[str]) -> str:

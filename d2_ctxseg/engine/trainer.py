@@ -27,6 +27,7 @@ from torch import nn
 
 from ..checkpoint import Checkpointer
 from ..data import SemanticSegmentorMapper
+from ..errors import UserError
 from ..evaluation import SegmentationEvaluator
 from ..evaluation.evaluator import label_loader
 from ..modeling import SemanticSegmentorWithTTA
@@ -65,8 +66,19 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def train(self) -> OrderedDict | None:
-        """Train up to SOLVER.MAX_ITER; the last evaluation's results on the main process."""
-        super().train()
+        """Train up to SOLVER.MAX_ITER; the last evaluation's results on the main process.
+
+        Raises:
+            UserError: the loss became infinite or NaN; the message names the iteration.
+        """
+        try:
+            super().train()
+        except FloatingPointError as error:
+            raise UserError(
+                f"Training stopped. {error}\nCommon causes: a learning rate (SOLVER.BASE_LR) that "
+                "is too high, no warm-up, half precision. SOLVER.CLIP_GRADIENTS may help; the "
+                "checkpoints written before are in OUTPUT_DIR."
+            ) from error
         return getattr(self, "_last_eval_results", None)
 
     def build_hooks(self) -> list[hooks.HookBase]:

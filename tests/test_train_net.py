@@ -1,0 +1,206 @@
+"""train_net.py as a user runs it: train, evaluate, resume, and mistakes on the command line."""
+
+import json
+import os
+import runpy
+import signal
+import sys
+
+import pytest
+import torch
+
+from d2_ctxseg.engine import Trainer, setup_config
+from d2_ctxseg.errors import UserError
+from detectron2.engine import CallbackHook
+from detectron2.utils.env import seed_all_rng
+from train_net_runs import (  # noqa: F401  (fixtures)
+    ROOT,
+    context_shapes_root,
+    run_train_net,
+    start_train_net,
+    tiny_run,
+)
+
+# The total loss in each iteration of `tiny_run`, recorded on Detectron2 (commit 02b5c4e).
+LOSSES_ON_DETECTRON2 = [7.639633655548096, 7.426099896430969, 10.499757528305054, 7.26871395111084]
+
+
+def train(*arguments):
+    """Run train_net.py in this process."""
+    before = sys.argv
+    sys.argv = ["train_net.py", *map(str, arguments)]
+    try:
+        runpy.run_path(str(ROOT / "train_net.py"), run_name="__main__")
+    finally:
+        sys.argv = before
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def evaluation(folder):
+    return json.loads((folder / "evaluation.json").read_text())["datasets"]
+
+
+class TestTraining:
+    def test_leaves_what_a_user_needs(self, tiny_run, tmp_path):  # noqa: F811
+        train("--config-file", tiny_run, "TEST.AUG.ENABLED", "True")
+        output = tmp_path / "output"
+        for name in ("config.yaml", "log.txt", "metrics.json", "last_checkpoint"):
+            assert (output / name).stat().st_size > 0
+        for name in ("model_0000001.pth", "model_best.pth", "model_final.pth"):
+            assert "model" in torch.load(output / name, weights_only=True)
+        assert list(output.glob("events.out.tfevents.*"))
+        assert sorted(p.name for p in (output / "overlays").iterdir()) == [
+            "0000002_0.png",
+            "0000004_0.png",
+        ]
+        results = evaluation(output)["context_shapes_sem_seg_val"]
+        assert set(results) == {"sem_seg", "sem_seg_TTA"}
+        for task in results.values():
+            assert 0 <= task["mIoU"] <= 100
+            assert "IoU-lamp_hue" in task
+        log = (output / "log.txt").read_text()
+        assert "sem_seg_TTA on context_shapes_sem_seg_val, per class" in log
+        assert "| lamp_hue" in log
+        assert "Running on the" in log
+
+    def test_same_seed_gives_the_losses_that_detectron2_gives(self, tiny_run):  # noqa: F811
+        cfg = setup_config(str(tiny_run), ["DATASETS.TEST", "()"])
+        seed_all_rng(cfg.SEED)
+        trainer = Trainer(cfg)
+        losses = []
+        record = CallbackHook(
+            after_step=lambda trainer: losses.append(trainer.storage.latest()["total_loss"][0])
+        )
+        trainer.register_hooks([record])
+        trainer.train()
+        assert losses == pytest.approx(LOSSES_ON_DETECTRON2, rel=1e-4)
+
+    def test_an_earlier_training_is_not_overwritten(self, tiny_run, tmp_path):  # noqa: F811
+        (tmp_path / "output").mkdir()
+        (tmp_path / "output" / "model_0000001.pth").write_bytes(b"precious")
+        with pytest.raises(SystemExit, match="earlier training.*--resume"):
+            train("--config-file", tiny_run)
+        assert (tmp_path / "output" / "model_0000001.pth").read_bytes() == b"precious"
+
+
+class TestEvaluation:
+    def test_eval_only_gives_what_training_gave(self, tiny_run, tmp_path):  # noqa: F811
+        train("--config-file", tiny_run)
+        trained = evaluation(tmp_path / "output")
+        weights = tmp_path / "output" / "model_final.pth"
+        other = tmp_path / "other"
+        arguments = ("MODEL.WEIGHTS", weights, "OUTPUT_DIR", other)
+        train("--config-file", tiny_run, "--eval-only", *arguments)
+        assert evaluation(other) == trained
+
+    def test_weights_of_another_model_are_refused(self, tiny_run, tmp_path):  # noqa: F811
+        torch.save({"model": {"weight": torch.ones(1)}}, tmp_path / "other.pth")
+        with pytest.raises(SystemExit, match="do not fit the model.*backbone.encoder.conv1.weight"):
+            train(
+                "--config-file", tiny_run, "--eval-only", "MODEL.WEIGHTS", tmp_path / "other.pth"
+            )
+
+
+class TestResume:
+    def test_continues_at_the_next_iteration(self, tiny_run, tmp_path):  # noqa: F811
+        output = tmp_path / "output"
+        train("--config-file", tiny_run, "DATASETS.TEST", "()")
+        whole = torch.load(output / "model_final.pth", weights_only=True)
+        (output / "model_final.pth").unlink()
+        (output / "last_checkpoint").write_text("model_0000001.pth")
+        train("--config-file", tiny_run, "--resume", "DATASETS.TEST", "()")
+        resumed = torch.load(output / "model_final.pth", weights_only=True)
+        assert resumed["iteration"] == whole["iteration"] == 3
+        # The schedule is part of the hooks' state, the optimizer of the inner trainer's.
+        assert resumed["trainer"]["hooks"] == whole["trainer"]["hooks"]
+        optimizer = resumed["trainer"]["_trainer"]["optimizer"]
+        assert {state["step"].item() for state in optimizer["state"].values()} == {4.0}
+        assert optimizer["param_groups"] == whole["trainer"]["_trainer"]["optimizer"]["param_groups"]
+        assert "Starting training from iteration 2" in (output / "log.txt").read_text()
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("num_processes", [1, 2])
+    def test_interrupted_training_goes_on(self, tiny_run, tmp_path, num_processes):  # noqa: F811
+        output = tmp_path / "output"
+        options = ["SOLVER.MAX_ITER", 400, "SOLVER.CHECKPOINT_PERIOD", 400, "TEST.EVAL_PERIOD", 0]
+        process = start_train_net(
+            "--config-file", tiny_run, "--num-gpus", num_processes, *options
+        )
+        for line in process.stdout:
+            if "iter: 19" in line:
+                break
+        else:
+            pytest.fail("training ended before its 20th iteration")
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
+        log = process.communicate(timeout=300)[0]
+        assert process.returncode == 130
+        assert "Interrupted after iteration" in log
+        assert "Traceback" not in log
+        name = (output / "last_checkpoint").read_text()
+        done = torch.load(output / name, weights_only=True)["iteration"]
+        assert 19 <= done < 399
+        code, log = run_train_net(
+            *("--config-file", tiny_run, "--resume", "--num-gpus", num_processes, *options[2:]),
+            *("SOLVER.MAX_ITER", done + 3),
+        )
+        assert code == 0, log
+        assert f"Starting training from iteration {done + 1}" in log
+
+
+@pytest.mark.slow
+class TestTwoProcesses:
+    def test_evaluation_equals_that_of_one_process(self, tiny_run, tmp_path):  # noqa: F811
+        train("--config-file", tiny_run)
+        single = evaluation(tmp_path / "output")
+        code, log = run_train_net(
+            *("--config-file", tiny_run, "--eval-only", "--num-gpus", 2, "MODEL.WEIGHTS"),
+            *(tmp_path / "output" / "model_final.pth", "OUTPUT_DIR", tmp_path / "two"),
+        )
+        assert code == 0, log
+        assert evaluation(tmp_path / "two") == single
+
+    def test_training(self, tiny_run, tmp_path):  # noqa: F811
+        code, log = run_train_net("--config-file", tiny_run, "--num-gpus", 2)
+        assert code == 0, log
+        assert "World size: 2" in log
+        assert [row["iteration"] for row in metrics(tmp_path / "output")][-1] == 3
+        assert (tmp_path / "output" / "evaluation.json").exists()
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["MODEL.ENCODR.NAME", "x"], "no config key 'MODEL.ENCODR.NAME'.*MODEL.ENCODER.NAME"),
+            (["MODEL.ENCODER.NAME", "resnet19"], "no encoder 'resnet19'.*Did you mean"),
+            (["SOLVER.OPTIMIZER", "ADAM"], "SOLVER.OPTIMIZER.*Did you mean 'ADAMW'"),
+            (["DATASETS.TRAIN", "('camvid_sem_seg_trian',)"], "camvid_sem_seg_train"),
+            (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER"),
+            (["MODEL.WEIGHTS"], "KEY VALUE"),
+            (["MODEL.META_ARCHITECTURE", "ContextAwareSegmenter"], "ContextAwareSegmentor"),
+        ],
+    )
+    def test_end_with_a_message_instead_of_a_traceback(self, tiny_run, options, message):  # noqa: F811
+        with pytest.raises(SystemExit, match=f"(?s)error: .*{message}"):
+            train("--config-file", tiny_run, *options)
+
+    def test_missing_config_file_is_named(self):
+        with pytest.raises(SystemExit, match="nowhere.yaml"):
+            train("--config-file", "nowhere.yaml")
+
+    def test_missing_data_root_names_path_and_variable(self, tiny_run, monkeypatch, tmp_path):  # noqa: F811
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
+        with pytest.raises(SystemExit, match="(?s)nowhere.*DETECTRON2_DATASETS"):
+            train("--config-file", tiny_run)
+
+    def test_nan_loss_stops_and_names_the_iteration(self, tiny_run, tmp_path):  # noqa: F811
+        with pytest.raises(SystemExit, match="NaN at iteration="):
+            train("--config-file", tiny_run, "MODEL.PIXEL_STD", "[0.0, 0.0, 0.0]")
+        assert not (tmp_path / "output" / "model_final.pth").exists()
+
+
+def test_user_errors_are_value_errors():
+    assert issubclass(UserError, ValueError)
