@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Train or evaluate a segmentor of this project.
 
-    python train_net.py --config-file configs/quickstart.yaml
-    python train_net.py --config-file CONFIG --num-gpus 8
-    python train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS output/model_final.pth
-    torchrun --nproc-per-node 8 train_net.py --config-file CONFIG
+python train_net.py --config-file configs/quickstart.yaml
+python train_net.py --config-file CONFIG --num-gpus 8
+python train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS output/model_final.pth
+torchrun --nproc-per-node 8 train_net.py --config-file CONFIG
 """
 
 import logging

@@ -5,10 +5,11 @@ import os
 import zipfile
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.utils.file_io import PathManager
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import PathManager
 
 from .errors import MissingFileError, UserError
 from .files import atomic_write
@@ -132,7 +133,9 @@ def load_weights(model: nn.Module, path: str) -> None:
     }
     if any(problems.values()):
         details = "; ".join(
-            f"{len(keys)} {problem}: {', '.join(keys)}" for problem, keys in problems.items() if keys
+            f"{len(keys)} {problem}: {', '.join(keys)}"
+            for problem, keys in problems.items()
+            if keys
         )
         raise UserError(f"The weights in '{path}' do not fit the model of this config. {details}")
     model.load_state_dict(state)

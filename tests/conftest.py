@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from train_net_runs import context_shapes_root, tiny_run  # noqa: F401  (fixtures)
+
 from d2_ctxseg import add_ctxseg_config  # importing it makes detectron2 importable
 from detectron2.config import get_cfg
 

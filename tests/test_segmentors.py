@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_model
 
 from d2_ctxseg.classifiers import ContextAwareClassifier, LinearClassifier
 from d2_ctxseg.errors import UserError
 from d2_ctxseg.modeling import SemanticSegmentorWithTTA
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model
 
 LOSSES = {
     "LinearSegmentor": {"loss_sem_seg"},

@@ -8,18 +8,12 @@ import sys
 
 import pytest
 import torch
+from train_net_runs import ROOT, run_train_net, start_train_net
 
 from d2_ctxseg.engine import Trainer, setup_config
 from d2_ctxseg.errors import UserError
 from detectron2.engine import CallbackHook
 from detectron2.utils.env import seed_all_rng
-from train_net_runs import (  # noqa: F401  (fixtures)
-    ROOT,
-    context_shapes_root,
-    run_train_net,
-    start_train_net,
-    tiny_run,
-)
 
 # The total loss in each iteration of `tiny_run`, recorded on Detectron2 (commit 02b5c4e).
 LOSSES_ON_DETECTRON2 = [7.639633655548096, 7.426099896430969, 10.499757528305054, 7.26871395111084]
@@ -44,7 +38,7 @@ def evaluation(folder):
 
 
 class TestTraining:
-    def test_leaves_what_a_user_needs(self, tiny_run, tmp_path):  # noqa: F811
+    def test_leaves_what_a_user_needs(self, tiny_run, tmp_path):
         train("--config-file", tiny_run, "TEST.AUG.ENABLED", "True")
         output = tmp_path / "output"
         for name in ("config.yaml", "log.txt", "metrics.json", "last_checkpoint"):
@@ -66,7 +60,7 @@ class TestTraining:
         assert "| lamp_hue" in log
         assert "Running on the" in log
 
-    def test_same_seed_gives_the_losses_that_detectron2_gives(self, tiny_run):  # noqa: F811
+    def test_same_seed_gives_the_losses_that_detectron2_gives(self, tiny_run):
         cfg = setup_config(str(tiny_run), ["DATASETS.TEST", "()"])
         seed_all_rng(cfg.SEED)
         trainer = Trainer(cfg)
@@ -78,7 +72,7 @@ class TestTraining:
         trainer.train()
         assert losses == pytest.approx(LOSSES_ON_DETECTRON2, rel=1e-4)
 
-    def test_an_earlier_training_is_not_overwritten(self, tiny_run, tmp_path):  # noqa: F811
+    def test_an_earlier_training_is_not_overwritten(self, tiny_run, tmp_path):
         (tmp_path / "output").mkdir()
         (tmp_path / "output" / "model_0000001.pth").write_bytes(b"precious")
         with pytest.raises(SystemExit, match="earlier training.*--resume"):
@@ -87,7 +81,7 @@ class TestTraining:
 
 
 class TestEvaluation:
-    def test_eval_only_gives_what_training_gave(self, tiny_run, tmp_path):  # noqa: F811
+    def test_eval_only_gives_what_training_gave(self, tiny_run, tmp_path):
         train("--config-file", tiny_run)
         trained = evaluation(tmp_path / "output")
         weights = tmp_path / "output" / "model_final.pth"
@@ -96,16 +90,14 @@ class TestEvaluation:
         train("--config-file", tiny_run, "--eval-only", *arguments)
         assert evaluation(other) == trained
 
-    def test_weights_of_another_model_are_refused(self, tiny_run, tmp_path):  # noqa: F811
+    def test_weights_of_another_model_are_refused(self, tiny_run, tmp_path):
         torch.save({"model": {"weight": torch.ones(1)}}, tmp_path / "other.pth")
         with pytest.raises(SystemExit, match="do not fit the model.*backbone.encoder.conv1.weight"):
-            train(
-                "--config-file", tiny_run, "--eval-only", "MODEL.WEIGHTS", tmp_path / "other.pth"
-            )
+            train("--config-file", tiny_run, "--eval-only", "MODEL.WEIGHTS", tmp_path / "other.pth")
 
 
 class TestResume:
-    def test_continues_at_the_next_iteration(self, tiny_run, tmp_path):  # noqa: F811
+    def test_continues_at_the_next_iteration(self, tiny_run, tmp_path):
         output = tmp_path / "output"
         train("--config-file", tiny_run, "DATASETS.TEST", "()")
         whole = torch.load(output / "model_final.pth", weights_only=True)
@@ -118,17 +110,17 @@ class TestResume:
         assert resumed["trainer"]["hooks"] == whole["trainer"]["hooks"]
         optimizer = resumed["trainer"]["_trainer"]["optimizer"]
         assert {state["step"].item() for state in optimizer["state"].values()} == {4.0}
-        assert optimizer["param_groups"] == whole["trainer"]["_trainer"]["optimizer"]["param_groups"]
+        assert (
+            optimizer["param_groups"] == whole["trainer"]["_trainer"]["optimizer"]["param_groups"]
+        )
         assert "Starting training from iteration 2" in (output / "log.txt").read_text()
 
     @pytest.mark.slow
     @pytest.mark.parametrize("num_processes", [1, 2])
-    def test_interrupted_training_goes_on(self, tiny_run, tmp_path, num_processes):  # noqa: F811
+    def test_interrupted_training_goes_on(self, tiny_run, tmp_path, num_processes):
         output = tmp_path / "output"
         options = ["SOLVER.MAX_ITER", 400, "SOLVER.CHECKPOINT_PERIOD", 400, "TEST.EVAL_PERIOD", 0]
-        process = start_train_net(
-            "--config-file", tiny_run, "--num-gpus", num_processes, *options
-        )
+        process = start_train_net("--config-file", tiny_run, "--num-gpus", num_processes, *options)
         for line in process.stdout:
             if "iter: 19" in line:
                 break
@@ -152,7 +144,7 @@ class TestResume:
 
 @pytest.mark.slow
 class TestTwoProcesses:
-    def test_evaluation_equals_that_of_one_process(self, tiny_run, tmp_path):  # noqa: F811
+    def test_evaluation_equals_that_of_one_process(self, tiny_run, tmp_path):
         train("--config-file", tiny_run)
         single = evaluation(tmp_path / "output")
         code, log = run_train_net(
@@ -162,7 +154,7 @@ class TestTwoProcesses:
         assert code == 0, log
         assert evaluation(tmp_path / "two") == single
 
-    def test_training(self, tiny_run, tmp_path):  # noqa: F811
+    def test_training(self, tiny_run, tmp_path):
         code, log = run_train_net("--config-file", tiny_run, "--num-gpus", 2)
         assert code == 0, log
         assert "World size: 2" in log
@@ -183,7 +175,7 @@ class TestMistakes:
             (["MODEL.META_ARCHITECTURE", "ContextAwareSegmenter"], "ContextAwareSegmentor"),
         ],
     )
-    def test_end_with_a_message_instead_of_a_traceback(self, tiny_run, options, message):  # noqa: F811
+    def test_end_with_a_message_instead_of_a_traceback(self, tiny_run, options, message):
         with pytest.raises(SystemExit, match=f"(?s)error: .*{message}"):
             train("--config-file", tiny_run, *options)
 
@@ -191,12 +183,12 @@ class TestMistakes:
         with pytest.raises(SystemExit, match="nowhere.yaml"):
             train("--config-file", "nowhere.yaml")
 
-    def test_missing_data_root_names_path_and_variable(self, tiny_run, monkeypatch, tmp_path):  # noqa: F811
+    def test_missing_data_root_names_path_and_variable(self, tiny_run, monkeypatch, tmp_path):
         monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
         with pytest.raises(SystemExit, match="(?s)nowhere.*DETECTRON2_DATASETS"):
             train("--config-file", tiny_run)
 
-    def test_nan_loss_stops_and_names_the_iteration(self, tiny_run, tmp_path):  # noqa: F811
+    def test_nan_loss_stops_and_names_the_iteration(self, tiny_run, tmp_path):
         with pytest.raises(SystemExit, match="NaN at iteration="):
             train("--config-file", tiny_run, "MODEL.PIXEL_STD", "[0.0, 0.0, 0.0]")
         assert not (tmp_path / "output" / "model_final.pth").exists()

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from d2_ctxseg.data import ContextShapesOptions, generate_context_shapes
 
 ROOT = Path(__file__).parent.parent

@@ -10,11 +10,12 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import torch
+from fvcore.common.checkpoint import Checkpointer
+
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import HookBase
 from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils import comm
-from fvcore.common.checkpoint import Checkpointer
 
 from ..files import atomic_write
 from ..visualization import draw_comparison

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import torch
+from torch.multiprocessing import ProcessExitedException
+
 from detectron2.engine import launch
 from detectron2.utils import comm
-from torch.multiprocessing import ProcessExitedException
 
 from ..errors import UserError, exit_on_user_error
 

@@ -1,9 +1,10 @@
 """Optimizers and their parameter groups."""
 
 import torch
+from torch import nn
+
 from detectron2.config import CfgNode
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
-from torch import nn
 
 from ..errors import UserError, suggest
 

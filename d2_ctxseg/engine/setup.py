@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 
 import torch
+from fvcore.common.registry import Registry
+
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
-from fvcore.common.registry import Registry
 
 from ..config import add_ctxseg_config
 from ..data import register_folder_datasets

@@ -7,6 +7,8 @@ from collections import OrderedDict
 from functools import partial
 
 import numpy as np
+from torch import nn
+
 from detectron2.data import (
     DatasetCatalog,
     MetadataCatalog,
@@ -23,7 +25,6 @@ from detectron2.engine import (
 )
 from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
-from torch import nn
 
 from ..checkpoint import Checkpointer
 from ..data import SemanticSegmentorMapper

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def label_loader(dataset_name: str) -> Callable[..., np.ndarray]:
-    """A function from a label file to class indices (H, W), as the data set describes its labels."""
+    """A function from a label file to class indices (H, W), as the data set describes it."""
     label_format = LabelFormat.from_metadata(MetadataCatalog.get(dataset_name))
     return partial(_load_label, label_format=label_format)
 

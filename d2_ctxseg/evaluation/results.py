@@ -23,7 +23,7 @@ def format_class_table(results: Mapping[str, float]) -> str:
 
 
 def by_dataset(results: Mapping, dataset_names: tuple[str, ...]) -> dict[str, dict]:
-    """``{dataset: {task: {metric: value}}}``, which DefaultTrainer.test shortens for one data set."""
+    """``{dataset: {task: {metric: value}}}``; DefaultTrainer.test shortens it for one data set."""
     return {dataset_names[0]: dict(results)} if len(dataset_names) == 1 else dict(results)
 
 

@@ -6,10 +6,11 @@ import os
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from torch import Tensor
+
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from torch import Tensor
 
 from ..checkpoint import read_state_dict
 from ..errors import MissingFileError, UserError, suggest
@@ -162,12 +163,15 @@ def _load_local_weights(encoder: torch.nn.Module, path: str) -> None:
     target = encoder.model if hasattr(encoder, "model") else encoder
     expected = target.state_dict()
     # Encoders of segmentation-models-pytorch return nothing from load_state_dict.
-    missing = [key for key in expected if key not in state or state[key].shape != expected[key].shape]
+    missing = [
+        key for key in expected if key not in state or state[key].shape != expected[key].shape
+    ]
     unexpected = [key for key in state if key not in expected]
     if missing:
         raise UserError(
             f"MODEL.ENCODER.WEIGHTS: '{path}' does not fit the encoder. "
-            f"Missing or of another shape: {', '.join(missing)}. Not used: {', '.join(unexpected) or 'none'}."
+            f"Missing or of another shape: {', '.join(missing)}. "
+            f"Not used: {', '.join(unexpected) or 'none'}."
         )
     target.load_state_dict({key: state[key] for key in expected})
     logging.getLogger(__name__).info(

@@ -1,9 +1,11 @@
-"""Meta-architectures: any backbone, any head with the contract, and a classifier of this project."""
+"""Meta-architectures: any backbone, any head with the contract, a classifier of this project."""
 
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from detectron2.config import configurable
 from detectron2.modeling import (
     META_ARCH_REGISTRY,
@@ -13,7 +15,6 @@ from detectron2.modeling import (
 )
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import ImageList
-from torch import Tensor, nn
 
 from ..classifiers import ContextAwareClassifier, LinearClassifier, PixelClassifier
 from ..errors import UserError, suggest

@@ -1,8 +1,9 @@
 """Multi-scale and flip testing around any Detectron2 semantic segmentor."""
 
 import torch
-from detectron2.data import transforms as T
 from torch import Tensor, nn
+
+from detectron2.data import transforms as T
 
 from ..errors import UserError
 

@@ -1,4 +1,4 @@
-"""The contract between a semantic segmentation head and the classifier that replaces its last layer.
+"""The contract between a sem-seg head and the classifier that replaces its last layer.
 
 Detectron2's own per-pixel heads (SemSegFPNHead, DeepLabV3Head, DeepLabV3PlusHead) keep it, and so
 does any head of a user's that has these members:
@@ -29,8 +29,8 @@ def take_predictor(head: nn.Module) -> nn.Conv2d:
     missing = [name for name in CONTRACT if not hasattr(head, name)]
     if missing:
         raise UserError(
-            f"{type(head).__name__} cannot be wrapped: it has no {', '.join(missing)}. A head needs "
-            "layers(features), predictor (a 1x1 convolution, the last step of layers), "
+            f"{type(head).__name__} cannot be wrapped: it has no {', '.join(missing)}. A head "
+            "needs layers(features), predictor (a 1x1 convolution, the last step of layers), "
             "common_stride and ignore_value; see docs/EXTENDING.md."
         )
     predictor = head.predictor

@@ -1,7 +1,8 @@
 """A fully convolutional head on one feature map."""
 
-from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
+
+from detectron2.layers import ShapeSpec
 
 from .base import SemSegHead
 

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from importlib import import_module
 
 import torch
+from segmentation_models_pytorch.base.initialization import initialize_decoder
+from torch import Tensor, nn
+
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
-from segmentation_models_pytorch.base.initialization import initialize_decoder
-from torch import Tensor, nn
 
 from ...errors import UserError, suggest
 from .base import SemSegHead
