@@ -14,8 +14,7 @@ from d2_ctxseg.checkpoint import load_weights
 from d2_ctxseg.data import generate_missing
 from d2_ctxseg.engine import Trainer, launch_or_join, refuse_used_folder, setup_config
 from d2_ctxseg.errors import run_command
-from d2_ctxseg.evaluation import by_dataset, merge_tasks
-from d2_ctxseg.files import write_json
+from d2_ctxseg.evaluation import add_to_results_file, by_dataset, merge_tasks
 from d2_ctxseg.runtime import describe_runtime
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
@@ -48,7 +47,7 @@ def main(args):
     if comm.is_main_process() and cfg.DATASETS.TEST:
         datasets = merge_tasks(*(by_dataset(r, cfg.DATASETS.TEST) for r in (results, results_tta)))
         path = os.path.join(cfg.OUTPUT_DIR, "evaluation.json")
-        write_json(path, {"weights": weights, "datasets": datasets})
+        add_to_results_file(path, weights, datasets)
         logger.info("Evaluation results are in %s", path)
 
 

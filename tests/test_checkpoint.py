@@ -1,5 +1,6 @@
 """Checkpoints are whole or not there, read safely, and fill the whole model."""
 
+import json
 import pickle
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 from d2_ctxseg.checkpoint import Checkpointer, load_weights, read_checkpoint
 from d2_ctxseg.errors import UserError
+from d2_ctxseg.evaluation import add_to_results_file
 from d2_ctxseg.files import atomic_write, write_json
 
 
@@ -111,3 +113,14 @@ class TestFiles:
         write_json(tmp_path / "a.json", {"a": [float("nan"), 1.5], "b": float("inf")})
         text = (tmp_path / "a.json").read_text()
         assert text == '{\n  "a": [\n    null,\n    1.5\n  ],\n  "b": null\n}\n'
+
+
+class TestResultsFile:
+    def test_results_of_other_weights_stay(self, tmp_path):
+        path = tmp_path / "run" / "evaluation.json"
+        add_to_results_file(path, "a.pth", {"val": {"sem_seg": {"mIoU": 1.0}}})
+        add_to_results_file(path, "b.pth", {"val": {"sem_seg": {"mIoU": float("nan")}}})
+        assert json.loads(path.read_text()) == {
+            "a.pth": {"val": {"sem_seg": {"mIoU": 1.0}}},
+            "b.pth": {"val": {"sem_seg": {"mIoU": None}}},
+        }

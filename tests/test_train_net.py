@@ -6,8 +6,11 @@ import runpy
 import signal
 import sys
 
+import numpy as np
 import pytest
 import torch
+import yaml
+from data_folders import write_image, write_yaml
 from train_net_runs import ROOT, run_train_net, start_train_net
 
 from d2_ctxseg.engine import Trainer, setup_config
@@ -34,7 +37,9 @@ def metrics(folder):
 
 
 def evaluation(folder):
-    return json.loads((folder / "evaluation.json").read_text())["datasets"]
+    """The results of the one checkpoint that was evaluated into ``folder``."""
+    (results,) = json.loads((folder / "evaluation.json").read_text()).values()
+    return results
 
 
 class TestTraining:
@@ -54,10 +59,10 @@ class TestTraining:
         assert set(results) == {"sem_seg", "sem_seg_TTA"}
         for task in results.values():
             assert 0 <= task["mIoU"] <= 100
-            assert "IoU-lamp_hue" in task
+            assert "IoU-amber" in task
         log = (output / "log.txt").read_text()
         assert "sem_seg_TTA on context_shapes_sem_seg_val, per class" in log
-        assert "| lamp_hue" in log
+        assert "| amber" in log
         assert "Running on the" in log
 
     def test_same_seed_gives_the_losses_that_detectron2_gives(self, tiny_run):
@@ -94,6 +99,28 @@ class TestEvaluation:
         torch.save({"model": {"weight": torch.ones(1)}}, tmp_path / "other.pth")
         with pytest.raises(SystemExit, match="do not fit the model.*backbone.encoder.conv1.weight"):
             train("--config-file", tiny_run, "--eval-only", "MODEL.WEIGHTS", tmp_path / "other.pth")
+
+
+class TestYourOwnFolder:
+    def test_trains_from_a_yaml_without_code(self, tiny_run, tmp_path):
+        description = write_yaml(
+            tmp_path / "mydata",
+            splits={split: {"images": "images", "labels": "labels"} for split in ("train", "val")},
+            ignore_label=9,
+        )
+        rng = np.random.default_rng(0)
+        for i in range(4):
+            image = rng.integers(0, 255, (40, 64, 3), dtype=np.uint8)
+            label = rng.choice(np.array([0, 1, 2, 9], np.uint8), (40, 64))
+            write_image(tmp_path / "mydata" / "images" / f"{i}.png", image)
+            write_image(tmp_path / "mydata" / "labels" / f"{i}.png", label, mode="P")
+        name = yaml.safe_load(description.read_text())["name"]
+        options = ["DATASETS.FOLDERS", [str(description)], "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 3]
+        options += ["DATASETS.TRAIN", [f"{name}_sem_seg_train"]]
+        options += ["DATASETS.TEST", [f"{name}_sem_seg_val"]]
+        train("--config-file", tiny_run, *options)
+        results = evaluation(tmp_path / "output")[f"{name}_sem_seg_val"]["sem_seg"]
+        assert {"IoU-road", "IoU-tree", "IoU-car"} <= set(results)
 
 
 class TestResume:
@@ -170,6 +197,7 @@ class TestMistakes:
             (["MODEL.ENCODER.NAME", "resnet19"], "no encoder 'resnet19'.*Did you mean"),
             (["SOLVER.OPTIMIZER", "ADAM"], "SOLVER.OPTIMIZER.*Did you mean 'ADAMW'"),
             (["DATASETS.TRAIN", "('camvid_sem_seg_trian',)"], "camvid_sem_seg_train"),
+            (["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "7"], "has 6 classes. Set it to 6"),
             (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER"),
             (["MODEL.WEIGHTS"], "KEY VALUE"),
             (["MODEL.META_ARCHITECTURE", "ContextAwareSegmenter"], "ContextAwareSegmentor"),

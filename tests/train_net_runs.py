@@ -11,15 +11,35 @@ from d2_ctxseg.data import ContextShapesOptions, generate_context_shapes
 
 ROOT = Path(__file__).parent.parent
 TINY_RUN = """
-_BASE_: "{root}/configs/quickstart.yaml"
-DATASETS: {{GENERATE_MISSING: False}}
+_BASE_: "{root}/configs/Base-Segmentor.yaml"
 DATALOADER: {{NUM_WORKERS: 0}}
-INPUT: {{CROP: {{SIZE: [64, 64]}}}}
+DATASETS:
+  TRAIN: ["context_shapes_sem_seg_train"]
+  TEST: ["context_shapes_sem_seg_val"]
+INPUT:
+  MIN_SIZE_TRAIN: [96]
+  MAX_SIZE_TRAIN: 512
+  RATIO_RANGE: [0.75, 1.5]
+  MIN_SIZE_TEST: 0
+  COLOR_AUG_SSD: False
+  CROP: {{SIZE: [64, 64]}}
 MODEL:
+  ENCODER: {{NAME: "resnet18", WEIGHTS: ""}}
   SEM_SEG_HEAD:
-    DECODER: {{OPTIONS: ["pyramid_channels", 32, "segmentation_channels", 32]}}
-SOLVER: {{IMS_PER_BATCH: 4, MAX_ITER: 4, CHECKPOINT_PERIOD: 2}}
-TEST: {{EVAL_PERIOD: 2, NUM_OVERLAYS: 1, AUG: {{ENABLED: False, RATIOS: [1.0, 1.25]}}}}
+    NUM_CLASSES: 6
+    DECODER:
+      NAME: "FPN"
+      OPTIONS: ["pyramid_channels", 32, "segmentation_channels", 32]
+SOLVER:
+  OPTIMIZER: "ADAMW"
+  BASE_LR: 0.001
+  WEIGHT_DECAY: 0.01
+  WEIGHT_DECAY_NORM: 0.0
+  WARMUP_ITERS: 20
+  IMS_PER_BATCH: 4
+  MAX_ITER: 4
+  CHECKPOINT_PERIOD: 2
+TEST: {{EVAL_PERIOD: 2, NUM_OVERLAYS: 1, AUG: {{RATIOS: [1.0, 1.25]}}}}
 SEED: 7
 OUTPUT_DIR: "{output}"
 """

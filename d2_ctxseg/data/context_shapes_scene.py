@@ -1,10 +1,9 @@
 """How a scene of ContextShapes is drawn.
 
-A dark room holds a coloured lamp and flat objects. There are five hues on a wheel, and the class
-of an object is its hue *relative to the lamp's*: the lamp's own hue is class 1, the next hue on
-the wheel class 2, and so on; the room is class 0. So the same colour is another class under
-another lamp, outlines say nothing, and the pixels around an object far from the lamp say nothing
-either: the lamp has to be seen.
+A grey room holds a coloured lamp and flat objects in five paints. The class of an object is its
+paint; what the camera sees is paint times light, and paints and lights have the same five colours:
+an amber object under a white lamp looks like a white object under an amber lamp. So a pixel's
+colour alone leaves the class open, and outlines say nothing: the light on the room has to be seen.
 
 Everything is integer arithmetic, so that the pixels are the same on every machine.
 """
@@ -13,20 +12,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NUM_HUES = 5
-_CLASSES = range(1 + NUM_HUES)
+# Colours of both the paints (classes 1 to 5) and the lamps: white, amber, rose, green, blue.
+# As 256ths of the light that they let through.
+COLORS = np.array(
+    [(250, 250, 250), (256, 180, 70), (256, 96, 110), (100, 226, 110), (96, 140, 256)],
+    dtype=np.int64,
+)
+_CLASSES = range(1 + len(COLORS))
 
 # Scenes are drawn at twice their size and averaged down, which smooths the outlines.
 _SUPERSAMPLING = 2
 
-_HUES = np.array(
-    [(226, 70, 64), (238, 178, 52), (84, 182, 92), (62, 138, 222), (164, 96, 208)], dtype=np.int64
-)
-_ROOM = np.array([(58, 62, 74), (66, 60, 66), (54, 64, 68), (64, 64, 64)], dtype=np.int64)
+_ROOM = np.array([(150, 150, 150), (164, 156, 150), (150, 158, 160), (136, 136, 140)])
 
 # cos(i * 22.5 degrees) * 4096: written down, because libraries' cosines differ in the last bit.
 _COSINES = (4096, 3784, 2896, 1567, 0, -1567, -2896, -3784)
 _COSINES += tuple(-value for value in _COSINES)
+
+# What reaches the corners of the room, as 256ths of the light at the lamp.
+_AMBIENT_LIGHT = 130
 
 _CORNER_UNIT = 64 * 4096
 
@@ -47,8 +51,8 @@ class Scene:
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        label: (H, W) uint8, 0 for the room, 1 + steps on the wheel from the lamp for objects.
-        lamp: index of the lamp's hue.
+        label: (H, W) uint8, 0 for the room, 1 + index in ``COLORS`` for objects.
+        lamp: index of the lamp's colour in ``COLORS``.
     """
 
     image: np.ndarray
@@ -61,7 +65,7 @@ def draw_scene(rng: np.random.RandomState, height: int, width: int) -> Scene:
     size = np.array([height, width], dtype=np.int64) * _SUPERSAMPLING
     rows = np.arange(size[0], dtype=np.int64)[:, None]
     columns = np.arange(size[1], dtype=np.int64)[None, :]
-    lamp = _integer(rng, 0, NUM_HUES)
+    lamp = _integer(rng, 0, len(COLORS))
     lamp_at = np.array(
         [
             _integer(rng, size[0] // 8, size[0] * 7 // 8 + 1),
@@ -72,35 +76,34 @@ def draw_scene(rng: np.random.RandomState, height: int, width: int) -> Scene:
     bulb = int(size.min()) * 7 // 100
 
     distance2 = (rows - lamp_at[0]) ** 2 + (columns - lamp_at[1]) ** 2
-    # 256 at the lamp, 0 from the reach on.
-    light = np.maximum(256 - distance2 * 256 // reach**2, 0)
-    image = _room(rng, size, light, lamp)
+    glow = np.maximum(256 - distance2 * 256 // reach**2, 0)
+    image = _room(rng, size, glow) * COLORS[lamp] >> 8
     classes = np.zeros(size, dtype=np.int64)
     for _ in range(_integer(rng, 6, 12)):
-        _draw_object(rng, image, classes, lamp, lamp_at, bulb)
+        _draw_object(rng, image, classes, COLORS[lamp], lamp_at, bulb)
     _draw_lamp(image, classes, distance2, bulb, lamp)
     image += _integers(rng, -3, 4, tuple(size))[..., None]
     return Scene(_average(np.clip(image, 0, 255)), _majority(classes), lamp)
 
 
-def _room(rng, size, light: np.ndarray, lamp: int) -> np.ndarray:
-    """The empty room: its own colour, a coarse weave, and the lamp's glow. (H, W, 3) int64."""
+def _room(rng, size, glow: np.ndarray) -> np.ndarray:
+    """The empty room in white light: its grey, a coarse weave, brightness. (H, W, 3) int64."""
     color = _ROOM[_integer(rng, 0, len(_ROOM))] + _integer(rng, -10, 11)
     rows = np.arange(size[0])[:, None]
     columns = np.arange(size[1])[None, :]
     period = 2 * _integer(rng, 4, 9)
-    weave = ((rows // period + columns // period) % 2) * 8 - 4
-    room = color[None, None, :] + weave[..., None]
-    return room + ((_HUES[lamp] - room) * (light * 200 >> 8)[..., None] >> 8)
+    weave = ((rows // period + columns // period) % 2) * 10 - 5
+    brightness = _AMBIENT_LIGHT + (glow * (256 - _AMBIENT_LIGHT) >> 8)
+    return (color[None, None, :] + weave[..., None]) * brightness[..., None] >> 8
 
 
-def _draw_object(rng, image, classes, lamp: int, lamp_at, bulb: int) -> None:
-    """Put one object, with its shadow, somewhere away from the lamp."""
+def _draw_object(rng, image, classes, light, lamp_at, bulb: int) -> None:
+    """Put one object, with its shadow, somewhere away from the lamp, in ``light`` (3,)."""
     size = np.array(classes.shape)
     radius = int(size.min()) * _integer(rng, 12, 24) // 100
     outline = _OUTLINES[_integer(rng, 0, len(_OUTLINES))]
     turn = _integer(rng, 0, len(_COSINES))
-    steps = _integer(rng, 0, NUM_HUES)
+    paint = _integer(rng, 0, len(COLORS))
     tone = _integer(rng, 216, 281)
     center = np.array([_integer(rng, 0, size[0]), _integer(rng, 0, size[1])])
     if ((center - lamp_at) ** 2).sum() < (radius + 2 * bulb) ** 2:
@@ -119,16 +122,16 @@ def _draw_object(rng, image, classes, lamp: int, lamp_at, bulb: int) -> None:
     rim = inside & ~_inside(outline, y, x, radius * 84 // 100, turn)
     # Lighter at the top than at the bottom, with a darker rim.
     shade = tone - y * 40 // radius - 48 * rim
-    color = _HUES[(lamp + steps) % NUM_HUES] * shade[..., None] >> 8
+    color = (COLORS[paint] * light >> 8) * shade[..., None] >> 8
     pixels[inside] = color[inside]
-    labels[inside] = 1 + steps
+    labels[inside] = 1 + paint
 
 
 def _draw_lamp(image, classes, distance2, bulb: int, lamp: int) -> None:
-    """The bulb itself: a bright disc in a ring of the lamp's hue; part of the room."""
-    image[distance2 <= bulb**2] = _HUES[lamp]
+    """The bulb itself: a bright disc in a ring of the lamp's colour; part of the room."""
+    image[distance2 <= bulb**2] = COLORS[lamp]
     core = distance2 <= (bulb * 60 // 100) ** 2
-    image[core] = (_HUES[lamp] + 3 * 255) // 4
+    image[core] = (COLORS[lamp] + 3 * 255) // 4
     classes[distance2 <= bulb**2] = 0
 
 

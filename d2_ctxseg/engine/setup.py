@@ -8,7 +8,7 @@ import torch
 from fvcore.common.registry import Registry
 
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
 from ..config import add_ctxseg_config
@@ -32,7 +32,8 @@ def setup_config(config_file: str, opts: list[str], *, for_inference: bool = Fal
 
     Raises:
         MissingFileError: no such config file.
-        UserError: unknown key (names the nearest), or a value of the wrong type.
+        UserError: unknown key or name (the message names the nearest), a value of the wrong type,
+            or a number of classes that is not the data set's.
     """
     cfg = get_cfg()
     add_ctxseg_config(cfg)
@@ -40,10 +41,14 @@ def setup_config(config_file: str, opts: list[str], *, for_inference: bool = Fal
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
         logger.warning("No GPU is present: MODEL.DEVICE is set to 'cpu'.")
+    if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
+        cfg.SOLVER.AMP.ENABLED = False
+        logger.warning("Mixed precision needs a GPU: SOLVER.AMP.ENABLED is set to False.")
     if for_inference:
         cfg.MODEL.ENCODER.WEIGHTS = ""
     register_folder_datasets(cfg.DATASETS.FOLDERS)
     _check_names(cfg)
+    _check_num_classes(cfg)
     cfg.freeze()
     return cfg
 
@@ -96,6 +101,17 @@ def _check_names(cfg: CfgNode) -> None:
         for name in names:
             if name not in known:
                 raise UserError(f"{key}: nothing is registered as '{name}'.{suggest(name, known)}")
+
+
+def _check_num_classes(cfg: CfgNode) -> None:
+    num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        classes = MetadataCatalog.get(name).get("stuff_classes")
+        if classes and len(classes) != num_classes:
+            raise UserError(
+                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}, but '{name}' has "
+                f"{len(classes)} classes. Set it to {len(classes)}."
+            )
 
 
 def _names(registry: Registry) -> list[str]:

@@ -1,6 +1,12 @@
 """Evaluation of segmentors."""
 
 from .evaluator import SegmentationEvaluator
-from .results import by_dataset, format_class_table, merge_tasks
+from .results import add_to_results_file, by_dataset, format_class_table, merge_tasks
 
-__all__ = ["SegmentationEvaluator", "by_dataset", "format_class_table", "merge_tasks"]
+__all__ = [
+    "SegmentationEvaluator",
+    "add_to_results_file",
+    "by_dataset",
+    "format_class_table",
+    "merge_tasks",
+]

@@ -11,7 +11,6 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 
 from ..data import LabelFormat, check_label_values, read_label
-from ..errors import UserError
 from .results import format_class_table
 
 logger = logging.getLogger(__name__)
@@ -54,17 +53,6 @@ class SegmentationEvaluator(SemSegEvaluator):
             sem_seg_loading_fn=label_loader(dataset_name),
         )
         self.task = task
-
-    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Count the pixels of a batch: "sem_seg" of each output is (K, H, W)."""
-        for sample, output in zip(inputs, outputs):
-            if output["sem_seg"].shape[0] > self._num_classes:
-                raise UserError(
-                    f"The model predicts {output['sem_seg'].shape[0]} classes, the data set "
-                    f"'{self._dataset_name}' has {self._num_classes}. Set "
-                    "MODEL.SEM_SEG_HEAD.NUM_CLASSES to that."
-                )
-            super().process([sample], [output])
 
     def evaluate(self) -> OrderedDict | None:
         """``{task: {metric: per cent}}`` on the main process, None on the others."""

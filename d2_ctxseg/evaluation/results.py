@@ -1,8 +1,13 @@
 """Results of an evaluation: as a table for people, and joined for files."""
 
+import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from tabulate import tabulate
+
+from ..files import write_json
 
 
 def format_class_table(results: Mapping[str, float]) -> str:
@@ -25,6 +30,20 @@ def format_class_table(results: Mapping[str, float]) -> str:
 def by_dataset(results: Mapping, dataset_names: tuple[str, ...]) -> dict[str, dict]:
     """``{dataset: {task: {metric: value}}}``; DefaultTrainer.test shortens it for one data set."""
     return {dataset_names[0]: dict(results)} if len(dataset_names) == 1 else dict(results)
+
+
+def add_to_results_file(path: str | os.PathLike, weights: str, datasets: Mapping) -> None:
+    """Enter the results of ``weights`` into a JSON file, beside those of other weights.
+
+    Args:
+        path: made if needed.
+        weights: the checkpoint that was evaluated; its earlier entry is replaced.
+        datasets: ``{dataset: {task: {metric: value}}}``; NaN becomes null.
+    """
+    path = Path(path)
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    content[weights] = datasets
+    write_json(path, content)
 
 
 def merge_tasks(*results: Mapping[str, Mapping]) -> dict[str, dict]:
