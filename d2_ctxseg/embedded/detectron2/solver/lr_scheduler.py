@@ -88,17 +88,46 @@ class LRMultiplier(LRScheduler):
         return [base_lr * factor for base_lr in self.base_lrs]
 
 
-class WarmupMultiStepLR(LRScheduler):
-    """The rate times ``gamma`` at each milestone. ``LRMultiplier`` has taken its place.
+class _WarmupLR(LRScheduler):
+    """A decay that a warm-up multiplies; subclasses say the decay.
 
     Args:
         optimizer: the optimizer.
-        milestones: iterations, rising.
-        gamma: the factor.
         warmup_factor: the first rate is this times the initial one.
         warmup_iters: the length of the warm-up.
         warmup_method: "linear" or "constant".
         last_epoch: the last iteration done; -1 at the start.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        warmup_factor: float,
+        warmup_iters: int,
+        warmup_method: str,
+        last_epoch: int,
+    ):
+        self.warmup_factor = warmup_factor
+        self.warmup_iters = warmup_iters
+        self.warmup_method = warmup_method
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        """The rates of all parameter groups at the current iteration."""
+        warmup = _get_warmup_factor_at_iter(
+            self.warmup_method, self.last_epoch, self.warmup_iters, self.warmup_factor
+        )
+        decay = self._decay(warmed_up=warmup == 1.0)
+        return [base_lr * warmup * decay for base_lr in self.base_lrs]
+
+
+class WarmupMultiStepLR(_WarmupLR):
+    """The rate times ``gamma`` at each milestone. ``LRMultiplier`` has taken its place.
+
+    Args:
+        milestones: iterations, rising.
+        gamma: the factor.
+        Others: as of the base class.
     """
 
     def __init__(
@@ -116,30 +145,18 @@ class WarmupMultiStepLR(LRScheduler):
             raise ValueError(f"milestones must be rising integers, not {milestones}.")
         self.milestones = milestones
         self.gamma = gamma
-        self.warmup_factor = warmup_factor
-        self.warmup_iters = warmup_iters
-        self.warmup_method = warmup_method
-        super().__init__(optimizer, last_epoch)
+        super().__init__(optimizer, warmup_factor, warmup_iters, warmup_method, last_epoch)
 
-    def get_lr(self) -> list[float]:
-        """The rates of all parameter groups at the current iteration."""
-        warmup = _get_warmup_factor_at_iter(
-            self.warmup_method, self.last_epoch, self.warmup_iters, self.warmup_factor
-        )
-        decay = self.gamma ** bisect_right(self.milestones, self.last_epoch)
-        return [base_lr * warmup * decay for base_lr in self.base_lrs]
+    def _decay(self, warmed_up: bool) -> float:
+        return self.gamma ** bisect_right(self.milestones, self.last_epoch)
 
 
-class WarmupCosineLR(LRScheduler):
+class WarmupCosineLR(_WarmupLR):
     """Half a cosine from the initial rate to 0. ``LRMultiplier`` has taken its place.
 
     Args:
-        optimizer: the optimizer.
         max_iters: the iteration at which the rate is 0.
-        warmup_factor: the first rate is this times the initial one.
-        warmup_iters: the length of the warm-up, which multiplies the cosine.
-        warmup_method: "linear" or "constant".
-        last_epoch: the last iteration done; -1 at the start.
+        Others: as of the base class.
     """
 
     def __init__(
@@ -153,19 +170,10 @@ class WarmupCosineLR(LRScheduler):
     ):
         logger.warning("WarmupCosineLR is deprecated: use LRMultiplier.")
         self.max_iters = max_iters
-        self.warmup_factor = warmup_factor
-        self.warmup_iters = warmup_iters
-        self.warmup_method = warmup_method
-        super().__init__(optimizer, last_epoch)
+        super().__init__(optimizer, warmup_factor, warmup_iters, warmup_method, last_epoch)
 
-    def get_lr(self) -> list[float]:
-        """The rates of all parameter groups at the current iteration."""
-        warmup = _get_warmup_factor_at_iter(
-            self.warmup_method, self.last_epoch, self.warmup_iters, self.warmup_factor
-        )
-        cosine = 1.0 + math.cos(math.pi * self.last_epoch / self.max_iters)
-        # In this order the last bit is Detectron2's, too.
-        return [base_lr * warmup * 0.5 * cosine for base_lr in self.base_lrs]
+    def _decay(self, warmed_up: bool) -> float:
+        return 0.5 * (1.0 + math.cos(math.pi * self.last_epoch / self.max_iters))
 
 
 def _get_warmup_factor_at_iter(

@@ -5,10 +5,10 @@ import math
 from torch.optim import Optimizer
 
 from ..._coverage import module_getattr
-from ...solver.lr_scheduler import LRScheduler, _get_warmup_factor_at_iter
+from ...solver.lr_scheduler import _WarmupLR
 
 
-class WarmupPolyLR(LRScheduler):
+class WarmupPolyLR(_WarmupLR):
     """The rate times ``(1 - iteration / max_iters) ** power`` (DeepLab, arXiv:1606.00915).
 
     Args:
@@ -34,22 +34,13 @@ class WarmupPolyLR(LRScheduler):
         constant_ending: float = 0.0,
     ):
         self.max_iters = max_iters
-        self.warmup_factor = warmup_factor
-        self.warmup_iters = warmup_iters
-        self.warmup_method = warmup_method
         self.power = power
         self.constant_ending = constant_ending
-        super().__init__(optimizer, last_epoch)
+        super().__init__(optimizer, warmup_factor, warmup_iters, warmup_method, last_epoch)
 
-    def get_lr(self) -> list[float]:
-        """The rates of all parameter groups at the current iteration."""
-        warmup = _get_warmup_factor_at_iter(
-            self.warmup_method, self.last_epoch, self.warmup_iters, self.warmup_factor
-        )
+    def _decay(self, warmed_up: bool) -> float:
         poly = math.pow(1.0 - self.last_epoch / self.max_iters, self.power)
-        if warmup == 1.0:
-            poly = max(poly, self.constant_ending)
-        return [base_lr * warmup * poly for base_lr in self.base_lrs]
+        return max(poly, self.constant_ending) if warmed_up else poly
 
 
 __getattr__ = module_getattr(__name__)
