@@ -20,11 +20,6 @@ from detectron2.utils.env import seed_all_rng
 
 # The total loss in each iteration of `tiny_run`, recorded on Detectron2 (commit 02b5c4e).
 LOSSES_ON_DETECTRON2 = [7.4429600, 7.3081735, 10.4633007, 7.8789021]
-    7.442960023880005,
-    7.3081735372543335,
-    10.463300704956055,
-    7.878902077674866,
-]
 
 
 def train(*arguments):
@@ -192,6 +187,20 @@ class TestTwoProcesses:
         assert "World size: 2" in log
         assert [row["iteration"] for row in metrics(tmp_path / "output")][-1] == 3
         assert (tmp_path / "output" / "evaluation.json").exists()
+
+
+    def test_workers_of_torchrun_are_joined(self, tiny_run, tmp_path):
+        launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+        code, log = run_train_net("--config-file", tiny_run, launcher=launcher)
+        assert code == 0, log
+        assert "World size: 2" in log
+        assert (tmp_path / "output" / "evaluation.json").exists()
+
+    def test_a_mistake_ends_all_workers_with_its_message(self, tiny_run):
+        code, log = run_train_net("--config-file", tiny_run, "--num-gpus", 2, "DATASETS.TEST", "x")
+        assert code == 1
+        assert "error: " in log
+        assert "Traceback" not in log
 
 
 class TestMistakes:

@@ -63,10 +63,10 @@ def tiny_run(tmp_path, context_shapes_root, monkeypatch) -> Path:
     return path
 
 
-def start_train_net(*arguments) -> subprocess.Popen:
+def start_train_net(*arguments, launcher=()) -> subprocess.Popen:
     """train_net.py as a process of its own, its output in one pipe."""
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "train_net.py"), *map(str, arguments)],
+        [sys.executable, *launcher, str(ROOT / "train_net.py"), *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -76,8 +76,8 @@ def start_train_net(*arguments) -> subprocess.Popen:
     )
 
 
-def run_train_net(*arguments) -> tuple[int, str]:
+def run_train_net(*arguments, launcher=()) -> tuple[int, str]:
     """Exit code and output of train_net.py."""
-    process = start_train_net(*arguments)
+    process = start_train_net(*arguments, launcher=launcher)
     output = process.communicate(timeout=600)[0]
     return process.returncode, output
