@@ -188,7 +188,6 @@ class TestTwoProcesses:
         assert [row["iteration"] for row in metrics(tmp_path / "output")][-1] == 3
         assert (tmp_path / "output" / "evaluation.json").exists()
 
-
     def test_workers_of_torchrun_are_joined(self, tiny_run, tmp_path):
         launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
         code, log = run_train_net("--config-file", tiny_run, launcher=launcher)
