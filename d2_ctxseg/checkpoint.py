@@ -3,6 +3,7 @@
 import logging
 import os
 import zipfile
+from collections.abc import Iterable
 
 import torch
 from safetensors.torch import load_file
@@ -67,6 +68,18 @@ class Checkpointer(DetectionCheckpointer):
     def _load_file(self, path: str) -> dict:
         state = read_checkpoint(path)
         return state if "model" in state else {"model": state}
+
+    def _load_model(self, checkpoint: dict):
+        """Fill what fits, as for fine-tuning; the log lists what does not."""
+        incompatible = super()._load_model(checkpoint)
+        expected = self.model.state_dict().keys()
+        unfilled = {*incompatible.missing_keys, *(key for key, *_ in incompatible.incorrect_shapes)}
+        if expected and unfilled >= expected:
+            raise UserError(
+                "Nothing in the weights fits the model of this config. The model has "
+                f"{_some(expected)}; not used of the file: {_some(incompatible.unexpected_keys)}."
+            )
+        return incompatible
 
 
 def read_checkpoint(path: str) -> dict:
@@ -140,6 +153,12 @@ def load_weights(model: nn.Module, path: str) -> None:
         raise UserError(f"The weights in '{path}' do not fit the model of this config. {details}")
     model.load_state_dict(state)
     logger.info("Loaded weights from %s", path)
+
+
+def _some(keys: Iterable[str], count: int = 10) -> str:
+    keys = list(keys)
+    more = f" and {len(keys) - count} more" if len(keys) > count else ""
+    return (", ".join(keys[:count]) or "nothing") + more
 
 
 def _is_numbered(name: str) -> bool:

@@ -30,7 +30,7 @@ def _add_data_config(cfg: CN) -> None:
     # Random brightness, contrast, saturation and hue, as in SSD.
     cfg.INPUT.COLOR_AUG_SSD = False
     # Pad training images (with the mean pixel) and labels (with the ignore label) on the right and
-    # the bottom to the crop size, so that all batches have one shape.
+    # the bottom to the crop size, so that all batches have one shape. Needs CROP.TYPE "absolute".
     cfg.INPUT.PAD_TO_CROP = True
 
 

@@ -54,6 +54,19 @@ class TestCheckpointer:
         with pytest.raises(UserError, match="No whole checkpoint"):
             Checkpointer(nn.Linear(2, 2), str(tmp_path)).resume_or_load("", resume=True)
 
+    def test_weights_of_which_a_part_fits_start_a_training(self, tmp_path, caplog):
+        source, target = nn.Linear(2, 3), nn.Linear(2, 4)
+        source.bias, target.bias = nn.Parameter(torch.ones(4)), nn.Parameter(torch.zeros(4))
+        torch.save(source.state_dict(), tmp_path / "model.pth")
+        Checkpointer(target).resume_or_load(str(tmp_path / "model.pth"), resume=False)
+        assert torch.equal(target.bias, torch.ones(4))
+        assert "weight" in caplog.text
+
+    def test_weights_of_which_nothing_fits_are_refused(self, tmp_path):
+        torch.save({"encoder.weight": torch.ones(3)}, tmp_path / "model.pth")
+        with pytest.raises(UserError, match="has weight, bias; not used of the file: encoder.weig"):
+            Checkpointer(nn.Linear(2, 2)).resume_or_load(str(tmp_path / "model.pth"), resume=False)
+
 
 class TestReadCheckpoint:
     def test_code_in_a_file_is_not_executed(self, tmp_path, capsys):
