@@ -52,5 +52,8 @@ def main(args):
 
 
 if __name__ == "__main__":
-    arguments = default_argument_parser(epilog=__doc__).parse_args()
+    parser = default_argument_parser(epilog=__doc__)
+    # Detectron2's default is one fixed port a user, so that a second training could not start.
+    parser.set_defaults(dist_url="auto")
+    arguments = parser.parse_args()
     run_command(lambda: launch_or_join(main, arguments))

@@ -184,20 +184,12 @@ def test_arrays_of_a_whole_pipeline(image, sem_seg):
 
 
 class TestResize:
-    @pytest.mark.parametrize(
-        ("interp", "expected"),
-        [
-            (Image.NEAREST, "c16883914a6876df"),
-            (Image.BILINEAR, "d4c34ceabac4c864"),
-            (Image.BICUBIC, "2c9652bc733cba3c"),
-        ],
-    )
-    def test_of_uint8_is_done_by_pil(self, interp, expected, image):
+    @pytest.mark.parametrize("interp", [Image.NEAREST, Image.BILINEAR, Image.BICUBIC])
+    def test_of_uint8_is_done_by_pil(self, interp, image):
         resized = T.ResizeTransform(HEIGHT, WIDTH, 31, 77, interp).apply_image(image)
         np.testing.assert_array_equal(
             resized, np.asarray(Image.fromarray(image).resize((77, 31), interp))
         )
-        assert digest(resized) == expected
 
     def test_of_labels_makes_no_new_labels(self, sem_seg):
         resized = T.ResizeTransform(HEIGHT, WIDTH, 31, 77).apply_segmentation(sem_seg)

@@ -217,6 +217,10 @@ class TestMistakes:
         with pytest.raises(SystemExit, match=f"(?s)error: .*{message}"):
             train("--config-file", tiny_run, *options)
 
+    def test_several_machines_need_an_address(self, tiny_run):
+        with pytest.raises(SystemExit, match="--num-machines needs --dist-url: tcp://HOST:PORT"):
+            train("--config-file", tiny_run, "--num-machines", 2)
+
     def test_missing_config_file_is_named(self):
         with pytest.raises(SystemExit, match="nowhere.yaml"):
             train("--config-file", "nowhere.yaml")

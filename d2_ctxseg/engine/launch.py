@@ -24,12 +24,18 @@ def launch_or_join(main: Callable, args) -> None:
     Processes talk through nccl where GPUs are present and through gloo where not.
 
     Raises:
-        UserError: more processes than GPUs are asked for on a machine that has GPUs.
+        UserError: more processes than GPUs are asked for on a machine that has GPUs, or several
+            machines without an address to meet at.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _join_torchrun()
         _main_of_worker(main, args)
         return
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise UserError(
+            "--num-machines needs --dist-url: tcp://HOST:PORT of the machine with "
+            "--machine-rank 0, the same on all machines."
+        )
     num_gpus = torch.cuda.device_count()
     if num_gpus and args.num_gpus > num_gpus:
         raise UserError(f"--num-gpus {args.num_gpus}: this machine has {num_gpus}.")
