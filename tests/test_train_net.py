@@ -138,6 +138,24 @@ class TestResume:
         )
         assert "Starting training from iteration 2" in (output / "log.txt").read_text()
 
+    def test_a_better_model_of_before_is_kept(self, tiny_run, tmp_path):
+        output = tmp_path / "output"
+        train("--config-file", tiny_run, "SOLVER.MAX_ITER", 2)
+        row = json.dumps({"iteration": 0, "sem_seg/mIoU": 99.9})
+        (output / "metrics.json").write_text(f"{row}\n")
+        best = (output / "model_best.pth").read_bytes()
+        train("--config-file", tiny_run, "--resume")
+        assert (output / "model_best.pth").read_bytes() == best
+        assert "Best sem_seg/mIoU so far: 99.90 at iteration 0" in (output / "log.txt").read_text()
+
+    def test_a_finished_training_can_be_made_longer(self, tiny_run, tmp_path):
+        output = tmp_path / "output"
+        train("--config-file", tiny_run, "SOLVER.MAX_ITER", 2, "DATASETS.TEST", "()")
+        train("--config-file", tiny_run, "--resume", "SOLVER.MAX_ITER", 5, "DATASETS.TEST", "()")
+        checkpoint = torch.load(output / "model_final.pth", weights_only=True)
+        assert checkpoint["iteration"] == 4
+        assert "now goes to SOLVER.MAX_ITER 5" in (output / "log.txt").read_text()
+
     @pytest.mark.slow
     @pytest.mark.parametrize("num_processes", [1, 2])
     def test_interrupted_training_goes_on(self, tiny_run, tmp_path, num_processes):

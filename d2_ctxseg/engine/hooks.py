@@ -1,11 +1,13 @@
 """What training does besides the steps: stop on request, draw predictions."""
 
 import copy
+import json
 import logging
 import os
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +16,7 @@ from fvcore.common.checkpoint import Checkpointer
 
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import BestCheckpointer
 from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils import comm
 
@@ -89,6 +92,38 @@ class CheckpointOnInterrupt(HookBase):
                 iteration,
                 os.path.join(self.checkpointer.save_dir, f"{name}.pth"),
             )
+
+
+class ResumableBestCheckpointer(BestCheckpointer):
+    """Detectron2's BestCheckpointer, which does not forget over ``--resume`` how good the best was.
+
+    Otherwise the first evaluation after resuming would overwrite a better ``model_best.pth``.
+
+    Args:
+        output_dir: the run's folder, whose ``metrics.json`` tells the earlier evaluations.
+        eval_period: iterations between two evaluations.
+        checkpointer: writes ``model_best.pth``.
+        metric: what is to be largest, for example "sem_seg/mIoU".
+    """
+
+    PREFIX = "model_best"
+
+    def __init__(self, output_dir: str, eval_period: int, checkpointer: Checkpointer, metric: str):
+        super().__init__(eval_period, checkpointer, metric, file_prefix=self.PREFIX)
+        self.output_dir = Path(output_dir)
+        self.metric = metric
+
+    def before_train(self) -> None:
+        """When resuming, take up the best value so far."""
+        history = self.output_dir / "metrics.json"
+        best_file = self.output_dir / f"{self.PREFIX}.pth"
+        if self.trainer.start_iter == 0 or not (history.exists() and best_file.exists()):
+            return
+        rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+        scores = [(row[self.metric], row["iteration"]) for row in rows if self.metric in row]
+        if scores:
+            self.best_metric, self.best_iter = best, iteration = max(scores)
+            logger.info("Best %s so far: %.2f at iteration %d", self.metric, best, iteration)
 
 
 class PredictionOverlays(HookBase):

@@ -32,7 +32,7 @@ from ..errors import UserError
 from ..evaluation import SegmentationEvaluator
 from ..evaluation.evaluator import label_loader
 from ..modeling import SemanticSegmentorWithTTA
-from .hooks import CheckpointOnInterrupt, PredictionOverlays
+from .hooks import CheckpointOnInterrupt, PredictionOverlays, ResumableBestCheckpointer
 from .optimizer import build_optimizer
 
 logger = logging.getLogger(__name__)
@@ -65,6 +65,19 @@ class Trainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """As DefaultTrainer's; a poly schedule that is resumed goes to this run's MAX_ITER."""
+        super().resume_or_load(resume)
+        # The checkpoint brings the length of its own schedule along; past it the rate has no value.
+        before = getattr(self.scheduler, "max_iters", self.max_iter)
+        if before != self.max_iter:
+            logger.warning(
+                "The checkpoint's schedule had %d iterations; it now goes to SOLVER.MAX_ITER %d.",
+                before,
+                self.max_iter,
+            )
+            self.scheduler.max_iters = self.max_iter
 
     def train(self) -> OrderedDict | None:
         """Train up to SOLVER.MAX_ITER; the last evaluation's results on the main process.
@@ -99,8 +112,8 @@ class Trainer(DefaultTrainer):
             return None
         if len(self.cfg.DATASETS.TEST) > 1:
             metric = f"{self.cfg.DATASETS.TEST[0]}/{metric}"
-        return hooks.BestCheckpointer(
-            self.cfg.TEST.EVAL_PERIOD, self.checkpointer, metric, file_prefix="model_best"
+        return ResumableBestCheckpointer(
+            self.cfg.OUTPUT_DIR, self.cfg.TEST.EVAL_PERIOD, self.checkpointer, metric
         )
 
     def _overlays(self) -> PredictionOverlays | None:
