@@ -13,6 +13,8 @@ def add_ctxseg_config(cfg: CN) -> None:
     add_deeplab_config(cfg)
     _add_data_config(cfg)
     _add_model_config(cfg)
+    _add_head_config(cfg)
+    _add_classifier_config(cfg)
     _add_engine_config(cfg)
 
 
@@ -35,23 +37,21 @@ def _add_data_config(cfg: CN) -> None:
 
 
 def _add_model_config(cfg: CN) -> None:
-    # The encoder of MODEL.BACKBONE.NAME "EncoderBackbone".
+    # The encoder of MODEL.BACKBONE.NAME "EncoderBackbone" or "VisionTransformerBackbone".
     cfg.MODEL.ENCODER = CN()
     # A name of segmentation-models-pytorch ("resnet18", "mit_b0", "mobilenet_v2") or, with the
-    # prefix "tu-", of timm ("tu-convnext_tiny").
+    # prefix "tu-", of timm ("tu-convnext_tiny"). For VisionTransformerBackbone, of timm.
     cfg.MODEL.ENCODER.NAME = "resnet18"
     # "imagenet" (or another name the encoder offers): pretrained weights, fetched from the network.
     # "": random weights. Otherwise the path of a local .pth or .safetensors file.
     cfg.MODEL.ENCODER.WEIGHTS = "imagenet"
     # The stride of the deepest feature map: 32, 16 or 8 (the latter two through dilation).
     cfg.MODEL.ENCODER.OUTPUT_STRIDE = 32
-
-    # The decoder of MODEL.SEM_SEG_HEAD.NAME "SMPDecoderHead".
-    cfg.MODEL.SEM_SEG_HEAD.DECODER = CN()
-    # A decoder of segmentation-models-pytorch: "UPerNet", "FPN", "Segformer", "PSPNet", ...
-    cfg.MODEL.SEM_SEG_HEAD.DECODER.NAME = "UPerNet"
-    # Keyword arguments of that decoder, as [name, value, name, value, ...].
-    cfg.MODEL.SEM_SEG_HEAD.DECODER.OPTIONS = []
+    # Blocks of VisionTransformerBackbone, counted from 0, whose outputs are the feature maps
+    # "block5", "block7", ...
+    cfg.MODEL.ENCODER.OUT_INDICES = (5, 7, 11)
+    # Probability of skipping a branch of its last block in training; less in earlier ones.
+    cfg.MODEL.ENCODER.DROP_PATH_RATE = 0.0
 
     # An FCN head on an intermediate feature map, used in training only.
     cfg.MODEL.AUXILIARY_HEAD = CN()
@@ -62,22 +62,137 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.AUXILIARY_HEAD.DROPOUT = 0.1
     cfg.MODEL.AUXILIARY_HEAD.LOSS_WEIGHT = 0.4
 
-    # The classifier that takes the place of the head's last 1x1 convolution. Which one it is
-    # follows from MODEL.META_ARCHITECTURE.
+
+def _add_head_config(cfg: CN) -> None:
+    # The decoder of MODEL.SEM_SEG_HEAD.NAME "SMPDecoderHead".
+    cfg.MODEL.SEM_SEG_HEAD.DECODER = CN()
+    # A decoder of segmentation-models-pytorch: "UPerNet", "FPN", "Segformer", "PSPNet", ...
+    cfg.MODEL.SEM_SEG_HEAD.DECODER.NAME = "UPerNet"
+    # Keyword arguments of that decoder, as [name, value, name, value, ...].
+    cfg.MODEL.SEM_SEG_HEAD.DECODER.OPTIONS = []
+
+    # ECENet's head (ICCV 2023), MODEL.SEM_SEG_HEAD.NAME "ECEHead".
+    cfg.MODEL.ECE_HEAD = CN()
+    # Its stages, from the first to the deepest.
+    cfg.MODEL.ECE_HEAD.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    # Channels of embeddings, attention and pixel features.
+    cfg.MODEL.ECE_HEAD.CHANNELS = 256
+    cfg.MODEL.ECE_HEAD.NUM_HEADS = 4
+    # Masks are pooled to grids of up to sqrt(number of classes) times this.
+    cfg.MODEL.ECE_HEAD.POOL_RATIO = 1.0
+    # Its parts, each of which can be switched off.
+    cfg.MODEL.ECE_HEAD.FEATURE_RECONSTRUCTION = True
+    cfg.MODEL.ECE_HEAD.SEMANTICS_ATTENTION = True
+    # How the next mask updates the embeddings: "gated", "add" or "none".
+    cfg.MODEL.ECE_HEAD.UPDATER = "gated"
+    # Upsampling by ghost modules and pixel shuffle; False: bilinear.
+    cfg.MODEL.ECE_HEAD.GHOST_UPSAMPLE = True
+    # Whether masks and class embeddings are added to the prediction.
+    cfg.MODEL.ECE_HEAD.ASSISTED_PREDICTION = True
+    cfg.MODEL.ECE_HEAD.DROPOUT = 0.1
+    # The binary mask loss: "focal" (as in SegViT) or "bce"; the authors' choice is not known.
+    cfg.MODEL.ECE_HEAD.MASK_LOSS = "focal"
+    # Weights of the losses; 0 turns one off.
+    cfg.MODEL.ECE_HEAD.LOSS_WEIGHT_MASK = 5.0
+    cfg.MODEL.ECE_HEAD.LOSS_WEIGHT_DICE = 2.0
+    cfg.MODEL.ECE_HEAD.LOSS_WEIGHT_DIVERSITY = 0.2
+
+    # SegViT's head (NeurIPS 2022), MODEL.SEM_SEG_HEAD.NAME "SegViTHead".
+    cfg.MODEL.SEGVIT_HEAD = CN()
+    # Feature maps, from shallow to deep; empty: all of the backbone's.
+    cfg.MODEL.SEGVIT_HEAD.IN_FEATURES = []
+    # Channels of the class tokens (the authors: half of the backbone's), attention heads, decoder
+    # layers a feature map.
+    cfg.MODEL.SEGVIT_HEAD.CHANNELS = 384
+    cfg.MODEL.SEGVIT_HEAD.NUM_HEADS = 12
+    cfg.MODEL.SEGVIT_HEAD.NUM_LAYERS = 3
+    cfg.MODEL.SEGVIT_HEAD.DROPOUT = 0.1
+    # "learned" tokens (SegViT) or "explicit" embeddings made from masks (ECENet).
+    cfg.MODEL.SEGVIT_HEAD.CLASS_EMBEDDINGS = "learned"
+    cfg.MODEL.SEGVIT_HEAD.LOSS_WEIGHT_CLASS = 1.0
+    cfg.MODEL.SEGVIT_HEAD.LOSS_WEIGHT_MASK = 20.0
+    cfg.MODEL.SEGVIT_HEAD.LOSS_WEIGHT_DICE = 1.0
+    # Weight of the tokens of absent classes in the classification loss.
+    cfg.MODEL.SEGVIT_HEAD.NO_OBJECT_WEIGHT = 0.1
+    # The mask losses are taken at the labels' size divided by this; 2 or 4 save time and memory.
+    cfg.MODEL.SEGVIT_HEAD.LOSS_STRIDE = 1
+
+
+def _add_classifier_config(cfg: CN) -> None:
+    # The classifier that takes the place of the head's last 1x1 convolution. The meta-architecture
+    # says which one; "PixelClassifierSegmentor" takes the one that NAME says.
     cfg.MODEL.CLASSIFIER = CN()
-    # Probability of dropping a whole channel of the pixel features before the classifier.
+    # A name of CLASSIFIER_REGISTRY: one of this project's, or your own.
+    cfg.MODEL.CLASSIFIER.NAME = "LinearClassifier"
+    # Arguments of your own classifier, as [name, value, name, value, ...].
+    cfg.MODEL.CLASSIFIER.OPTIONS = []
+    # Probability of dropping a whole channel of the pixel features in training.
     cfg.MODEL.CLASSIFIER.DROPOUT = 0.1
     # Whether logits are brought to the labels' size with align_corners.
     cfg.MODEL.CLASSIFIER.ALIGN_CORNERS = False
+
+    # The keys below are the arguments of the classifiers' constructors.
     # Context-aware classifier (AAAI 2023).
-    cfg.MODEL.CLASSIFIER.CONTEXT_AWARE = CN()
-    # The factor on the cosine similarity (tau).
-    cfg.MODEL.CLASSIFIER.CONTEXT_AWARE.SCALE = 15.0
+    context_aware = cfg.MODEL.CLASSIFIER.CONTEXT_AWARE = CN()
+    # "cosine", times SCALE (tau), or "dot".
+    context_aware.SIMILARITY = "cosine"
+    context_aware.SCALE = 15.0
     # Weights of the four losses; 0 turns one off.
-    cfg.MODEL.CLASSIFIER.CONTEXT_AWARE.LOSS_WEIGHT_REFINED = 1.0
-    cfg.MODEL.CLASSIFIER.CONTEXT_AWARE.LOSS_WEIGHT_VANILLA = 1.0
-    cfg.MODEL.CLASSIFIER.CONTEXT_AWARE.LOSS_WEIGHT_ORACLE = 1.0
-    cfg.MODEL.CLASSIFIER.CONTEXT_AWARE.LOSS_WEIGHT_KL = 1.0
+    context_aware.LOSS_WEIGHT_REFINED = 1.0
+    context_aware.LOSS_WEIGHT_VANILLA = 1.0
+    context_aware.LOSS_WEIGHT_ORACLE = 1.0
+    context_aware.LOSS_WEIGHT_KL = 1.0
+    # What the distillation draws a pixel to: "half_smoothed", the mean of the oracle's
+    # probabilities and the truth (the authors' code), or "kl", the former alone (the paper).
+    context_aware.DISTILLATION_TARGET = "half_smoothed"
+    # How pixels are averaged in it: "plain", "entropy", "class" or "class_entropy".
+    context_aware.DISTILLATION_WEIGHTING = "class_entropy"
+    # Whose entropy weighs: "oracle", "estimated" or "vanilla".
+    context_aware.ENTROPY_SOURCE = "oracle"
+    # The true mean features of the whole "batch" on a GPU, or of each "image".
+    context_aware.ORACLE_CONTEXT = "batch"
+
+    # Nonparametric prototypes (CVPR 2022).
+    prototype = cfg.MODEL.CLASSIFIER.PROTOTYPE = CN()
+    # Prototypes of a class.
+    prototype.NUM_PROTOTYPES = 10
+    # Share of its old value that a prototype keeps in an update.
+    prototype.MOMENTUM = 0.999
+    # The clustering: rounds of Sinkhorn-Knopp, and strength of its regularisation (kappa).
+    prototype.SINKHORN_ITERATIONS = 3
+    prototype.SINKHORN_EPSILON = 0.05
+    # Which prototype a pixel moves: "gumbel", drawn from the plan (the authors' code), or "argmax".
+    prototype.ASSIGNMENT = "gumbel"
+    # Of the contrast between prototypes: 1.0 in the authors' code, 0.1 in the paper.
+    prototype.TEMPERATURE = 1.0
+    # Two 1x1 convolutions before the embedding.
+    prototype.PROJECTION = False
+    # "cosine", "euclidean" or "huber".
+    prototype.DISTANCE = "cosine"
+    # "average" the prototypes of all workers (the authors' code), or "joint": cluster the pixels
+    # of all of them together.
+    prototype.SYNCHRONIZATION = "average"
+    # Batches that make one step of the optimizer; the prototypes move once in as many.
+    prototype.ACCUMULATION_STEPS = 1
+    # Weights of the three losses; 0 turns one off.
+    prototype.LOSS_WEIGHT_SEM_SEG = 1.0
+    prototype.LOSS_WEIGHT_PPC = 0.01
+    prototype.LOSS_WEIGHT_PPD = 0.001
+
+    # Explicit class embeddings (ICCV 2023) on the features of any head.
+    explicit_class = cfg.MODEL.CLASSIFIER.EXPLICIT_CLASS = CN()
+    # Channels of embeddings, attention and refined features; None: the features', at most 256.
+    explicit_class.CHANNELS = None
+    explicit_class.NUM_HEADS = 4
+    # Hidden channels of the attention's perceptron as a multiple of CHANNELS.
+    explicit_class.MLP_RATIO = 1.0
+    # Masks are pooled to grids of up to sqrt(number of classes) times this.
+    explicit_class.POOL_RATIO = 1.0
+    # The binary mask loss, "focal" or "bce", and the weights of mask and dice loss; 0 turns one
+    # off.
+    explicit_class.MASK_LOSS = "focal"
+    explicit_class.LOSS_WEIGHT_MASK = 5.0
+    explicit_class.LOSS_WEIGHT_DICE = 2.0
 
 
 def _add_engine_config(cfg: CN) -> None:

@@ -1,13 +1,19 @@
 """The classifiers: plain PyTorch, usable without Detectron2."""
 
-from .base import CLASSIFIER_REGISTRY, PixelClassifier
+from .base import CLASSIFIER_REGISTRY, PixelClassifier, make_predictor
 from .context_aware import ContextAwareClassifier, ContextAwarePrediction
+from .explicit_class import ExplicitClassClassifier, ExplicitClassPrediction
 from .linear import LinearClassifier
+from .prototype import PrototypeClassifier
 
 __all__ = [
     "CLASSIFIER_REGISTRY",
     "ContextAwareClassifier",
     "ContextAwarePrediction",
+    "ExplicitClassClassifier",
+    "ExplicitClassPrediction",
     "LinearClassifier",
     "PixelClassifier",
+    "PrototypeClassifier",
+    "make_predictor",
 ]

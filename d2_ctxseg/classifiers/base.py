@@ -1,6 +1,7 @@
 """The contract that every classifier keeps, and the registry they are found in."""
 
 from abc import ABCMeta, abstractmethod
+from typing import ClassVar
 
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
@@ -12,16 +13,18 @@ CLASSIFIER_REGISTRY.__doc__ = "Classes that keep the contract of PixelClassifier
 class PixelClassifier(nn.Module, metaclass=ABCMeta):
     """Turns pixel features into class scores.
 
+    A subclass takes these arguments too, passes on what it does not use itself, and adds its own.
+
     Args:
         in_channels: channels C of the features.
         num_classes: number of classes K.
         ignore_label: label of pixels that take no part in the losses.
         align_corners: how logits are interpolated to the size of the labels.
-        predictor: the 1x1 convolution (C to K) that a head used before; made anew if None.
-
-    Raises:
-        ValueError: the predictor's channels are not ``in_channels`` and ``num_classes``.
+        dropout: probability of dropping a channel of the features in training.
     """
+
+    #: Names of submodules that only training needs; None takes their place in a stripped model.
+    training_only: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -30,24 +33,14 @@ class PixelClassifier(nn.Module, metaclass=ABCMeta):
         *,
         ignore_label: int = 255,
         align_corners: bool = False,
-        predictor: nn.Conv2d | None = None,
+        dropout: float = 0.0,
     ):
         super().__init__()
-        if predictor is None:
-            predictor = nn.Conv2d(in_channels, num_classes, kernel_size=1)
-            nn.init.normal_(predictor.weight, std=0.01)
-            nn.init.zeros_(predictor.bias)
-        if tuple(predictor.weight.shape) != (num_classes, in_channels, 1, 1):
-            raise ValueError(
-                f"The predictor's weight has shape {tuple(predictor.weight.shape)}, expected "
-                f"({num_classes}, {in_channels}, 1, 1): a 1x1 convolution from the features' "
-                "channels to the classes."
-            )
-        self.predictor = predictor
         self.in_channels = in_channels
         self.num_classes = num_classes
         self.ignore_label = ignore_label
         self.align_corners = align_corners
+        self.dropout = nn.Dropout2d(dropout)
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
@@ -64,3 +57,35 @@ class PixelClassifier(nn.Module, metaclass=ABCMeta):
         Returns:
             Named scalars, weights already applied, ready to be summed.
         """
+
+
+def make_predictor(
+    in_channels: int, num_classes: int, predictor: nn.Conv2d | None = None
+) -> nn.Conv2d:
+    """The vanilla classifier: the ``predictor`` given, or a new 1x1 convolution.
+
+    Args:
+        in_channels: channels C of the features.
+        num_classes: number of classes K.
+        predictor: the 1x1 convolution (C to K) that a head used before.
+
+    Raises:
+        ValueError: the predictor's weight has another shape.
+    """
+    if predictor is None:
+        predictor = nn.Conv2d(in_channels, num_classes, kernel_size=1)
+        nn.init.normal_(predictor.weight, std=0.01)
+        nn.init.zeros_(predictor.bias)
+    if tuple(predictor.weight.shape) != (num_classes, in_channels, 1, 1):
+        raise ValueError(
+            f"The predictor's weight has shape {tuple(predictor.weight.shape)}, expected "
+            f"({num_classes}, {in_channels}, 1, 1): a 1x1 convolution from the features' "
+            "channels to the classes."
+        )
+    return predictor
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ValueError, naming the choices, where an option is none of them."""
+    if value not in choices:
+        raise ValueError(f"{name} is '{value}', expected one of {', '.join(choices)}.")

@@ -10,13 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import CLASSIFIER_REGISTRY, PixelClassifier
+from .base import CLASSIFIER_REGISTRY, PixelClassifier, check_choice, make_predictor
+from .distillation import DISTILLATION_TARGETS, DISTILLATION_WEIGHTINGS, distillation_loss
 from .functional import (
     class_membership,
     resize_labels,
     segmentation_cross_entropy,
     weighted_class_means,
 )
+from .precision import at_least_float32
+
+ENTROPY_SOURCES = ("oracle", "estimated", "vanilla")
+SIMILARITIES = ("cosine", "dot")
+ORACLE_CONTEXTS = ("batch", "image")
 
 
 class ContextAwarePrediction(NamedTuple):
@@ -34,20 +40,36 @@ class ContextAwareClassifier(PixelClassifier):
     The vanilla classifier's probabilities weigh the features into one context vector a class; a
     small projector turns context and vanilla weight into the class's weight for this image; scores
     are scaled cosine similarities. In training a second projector, fed with the true context, is
-    the teacher (the "oracle") of an entropy-weighted, class-wise distillation.
+    the teacher (the "oracle") of an entropy-weighted, class-wise distillation. The defaults are
+    those of the paper and the authors' code; the other options are the paper's ablations.
 
     Args:
         in_channels: channels C of the features.
         num_classes: number of classes K.
         scale: factor on the cosine similarity (tau in the paper, 15).
+        similarity: "cosine" or "dot", the product of features and weights without ``scale``.
         loss_weight_refined: weight of the cross-entropy of the refined prediction; 0 leaves it out.
         loss_weight_vanilla: likewise, of the vanilla prediction.
         loss_weight_oracle: likewise, of the oracle's prediction.
         loss_weight_kl: likewise, of the distillation of the refined prediction towards the oracle.
+        distillation_target: "half_smoothed" (the authors' code) or "kl" (the paper's formula).
+        distillation_weighting: "plain", "entropy", "class" or "class_entropy"; see
+            ``distillation_loss``.
+        entropy_source: whose entropy weighs the distillation: "oracle", "estimated" (the refined
+            prediction) or "vanilla".
+        oracle_context: the true mean features of the whole "batch" (the authors' code) or of each
+            "image".
         ignore_label: label of pixels that take no part in the losses.
         align_corners: how logits are interpolated to the size of the labels.
-        predictor: the 1x1 convolution to start from, see PixelClassifier.
+        dropout: probability of dropping a channel of the features in training. As in the authors'
+            code only the vanilla prediction sees it: context and other scores are of all channels.
+        predictor: the 1x1 convolution to start from; made anew if None.
+
+    Raises:
+        ValueError: an option is none of its choices, or the predictor has another shape.
     """
+
+    training_only = ("oracle_projector",)
 
     def __init__(
         self,
@@ -55,12 +77,18 @@ class ContextAwareClassifier(PixelClassifier):
         num_classes: int,
         *,
         scale: float = 15.0,
+        similarity: str = "cosine",
         loss_weight_refined: float = 1.0,
         loss_weight_vanilla: float = 1.0,
         loss_weight_oracle: float = 1.0,
         loss_weight_kl: float = 1.0,
+        distillation_target: str = "half_smoothed",
+        distillation_weighting: str = "class_entropy",
+        entropy_source: str = "oracle",
+        oracle_context: str = "batch",
         ignore_label: int = 255,
         align_corners: bool = False,
+        dropout: float = 0.0,
         predictor: nn.Conv2d | None = None,
     ):
         super().__init__(
@@ -68,15 +96,26 @@ class ContextAwareClassifier(PixelClassifier):
             num_classes,
             ignore_label=ignore_label,
             align_corners=align_corners,
-            predictor=predictor,
+            dropout=dropout,
         )
+        check_choice("similarity", similarity, SIMILARITIES)
+        check_choice("distillation_target", distillation_target, DISTILLATION_TARGETS)
+        check_choice("distillation_weighting", distillation_weighting, DISTILLATION_WEIGHTINGS)
+        check_choice("entropy_source", entropy_source, ENTROPY_SOURCES)
+        check_choice("oracle_context", oracle_context, ORACLE_CONTEXTS)
         self.scale = scale
+        self.similarity = similarity
         self.loss_weights = {
             "loss_sem_seg": loss_weight_refined,
             "loss_vanilla": loss_weight_vanilla,
             "loss_oracle": loss_weight_oracle,
             "loss_kl": loss_weight_kl,
         }
+        self.distillation_target = distillation_target
+        self.distillation_weighting = distillation_weighting
+        self.entropy_source = entropy_source
+        self.oracle_per_image = oracle_context == "image"
+        self.predictor = make_predictor(in_channels, num_classes, predictor)
         self.estimated_projector = _projector(in_channels)
         self.oracle_projector = _projector(in_channels)
         # Only its cross-entropy trains the oracle; distributed training wants no idle parameters.
@@ -95,19 +134,41 @@ class ContextAwareClassifier(PixelClassifier):
 
         Returns:
             Vanilla, refined and oracle logits, each (B, K, h, w).
-        """
-        vanilla = self.predictor(features)
-        weight = self.predictor.weight.flatten(1)
-        # Unit length over channels, once for both cosine similarities.
-        directions = F.normalize(features, dim=1)
 
+        Raises:
+            ValueError: labels were given, but the oracle has been stripped from the model.
+        """
+        vanilla = self.predictor(self.dropout(features))
+        weight = self.predictor.weight.flatten(1)
         context = weighted_class_means(features, vanilla.flatten(2).softmax(dim=1))
-        refined = self._cosine_logits(self.estimated_projector, context, weight, directions)
-        oracle = None
+        classifiers = [_project(self.estimated_projector, context, weight)]
         if labels is not None:
-            context = oracle_context(features, resize_labels(labels, features.shape[-2:]), weight)
-            oracle = self._cosine_logits(self.oracle_projector, context, weight, directions)
-        return ContextAwarePrediction(vanilla, refined, oracle)
+            context = self._oracle_context(features, labels, weight)
+            classifiers.append(_project(self.oracle_projector, context, weight))
+        refined, *oracle = self._logits(torch.cat(classifiers, dim=1), features)
+        return ContextAwarePrediction(vanilla, refined, *(oracle or [None]))
+
+    def _oracle_context(self, features: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+        if self.oracle_projector is None:
+            raise ValueError(
+                "This context-aware classifier was stripped for deployment: it has no oracle any "
+                "more. Train from the full checkpoint."
+            )
+        labels = resize_labels(labels, features.shape[-2:])
+        labels = labels.masked_fill(labels == self.ignore_label, -1)
+        return oracle_context(features, labels, weight, per_image=self.oracle_per_image)
+
+    def _logits(self, classifiers: Tensor, features: Tensor) -> tuple[Tensor, ...]:
+        """Weights (B, J * K, C) of J classifiers, features (B, C, h, w) to J times (B, K, h, w)."""
+        if self.similarity == "cosine":
+            classifiers = F.normalize(classifiers, dim=2)
+        # One product for all classifiers.
+        logits = classifiers.to(features.dtype) @ features.flatten(2)
+        if self.similarity == "cosine":
+            # The K products are scaled by the features' lengths, cheaper than the C features.
+            length = at_least_float32(features).flatten(2).norm(dim=1, keepdim=True)
+            logits = logits * (self.scale / length.clamp(min=1e-12))
+        return logits.unflatten(2, features.shape[-2:]).split(self.num_classes, dim=1)
 
     def losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The weighted losses: features (B, C, h, w), labels (B, H, W) integers.
@@ -128,68 +189,47 @@ class ContextAwareClassifier(PixelClassifier):
             if name != "loss_kl"
         }
         if "loss_kl" in weights:
-            labels = resize_labels(labels, features.shape[-2:])
-            losses["loss_kl"] = entropy_weighted_distillation(refined, oracle, labels)
+            sources = {"oracle": oracle, "estimated": refined, "vanilla": vanilla}
+            losses["loss_kl"] = distillation_loss(
+                refined,
+                oracle,
+                resize_labels(labels, features.shape[-2:]),
+                target=self.distillation_target,
+                weighting=self.distillation_weighting,
+                entropy_logits=sources[self.entropy_source],
+                ignore_label=self.ignore_label,
+            )
         return {name: weights[name] * loss for name, loss in losses.items()}
 
-    def _cosine_logits(
-        self, projector: nn.Module, context: Tensor, weight: Tensor, directions: Tensor
-    ) -> Tensor:
-        """Context (B, K, C), vanilla weight (K, C), unit features (B, C, h, w) to logits."""
-        classifier = projector(torch.cat([context, weight.expand_as(context)], dim=2))
-        classifier = F.normalize(classifier, dim=2).to(directions.dtype)
-        similarity = classifier @ directions.flatten(2)
-        return self.scale * similarity.unflatten(2, directions.shape[-2:])
 
-
-def oracle_context(features: Tensor, labels: Tensor, absent: Tensor) -> Tensor:
-    """Mean feature of each class under the true labels, over the whole batch.
+def oracle_context(
+    features: Tensor, labels: Tensor, absent: Tensor, *, per_image: bool = False
+) -> Tensor:
+    """Mean feature of each class under the true labels.
 
     Args:
         features: (B, C, h, w).
         labels: (B, h, w) int64; values outside 0 to K-1 are ignored.
-        absent: (K, C): what a class absent from the batch takes; no gradient flows into it.
+        absent: (K, C): what an absent class takes; no gradient flows into it.
+        per_image: average over each image instead of over the whole batch.
 
     Returns:
-        (B, K, C), the same for every image of the batch, as in the authors' code.
+        (B, K, C); the same for every image of the batch unless ``per_image``.
     """
-    num_classes = absent.shape[0]
-    # The batch laid out as one image, (1, C, B, h * w).
-    joined = features.flatten(2).transpose(0, 1)[None]
-    membership = class_membership(labels.reshape(1, -1), num_classes)
-    context = weighted_class_means(joined, membership)[0]
-    present = membership[0].sum(dim=1, keepdim=True) > 0
+    num_classes, batch = absent.shape[0], features.shape[0]
+    if not per_image:
+        # The batch laid out as one image, (1, C, B, h * w).
+        features, labels = features.flatten(2).transpose(0, 1)[None], labels.reshape(1, 1, -1)
+    membership = class_membership(labels, num_classes)
+    context = weighted_class_means(features, membership)
+    present = membership.amax(dim=2)[..., None] > 0
     context = torch.where(present, context, absent.detach().to(context.dtype))
-    return context.expand(features.shape[0], -1, -1)
+    return context.expand(batch, -1, -1)
 
 
-def entropy_weighted_distillation(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """Distillation of the student towards the teacher, class by class, as in the authors' code.
-
-    A pixel's loss is the cross-entropy of the student under the mean of the teacher's
-    probabilities and the true class, weighted with the entropy of the teacher. The losses are
-    averaged (with these weights) within each class first and then over the classes present.
-
-    Args:
-        student: (B, K, h, w) logits.
-        teacher: (B, K, h, w) logits; no gradient flows into them.
-        labels: (B, h, w) int64; values outside 0 to K-1 are ignored.
-
-    Returns:
-        A scalar; 0 (with a gradient of 0) where no class is present.
-    """
-    membership = class_membership(labels, student.shape[1])
-    log_teacher = teacher.detach().flatten(2).float().log_softmax(dim=1)
-    probability = log_teacher.exp()
-    entropy = -(probability * log_teacher).sum(dim=1)
-    target = 0.5 * (probability + membership)
-    pixel_loss = -(target * student.flatten(2).float().log_softmax(dim=1)).sum(dim=1)
-
-    class_entropy = torch.einsum("bkn,bn->k", membership, entropy)
-    class_loss = torch.einsum("bkn,bn->k", membership, entropy * pixel_loss)
-    num_present = (membership.amax(dim=(0, 2)) > 0).sum()
-    # Both sums are 0 for an absent class.
-    return (class_loss / (class_entropy + 1e-12)).sum() / num_present.clamp(min=1)
+def _project(projector: nn.Module, context: Tensor, weight: Tensor) -> Tensor:
+    """Context (B, K, C) and vanilla weight (K, C) to the weights of a classifier (B, K, C)."""
+    return projector(torch.cat([context, weight.expand_as(context)], dim=2))
 
 
 def _projector(channels: int) -> nn.Sequential:

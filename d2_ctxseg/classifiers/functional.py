@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import at_least_float32
+from .upsampled_cross_entropy import upsampled_cross_entropy
+
 
 def segmentation_cross_entropy(
     logits: Tensor, labels: Tensor, ignore_label: int = 255, align_corners: bool = False
@@ -12,20 +15,24 @@ def segmentation_cross_entropy(
 
     Args:
         logits: (B, K, h, w) float; interpolated bilinearly to (H, W).
-        labels: (B, H, W), any integer dtype.
+        labels: (B, H, W), any integer dtype: 0 to K-1, or ``ignore_label``.
         ignore_label: pixels with this label take no part.
         align_corners: as in ``torch.nn.functional.interpolate``.
 
     Returns:
-        A scalar; 0 (with a gradient of 0) where every pixel is ignored.
+        A scalar, at least float32; 0 (with a gradient of 0) where every pixel is ignored.
+
+    Raises:
+        IndexError: a label is none of these (on the CPU; on a GPU a device-side assertion).
     """
     labels = labels.long()
-    if logits.shape[-2:] != labels.shape[-2:]:
-        logits = F.interpolate(
-            logits, size=labels.shape[-2:], mode="bilinear", align_corners=align_corners
-        )
-    total = F.cross_entropy(logits, labels, ignore_index=ignore_label, reduction="sum")
-    return total / (labels != ignore_label).sum().clamp(min=1)
+    valid = labels != ignore_label
+    if logits.shape[-2:] == labels.shape[-2:]:
+        logits = at_least_float32(logits)
+        total = F.cross_entropy(logits, labels, ignore_index=ignore_label, reduction="sum")
+    else:
+        total = upsampled_cross_entropy(logits, labels.where(valid, 0), valid, align_corners)
+    return total / valid.sum().clamp(min=1)
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -59,10 +66,11 @@ def weighted_class_means(features: Tensor, weights: Tensor, epsilon: float = 1e-
         epsilon: keeps a class without any weight at 0 instead of NaN.
 
     Returns:
-        (B, K, C) float32: ``sum_x w_k(x) F(x) / (sum_x w_k(x) + epsilon)``.
+        (B, K, C), at least float32: ``sum_x w_k(x) F(x) / (sum_x w_k(x) + epsilon)``.
     """
     # Sums over all pixels of an image overflow in half precision.
     with torch.autocast(features.device.type, enabled=False):
-        weights = weights.float()
-        sums = weights @ features.flatten(2).transpose(1, 2).to(weights.dtype)
+        features = at_least_float32(features)
+        weights = weights.to(features.dtype)
+        sums = weights @ features.flatten(2).transpose(1, 2)
         return sums / (weights.sum(dim=2, keepdim=True) + epsilon)

@@ -122,6 +122,8 @@ def _is_file_name(weights: str) -> bool:
 
 
 def _build_encoder(name: str, weights: str | None, output_stride: int, in_channels: int):
+    # timm's Swin takes no image but of its pretraining size, unless it is told to.
+    options = {"strict_img_size": False} if name.startswith("tu-swin") else {}
     try:
         return smp.encoders.get_encoder(
             name,
@@ -129,6 +131,7 @@ def _build_encoder(name: str, weights: str | None, output_stride: int, in_channe
             depth=ENCODER_DEPTH,
             weights=weights,
             output_stride=output_stride,
+            **options,
         )
     except KeyError as error:
         raise UserError(f"MODEL.ENCODER.WEIGHTS: {error.args[0]}") from error

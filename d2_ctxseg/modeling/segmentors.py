@@ -16,25 +16,40 @@ from detectron2.modeling import (
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import ImageList
 
-from ..classifiers import ContextAwareClassifier, LinearClassifier, PixelClassifier
+from ..classifiers import (
+    ContextAwareClassifier,
+    ExplicitClassClassifier,
+    LinearClassifier,
+    PixelClassifier,
+    PrototypeClassifier,
+)
 from ..errors import UserError, suggest
-from .heads import AuxiliaryFCNHead, take_predictor
+from .build_classifier import build_classifier
+from .heads import AuxiliaryFCNHead, classifies_by_itself, take_predictor
 
 
+@META_ARCH_REGISTRY.register()
 class PixelClassifierSegmentor(nn.Module):
     """Backbone, head and classifier; input and output as Detectron2's SemanticSegmentor.
 
+    In a config the classifier is the one that MODEL.CLASSIFIER.NAME says, unless a subclass names
+    it.
+
     Args:
         backbone: image to feature maps.
-        sem_seg_head: feature maps to pixel features: its predictor was taken out.
-        classifier: pixel features to class scores and losses.
+        sem_seg_head: feature maps to pixel features: its predictor was taken out. Or, without a
+            classifier, a head that classifies by itself.
+        classifier: pixel features to class scores and losses, or None.
         auxiliary_head: a head whose losses are added in training, or None.
-        dropout: probability of dropping a channel of the pixel features in training.
         pixel_mean: one value a channel, subtracted from the image.
         pixel_std: one value a channel, that the image is divided by.
     """
 
-    classifier_class: ClassVar[type[PixelClassifier]]
+    #: The classifier; None for the one that the config names.
+    classifier_class: ClassVar[type[PixelClassifier] | None] = None
+    #: Whether a head that classifies by itself is left whole.
+    keeps_whole_heads: ClassVar[bool] = False
+    training_only: ClassVar[tuple[str, ...]] = ("auxiliary_head",)
 
     @configurable
     def __init__(
@@ -42,18 +57,18 @@ class PixelClassifierSegmentor(nn.Module):
         *,
         backbone: Backbone,
         sem_seg_head: nn.Module,
-        classifier: PixelClassifier,
+        classifier: PixelClassifier | None,
         auxiliary_head: nn.Module | None = None,
-        dropout: float = 0.0,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
     ):
         super().__init__()
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
-        self.dropout = nn.Dropout2d(dropout)
         self.classifier = classifier
         self.auxiliary_head = auxiliary_head
+        self.ignore_label = classifier.ignore_label if classifier else sem_seg_head.ignore_value
+        self.align_corners = (classifier or sem_seg_head).align_corners
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -62,32 +77,17 @@ class PixelClassifierSegmentor(nn.Module):
         backbone = build_backbone(cfg)
         shape = backbone.output_shape()
         head = build_sem_seg_head(cfg, shape)
+        classifier = None
+        if not (cls.keeps_whole_heads and classifies_by_itself(head)):
+            classifier = build_classifier(cfg, take_predictor(head), cls.classifier_class)
         return {
             "backbone": backbone,
             "sem_seg_head": head,
-            "classifier": cls.build_classifier(cfg, take_predictor(head)),
+            "classifier": classifier,
             "auxiliary_head": _build_auxiliary_head(cfg, shape),
-            "dropout": cfg.MODEL.CLASSIFIER.DROPOUT,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
-
-    @classmethod
-    def build_classifier(cls, cfg, predictor: nn.Conv2d) -> PixelClassifier:
-        """The classifier of this meta-architecture, starting from the head's ``predictor``."""
-        return cls.classifier_class(
-            predictor.in_channels,
-            predictor.out_channels,
-            ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
-            align_corners=cfg.MODEL.CLASSIFIER.ALIGN_CORNERS,
-            predictor=predictor,
-            **cls.classifier_options(cfg),
-        )
-
-    @classmethod
-    def classifier_options(cls, cfg) -> dict[str, object]:
-        """Arguments of the classifier beyond those that all classifiers have."""
-        return {}
 
     @property
     def device(self) -> torch.device:
@@ -108,17 +108,15 @@ class PixelClassifierSegmentor(nn.Module):
         """
         images = self._normalized_images(batched_inputs)
         features = self.backbone(images.tensor)
-        pixel_features = self.dropout(self.sem_seg_head.layers(features))
         if self.training:
             labels = self._padded_labels(batched_inputs, images.tensor.shape[-2:])
-            return self._losses(features, pixel_features, labels)
+            return self._losses(features, labels)
 
-        logits = self.classifier(pixel_features)
         logits = F.interpolate(
-            logits,
+            self._logits(features),
             size=images.tensor.shape[-2:],
             mode="bilinear",
-            align_corners=self.classifier.align_corners,
+            align_corners=self.align_corners,
         )
         return [
             {
@@ -139,20 +137,26 @@ class PixelClassifierSegmentor(nn.Module):
 
     def _padded_labels(self, batched_inputs: list[dict], size: torch.Size) -> Tensor:
         """Labels (B, H, W) int64, padded with the ignore label as the images were with zeros."""
-        ignore = self.classifier.ignore_label
         padded = []
         for inputs in batched_inputs:
             labels = inputs["sem_seg"].to(self.device, non_blocking=True).long()
             bottom, right = size[0] - labels.shape[0], size[1] - labels.shape[1]
-            padded.append(F.pad(labels, (0, right, 0, bottom), value=ignore))
+            padded.append(F.pad(labels, (0, right, 0, bottom), value=self.ignore_label))
         return torch.stack(padded)
 
-    def _losses(
-        self, features: dict[str, Tensor], pixel_features: Tensor, labels: Tensor
-    ) -> dict[str, Tensor]:
-        weight = getattr(self.sem_seg_head, "loss_weight", 1.0)
-        losses = self.classifier.losses(pixel_features, labels)
-        losses = {name: weight * loss for name, loss in losses.items()}
+    def _logits(self, features: dict[str, Tensor]) -> Tensor:
+        """The backbone's feature maps to logits (B, K, h, w)."""
+        if self.classifier is None:
+            return self.sem_seg_head(features)[0]
+        return self.classifier(self.sem_seg_head.layers(features))
+
+    def _losses(self, features: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+        if self.classifier is None:
+            losses = self.sem_seg_head.all_losses(features, labels)
+        else:
+            weight = getattr(self.sem_seg_head, "loss_weight", 1.0)
+            losses = self.classifier.losses(self.sem_seg_head.layers(features), labels)
+            losses = {name: weight * loss for name, loss in losses.items()}
         if self.auxiliary_head is not None:
             losses.update(self.auxiliary_head(features, labels)[1])
         return losses
@@ -171,16 +175,24 @@ class ContextAwareSegmentor(PixelClassifierSegmentor):
 
     classifier_class = ContextAwareClassifier
 
-    @classmethod
-    def classifier_options(cls, cfg) -> dict[str, object]:
-        options = cfg.MODEL.CLASSIFIER.CONTEXT_AWARE
-        return {
-            "scale": options.SCALE,
-            "loss_weight_refined": options.LOSS_WEIGHT_REFINED,
-            "loss_weight_vanilla": options.LOSS_WEIGHT_VANILLA,
-            "loss_weight_oracle": options.LOSS_WEIGHT_ORACLE,
-            "loss_weight_kl": options.LOSS_WEIGHT_KL,
-        }
+
+@META_ARCH_REGISTRY.register()
+class PrototypeSegmentor(PixelClassifierSegmentor):
+    """Nonparametric prototypes (CVPR 2022); keys under MODEL.CLASSIFIER.PROTOTYPE."""
+
+    classifier_class = PrototypeClassifier
+
+
+@META_ARCH_REGISTRY.register()
+class ExplicitClassSegmentor(PixelClassifierSegmentor):
+    """Explicit class embeddings (ICCV 2023); keys under MODEL.CLASSIFIER.EXPLICIT_CLASS.
+
+    A head that makes class embeddings itself, ECEHead or SegViTHead, is left whole and needs no
+    classifier; any other head gets ExplicitClassClassifier.
+    """
+
+    classifier_class = ExplicitClassClassifier
+    keeps_whole_heads = True
 
 
 def _build_auxiliary_head(cfg, input_shape) -> AuxiliaryFCNHead | None:

@@ -18,15 +18,30 @@ from ...errors import UserError
 CONTRACT = ("layers", "predictor", "common_stride", "ignore_value")
 
 
+def classifies_by_itself(head: nn.Module) -> bool:
+    """Whether a head makes class scores and losses of its own (ECEHead, SegViTHead).
+
+    Such a head has ``logits(features)`` and ``all_losses(features, labels)``.
+    """
+    return hasattr(head, "logits") and hasattr(head, "all_losses")
+
+
 def take_predictor(head: nn.Module) -> nn.Conv2d:
     """Take the 1x1 convolution out of ``head``, so that ``head.layers()`` yields pixel features.
 
-    An ``nn.Identity`` stays behind.
+    An ``nn.Identity`` stays behind. A head that has more that only its own prediction needs hears
+    of it through ``release_prediction()``.
 
     Raises:
         UserError: the head does not keep the contract, or its predictor is not a 1x1 convolution.
     """
     missing = [name for name in CONTRACT if not hasattr(head, name)]
+    if missing and classifies_by_itself(head):
+        raise UserError(
+            f"{type(head).__name__} classifies by itself and takes no other classifier. Set "
+            "MODEL.META_ARCHITECTURE to 'ExplicitClassSegmentor', or to Detectron2's "
+            "'SemanticSegmentor'."
+        )
     if missing:
         raise UserError(
             f"{type(head).__name__} cannot be wrapped: it has no {', '.join(missing)}. A head "
@@ -40,6 +55,8 @@ def take_predictor(head: nn.Module) -> nn.Conv2d:
             "(nn.Conv2d) from pixel features to classes."
         )
     head.predictor = nn.Identity()
+    if hasattr(head, "release_prediction"):
+        head.release_prediction()
     return predictor
 
 

@@ -1,0 +1,393 @@
+#!/usr/bin/env python
+"""Time and memory of the classifiers, side by side.
+
+    python benchmarks/classifiers.py
+    python benchmarks/classifiers.py --device cpu --threads 2 --repeats 5 --json times.json
+    python benchmarks/classifiers.py --only prototypes ContextAwareClassifier Convolution
+
+Every repeat runs every contender once, in a new random order, so that whatever else the machine
+does meets all of them alike; the tables show medians. "Test" is the forward pass without gradients,
+"training" is forward pass, losses and backward pass. Ratios are to the first row of a table (for
+the classifiers the plain 1x1 convolution) and to the class-by-class implementation of the same
+method (benchmarks/reference.py). Below 1 is faster.
+
+Memory is the peak of what PyTorch's allocator holds during one call beyond parameters and inputs:
+outputs, activations, gradients, temporary tensors. On a GPU the allocator counts it; on the CPU it
+is summed up from the allocations and releases that torch.profiler records. Unlike the peak size of
+the process, this is the same quantity on both, the same in every run, and free of what importing
+and earlier calls left behind; but it leaves out the scratch space that a library (oneDNN, cuDNN)
+gets from elsewhere.
+
+The loops of the class-by-class implementations skip classes that no label shows, so their time
+depends on --classes-present.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from measurement import Task, describe_environment, measure
+from reference import ClassByClassContextAware, ClassByClassPrototype, Convolution
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from d2_ctxseg import add_ctxseg_config  # importing it makes detectron2 importable
+from d2_ctxseg.classifiers import (
+    ContextAwareClassifier,
+    ExplicitClassClassifier,
+    LinearClassifier,
+    PrototypeClassifier,
+)
+from d2_ctxseg.errors import UserError, run_command, suggest
+from d2_ctxseg.files import write_json
+from d2_ctxseg.modeling import ECEHead, SMPDecoderHead
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model
+
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class Size:
+    """Sizes of everything that is measured; sides are of squares."""
+
+    batch: int
+    num_classes: int
+    classes_present: int
+    label_side: int
+    channels: int
+    prototype_channels: int
+    encoder: str
+    decoder_channels: int
+    stage_channels: tuple[int, ...]
+    ece_channels: int
+
+    @property
+    def feature_side(self) -> int:
+        """Side of the features: stride 4."""
+        return self.label_side // 4
+
+
+# Channels of the stages: of Swin-B, as in the ECENet paper.
+SIZES = {
+    "paper": Size(
+        batch=2,
+        num_classes=150,
+        classes_present=20,
+        label_side=512,
+        channels=512,
+        prototype_channels=256,
+        encoder="tu-swin_tiny_patch4_window7_224",
+        decoder_channels=512,
+        stage_channels=(128, 256, 512, 1024),
+        ece_channels=256,
+    ),
+    "small": Size(
+        batch=2,
+        num_classes=7,
+        classes_present=4,
+        label_side=64,
+        channels=16,
+        prototype_channels=16,
+        encoder="resnet18",
+        decoder_channels=32,
+        stage_channels=(16, 32, 64, 128),
+        ece_channels=32,
+    ),
+}
+
+
+class Contender(NamedTuple):
+    """A module with its calls; ``training`` is None where only test time is measured."""
+
+    module: nn.Module
+    test: Callable[[], object]
+    training: Callable[[], object] | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Contenders that get the same inputs; the first is the baseline of the ratios."""
+
+    title: str
+    make_inputs: Callable[[Size, torch.device], object]
+    builders: dict[str, Callable[[Size, object], Contender]]
+    references: dict[str, str] = field(default_factory=dict)
+
+
+# ---------------------------------------------------------------------------------- contenders
+
+
+def pixel_inputs(size: Size, channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Features (B, C, h, w) and labels (B, H, W) of blocks, one block in sixteen ignored."""
+    side = size.feature_side
+    features = torch.randn(size.batch, channels, side, side).to(device)
+    classes = torch.randperm(size.num_classes)[: size.classes_present]
+    shape = (size.batch, 16, 16)
+    blocks = classes[torch.randint(len(classes), shape)]
+    blocks[torch.rand(shape) < 1 / 16] = IGNORE
+    repeats = size.label_side // 16
+    labels = blocks.repeat_interleave(repeats, dim=1).repeat_interleave(repeats, dim=2)
+    return features, labels.to(device)
+
+
+def classifier(cls: type[nn.Module]) -> Callable[[Size, object], Contender]:
+    """Builder of a classifier with the defaults of its class."""
+
+    def build(size: Size, inputs: tuple[Tensor, Tensor]) -> Contender:
+        features, labels = inputs
+        module = cls(features.shape[1], size.num_classes, ignore_label=IGNORE).to(features.device)
+
+        def train():
+            # A new leaf: the gradient goes on into the head, as in a segmentor.
+            leaf = features.detach().requires_grad_()
+            sum(module.losses(leaf, labels).values()).backward()
+
+        return Contender(module, lambda: module(features), train)
+
+    return build
+
+
+def image_inputs(size: Size, device: torch.device) -> list[dict[str, Tensor]]:
+    """One image, as Detectron2's models take it."""
+    image = torch.randint(0, 256, (3, size.label_side, size.label_side), dtype=torch.uint8)
+    return [{"image": image.to(device)}]
+
+
+def segmentor(meta_architecture: str) -> Callable[[Size, object], Contender]:
+    """Builder of a whole UPerNet."""
+
+    def build(size: Size, inputs: list[dict[str, Tensor]]) -> Contender:
+        cfg = get_cfg()
+        add_ctxseg_config(cfg)
+        options = ["decoder_channels", size.decoder_channels]
+        cfg.merge_from_list(
+            ["MODEL.META_ARCHITECTURE", meta_architecture]
+            + ["MODEL.DEVICE", str(inputs[0]["image"].device)]
+            + ["MODEL.BACKBONE.NAME", "EncoderBackbone", "MODEL.ENCODER.NAME", size.encoder]
+            + ["MODEL.ENCODER.WEIGHTS", "", "MODEL.SEM_SEG_HEAD.NAME", "SMPDecoderHead"]
+            + ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", size.num_classes]
+            + ["MODEL.SEM_SEG_HEAD.DECODER.NAME", "UPerNet"]
+            + ["MODEL.SEM_SEG_HEAD.DECODER.OPTIONS", options]
+        )
+        module = build_model(cfg)
+        return Contender(module, lambda: module(inputs))
+
+    return build
+
+
+def stage_inputs(size: Size, device: torch.device) -> dict[str, Tensor]:
+    """The image and the feature maps at strides 2 to 32 of one image, by name."""
+    channels = (3, 0, *size.stage_channels)
+    sides = [size.label_side // 2**i for i in range(6)]
+    return {
+        f"res{i}": torch.randn(1, c, side, side).to(device)
+        for i, (c, side) in enumerate(zip(channels, sides))
+    }
+
+
+def upernet_head(size: Size, inputs: dict[str, Tensor]) -> Contender:
+    """UPerNet's head with its 1x1 convolution, to logits at stride 4."""
+    shapes = {
+        name: ShapeSpec(channels=x.shape[1], stride=size.label_side // x.shape[2])
+        for name, x in inputs.items()
+    }
+    module = SMPDecoderHead(
+        shapes,
+        decoder="UPerNet",
+        decoder_options={"decoder_channels": size.decoder_channels},
+        num_classes=size.num_classes,
+    ).to(inputs["res2"].device)
+    return Contender(module, lambda: module.layers(inputs))
+
+
+def ece_head(size: Size, inputs: dict[str, Tensor]) -> Contender:
+    """ECENet's head, to logits at stride 4."""
+    module = ECEHead(
+        in_channels=size.stage_channels, num_classes=size.num_classes, channels=size.ece_channels
+    ).to(inputs["res2"].device)
+    stages = [inputs[f"res{i}"] for i in range(2, 6)]
+    return Contender(module, lambda: module.predict(stages))
+
+
+_SETTING = (
+    "{num_classes} classes, batch {batch}, features {feature_side} x {feature_side}, labels "
+    "{label_side} x {label_side} showing {classes_present} classes"
+)
+TABLES = {
+    "classifiers": Table(
+        "Classifiers on {channels} channels: " + _SETTING,
+        lambda size, device: pixel_inputs(size, size.channels, device),
+        {
+            "Convolution": classifier(Convolution),
+            "LinearClassifier": classifier(LinearClassifier),
+            "ContextAwareClassifier": classifier(ContextAwareClassifier),
+            "ClassByClassContextAware": classifier(ClassByClassContextAware),
+            "ExplicitClassClassifier": classifier(ExplicitClassClassifier),
+        },
+        {"ContextAwareClassifier": "ClassByClassContextAware"},
+    ),
+    "prototypes": Table(
+        "Prototypes on {prototype_channels} channels: " + _SETTING,
+        lambda size, device: pixel_inputs(size, size.prototype_channels, device),
+        {
+            "Convolution": classifier(Convolution),
+            "PrototypeClassifier": classifier(PrototypeClassifier),
+            "ClassByClassPrototype": classifier(ClassByClassPrototype),
+        },
+        {"PrototypeClassifier": "ClassByClassPrototype"},
+    ),
+    "segmentors": Table(
+        "Whole segmentors: UPerNet of {decoder_channels} channels on {encoder}, one image "
+        "{label_side} x {label_side}",
+        image_inputs,
+        {
+            "LinearSegmentor": segmentor("LinearSegmentor"),
+            "ContextAwareSegmentor": segmentor("ContextAwareSegmentor"),
+        },
+    ),
+    "heads": Table(
+        "Heads to logits at stride 4: UPerNet of {decoder_channels} channels, ECENet of "
+        "{ece_channels}, on stages of {stage_channels} channels of one image "
+        "{label_side} x {label_side}",
+        stage_inputs,
+        {"UPerNet": upernet_head, "ECEHead": ece_head},
+    ),
+}
+
+
+def build_tasks(size: Size, device: torch.device, only: list[str]) -> list[Task]:
+    """The calls to measure: all, or those of the tables and contenders named in ``only``."""
+    known = {*TABLES, *(name for table in TABLES.values() for name in table.builders)}
+    for name in only:
+        if name not in known:
+            raise UserError(
+                f"--only: there is no '{name}'; there are {', '.join(sorted(known))}."
+                f"{suggest(name, known)}"
+            )
+    tasks = []
+    for key, table in TABLES.items():
+        names = [n for n in table.builders if not only or key in only or n in only]
+        inputs = table.make_inputs(size, device) if names else None
+        for name in names:
+            contender = table.builders[name](size, inputs)
+            for phase in ("test", "training"):
+                if call := getattr(contender, phase):
+                    tasks.append(Task(key, name, phase, contender.module, call))
+    return tasks
+
+
+# --------------------------------------------------------------------------------------- report
+
+
+def make_table(key: str, tasks: list[Task]) -> str:
+    """The tasks of one table as GitHub Markdown; "–" where there is nothing to compare with."""
+    table = TABLES[key]
+    tasks = {(task.phase, task.name): task for task in tasks if task.table == key}
+    baseline = next(iter(table.builders))
+    headers, columns = [], []
+    names = list(dict.fromkeys(name for _, name in tasks))
+    for phase in dict.fromkeys(phase for phase, _ in tasks):
+        headers += [f"{phase}, ms", f"× {baseline}"]
+        seconds = {n: statistics.median(tasks[phase, n].seconds) for n in names}
+        columns.append([f"{1000 * seconds[n]:.1f}" for n in names])
+        columns.append([_ratio(seconds, n, baseline) for n in names])
+        if table.references:
+            headers.append("× class by class")
+            columns.append([_ratio(seconds, n, table.references.get(n)) for n in names])
+        headers.append("MiB")
+        columns.append([f"{tasks[phase, n].memory / 2**20:.1f}" for n in names])
+    alignment = ["left"] + ["right"] * len(headers)
+    return tabulate(
+        list(zip(names, *columns)),
+        headers=["", *headers],
+        tablefmt="github",
+        disable_numparse=True,
+        colalign=alignment,
+    )
+
+
+def _ratio(seconds: dict[str, float], name: str, other: str | None) -> str:
+    return f"{seconds[name] / seconds[other]:.2f}" if other in seconds else "–"
+
+
+def make_title(key: str, size: Size) -> str:
+    """What a table shows, with the sizes filled in."""
+    return TABLES[key].title.format(**asdict(size), feature_side=size.feature_side)
+
+
+def as_json(size: Size, environment: dict, tasks: list[Task]) -> dict:
+    """Everything that was measured, every single time included."""
+    keys = ("table", "name", "phase", "seconds", "memory")
+    calls = [
+        {key: getattr(task, key) for key in keys}
+        | {"median_seconds": statistics.median(task.seconds)}
+        for task in tasks
+    ]
+    return {"environment": environment, "size": asdict(size), "calls": calls}
+
+
+# ---------------------------------------------------------------------------------- command line
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--threads", type=int, help="of PyTorch on the CPU (default: its own)")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="tables and contenders to measure"
+    )
+    parser.add_argument("--size", choices=SIZES, default="paper")
+    parser.add_argument("--classes-present", type=int, help="number of classes that labels show")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured here")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    device, size = _device(arguments.device), SIZES[arguments.size]
+    for option in ("repeats", "threads", "classes_present"):
+        value = getattr(arguments, option)
+        if value is not None and value < 1:
+            raise UserError(f"--{option.replace('_', '-')} is {value}, must be at least 1.")
+    if arguments.classes_present is not None:
+        if arguments.classes_present > size.num_classes:
+            raise UserError(
+                f"--classes-present is {arguments.classes_present}, but there are "
+                f"{size.num_classes} classes at this size."
+            )
+        size = replace(size, classes_present=arguments.classes_present)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    tasks = build_tasks(size, device, arguments.only)
+    measure(tasks, arguments.repeats, device)
+    environment = describe_environment(device) | {"repeats": arguments.repeats}
+    print("\n".join(f"- {key}: {value}" for key, value in environment.items()))
+    for key in dict.fromkeys(task.table for task in tasks):
+        print(f"\n{make_title(key, size)}\n\n{make_table(key, tasks)}")
+    if arguments.json:
+        write_json(arguments.json, as_json(size, environment, tasks))
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"--device: '{name}' cannot be used ({error}). Give 'cpu' or 'cuda'."
+        ) from error
+    return device
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,122 @@
+"""Time and peak memory of calls that take turns in random order."""
+
+import json
+import os
+import platform
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from tqdm import tqdm
+
+
+@dataclass
+class Task:
+    """One call that is timed, and what was measured: seconds and bytes."""
+
+    table: str
+    name: str
+    phase: str
+    module: nn.Module
+    call: Callable[[], object]
+    seconds: list[float] = field(default_factory=list)
+    memory: int = 0
+
+    def prepare(self) -> None:
+        """Bring the module into the mode of this call."""
+        self.module.train(self.phase == "training")
+
+    def run(self) -> None:
+        """The call itself."""
+        with torch.set_grad_enabled(self.phase == "training"):
+            self.call()
+
+    def release(self) -> None:
+        """Drop the gradients, so that the next call makes them anew."""
+        self.module.zero_grad(set_to_none=True)
+
+
+def measure(tasks: list[Task], repeats: int, device: torch.device) -> None:
+    """Fill in the memory of each task and as many times as there are repeats."""
+    order, generator = list(tasks), random.Random(0)
+    with tqdm(total=len(tasks) * (repeats + 2), unit="call") as progress:
+        for task in tasks:
+            progress.set_description("warm-up and memory")
+            _seconds(task, device)
+            progress.update()
+            task.memory = peak_memory(task, device)
+            progress.update()
+        for repeat in range(repeats):
+            progress.set_description(f"repeat {repeat + 1} of {repeats}")
+            generator.shuffle(order)
+            for task in order:
+                task.seconds.append(_seconds(task, device))
+                progress.update()
+
+
+def _seconds(task: Task, device: torch.device) -> float:
+    task.prepare()
+    _wait_for(device)
+    start = time.perf_counter()
+    task.run()
+    _wait_for(device)
+    seconds = time.perf_counter() - start
+    task.release()
+    return seconds
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(task: Task, device: torch.device) -> int:
+    """Bytes that PyTorch's allocator held at most during a call, beyond those of before."""
+    task.prepare()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        task.run()
+        peak = torch.cuda.max_memory_allocated(device) - before
+        task.release()
+        return peak
+    # Some builds of PyTorch announce every profile on the terminal.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        task.run()
+        task.release()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        recorded.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    changes = [event for event in events if event.get("name") == "[memory]"]
+    total = peak = 0
+    for event in sorted(changes, key=lambda event: event["ts"]):
+        total += event["args"]["Bytes"]
+        peak = max(peak, total)
+    return peak
+
+
+def describe_environment(device: torch.device) -> dict[str, object]:
+    """Where the figures are from."""
+    name = platform.processor() or platform.machine()
+    cpu_info = Path("/proc/cpuinfo")
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif cpu_info.exists():
+        lines = cpu_info.read_text().splitlines()
+        name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), name)
+    return {
+        "device": name,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }

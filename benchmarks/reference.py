@@ -1,0 +1,310 @@
+"""Plain class-by-class classifiers: what the project's own are measured and tested against.
+
+They compute what the authors' released code computes, the way it does: a loop over the classes
+where it has one, as many passes over the tensors, the same copies. They are kept plain on purpose;
+use ``d2_ctxseg.classifiers`` for anything but a comparison. Arguments and the keys of the state
+dict are those of the project's classifiers, so that weights can be copied from one to the other.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def interpolated_cross_entropy(
+    logits: Tensor, labels: Tensor, ignore_label: int, align_corners: bool
+) -> Tensor:
+    """Mean cross-entropy of logits (B, K, h, w) against labels (B, H, W) int64, a scalar."""
+    logits = F.interpolate(
+        logits, size=labels.shape[-2:], mode="bilinear", align_corners=align_corners
+    )
+    return F.cross_entropy(logits, labels, ignore_index=ignore_label)
+
+
+def nearest_labels(labels: Tensor, size: torch.Size) -> Tensor:
+    """Labels (B, H, W) to (B, 1, h, w) float by nearest neighbour."""
+    return F.interpolate(labels.unsqueeze(1).float(), size=size, mode="nearest")
+
+
+class Convolution(nn.Module):
+    """The 1x1 convolution with cross-entropy as it is usually written.
+
+    Args:
+        in_channels: channels C of the features.
+        num_classes: number of classes K.
+        ignore_label: label of pixels that take no part in the loss.
+        align_corners: how logits are interpolated to the size of the labels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        ignore_label: int = 255,
+        align_corners: bool = False,
+    ):
+        super().__init__()
+        self.predictor = nn.Conv2d(in_channels, num_classes, kernel_size=1)
+        self.ignore_label = ignore_label
+        self.align_corners = align_corners
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, C, h, w) to logits (B, K, h, w)."""
+        return self.predictor(features)
+
+    def losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """``loss_sem_seg`` of features (B, C, h, w) and labels (B, H, W) int64."""
+        return {"loss_sem_seg": self._cross_entropy(self(features), labels)}
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return interpolated_cross_entropy(logits, labels, self.ignore_label, self.align_corners)
+
+
+class ClassByClassContextAware(Convolution):
+    """The context-aware classifier (Tian et al., AAAI 2023) in the manner of its released code.
+
+    Equals ContextAwareClassifier with the default loss weights.
+
+    Args:
+        in_channels: channels C of the features.
+        num_classes: number of classes K.
+        scale: factor on the cosine similarity.
+        ignore_label: label of pixels that take no part in the losses.
+        align_corners: how logits are interpolated to the size of the labels.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, *, scale: float = 15.0, **options):
+        super().__init__(in_channels, num_classes, **options)
+        self.scale = scale
+        self.estimated_projector = _projector(in_channels)
+        self.oracle_projector = _projector(in_channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, C, h, w) to the refined logits (B, K, h, w)."""
+        return self._refine(features, self.predictor(features))
+
+    def losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The four losses of features (B, C, h, w) and labels (B, H, W) int64."""
+        vanilla = self.predictor(features)
+        refined = self._refine(features, vanilla.clone())
+        oracle = self._oracle(features, labels)
+        return {
+            "loss_kl": class_by_class_distillation(
+                refined, oracle.detach(), labels, self.ignore_label
+            ),
+            "loss_vanilla": self._cross_entropy(vanilla, labels),
+            "loss_oracle": self._cross_entropy(oracle, labels),
+            "loss_sem_seg": self._cross_entropy(refined, labels),
+        }
+
+    def _refine(self, features: Tensor, logits: Tensor) -> Tensor:
+        """Logits of the classifier made from the context that ``logits`` (B, K, h, w) estimate."""
+        features = features.clone()
+        batch, channels, height, width = features.shape
+        weight = self.predictor.weight.flatten(1)
+        probability = logits.view(batch, -1, height * width).softmax(dim=1)
+        context = probability @ features.view(batch, channels, -1).permute(0, 2, 1)
+        context = context / (probability.sum(-1).unsqueeze(-1) + 1e-12)
+        context = torch.cat([context, weight.unsqueeze(0).repeat(batch, 1, 1)], dim=-1)
+        classifier = self.estimated_projector(context)
+
+        features = features / (features.norm(2, 1, True) + 1e-12)
+        classifier = classifier / (classifier.norm(2, -1, True) + 1e-12)
+        similarity = classifier @ features.contiguous().view(batch, channels, -1)
+        return similarity.view(batch, -1, height, width) * self.scale
+
+    def _oracle(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Logits of the classifier made from the mean features of the true classes."""
+        copy = features.clone()
+        weight = self.predictor.weight.flatten(1)
+        context = weight.detach()
+        labels = nearest_labels(labels, features.shape[-2:])
+        for label in _present_classes(labels, self.ignore_label):
+            mask = (labels == label).float()
+            mean = (features * mask).sum(0).sum(-1).sum(-1) / (mask.sum() + 1e-12)
+            one_hot = torch.zeros(len(weight), 1, device=features.device)
+            one_hot[label.long()] = 1
+            context = context * (1 - one_hot) + mean.unsqueeze(0) * one_hot
+        classifier = self.oracle_projector(torch.cat([context, weight], dim=-1))
+        classifier = F.normalize(classifier[:, :, None, None], dim=1)
+        return F.conv2d(F.normalize(copy, dim=1), classifier) * self.scale
+
+
+class ClassByClassPrototype(nn.Module):
+    """The nonparametric prototypes (Zhou et al., CVPR 2022) in the manner of the released code.
+
+    Equals PrototypeClassifier with cosine distance, without projection and on one worker.
+
+    Args:
+        in_channels: channels C of the features.
+        num_classes: number of classes K.
+        num_prototypes: prototypes M of a class.
+        momentum: share of a prototype that stays in an update.
+        sinkhorn_iterations: of the online clustering.
+        sinkhorn_epsilon: similarities are divided by it before the clustering.
+        assignment: what updates the prototypes: ``"gumbel"``, a sample of the clustering, or
+            ``"argmax"``.
+        temperature: similarities are divided by it in ``loss_ppc``.
+        ignore_label: label of pixels that take no part in the losses.
+        align_corners: how logits are interpolated to the size of the labels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        num_prototypes: int = 10,
+        momentum: float = 0.999,
+        sinkhorn_iterations: int = 3,
+        sinkhorn_epsilon: float = 0.05,
+        assignment: str = "gumbel",
+        temperature: float = 1.0,
+        ignore_label: int = 255,
+        align_corners: bool = False,
+    ):
+        super().__init__()
+        prototypes = torch.empty(num_classes, num_prototypes, in_channels)
+        nn.init.trunc_normal_(prototypes, std=0.02)
+        self.register_buffer("prototypes", F.normalize(prototypes, dim=-1))
+        self.feature_norm = nn.LayerNorm(in_channels)
+        self.score_norm = nn.LayerNorm(num_classes)
+        self.momentum = momentum
+        self.sinkhorn_iterations = sinkhorn_iterations
+        self.sinkhorn_epsilon = sinkhorn_epsilon
+        self.assignment = assignment
+        self.temperature = temperature
+        self.ignore_label = ignore_label
+        self.align_corners = align_corners
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, C, h, w) to logits (B, K, h, w)."""
+        return self._predict(features)[0]
+
+    def losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The three weighted losses, after which the prototypes are updated.
+
+        Features (B, C, h, w), labels (B, H, W) int64.
+        """
+        logits, similarity, embedding = self._predict(features)
+        small = nearest_labels(labels, features.shape[-2:]).flatten()
+        # With K * M > 255 the usual 255 is a prototype's number.
+        small = small.masked_fill(small == self.ignore_label, -1)
+        contrast, target = self._learn(embedding, logits, similarity, small)
+        contrast_loss = F.cross_entropy(contrast / self.temperature, target.long(), ignore_index=-1)
+        labelled = contrast[target != -1, :]
+        assigned = torch.gather(labelled, 1, target[target != -1][:, None].long())
+        return {
+            "loss_sem_seg": interpolated_cross_entropy(
+                logits, labels, self.ignore_label, self.align_corners
+            ),
+            "loss_ppc": 0.01 * contrast_loss,
+            "loss_ppd": 0.001 * (1 - assigned).pow(2).mean(),
+        }
+
+    def _predict(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, K, h, w), similarities (N, M, K) and embeddings (N, C), N = B * h * w."""
+        batch, channels, height, width = features.shape
+        embedding = features.permute(0, 2, 3, 1).reshape(-1, channels)
+        embedding = F.normalize(self.feature_norm(embedding), dim=-1)
+        self.prototypes = F.normalize(self.prototypes, dim=-1)
+        similarity = torch.einsum("nd,kmd->nmk", embedding, self.prototypes)
+        logits = self.score_norm(similarity.amax(dim=1))
+        logits = logits.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+        return logits, similarity, embedding
+
+    def _learn(
+        self, embedding: Tensor, logits: Tensor, similarity: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Cluster the pixels of each class and move its prototypes.
+
+        Args:
+            embedding: (N, C).
+            logits: (B, K, h, w).
+            similarity: (N, M, K).
+            labels: (N,) float; -1 is ignored.
+
+        Returns:
+            Similarities (N, K * M) and the number of each pixel's prototype (N,) float, or -1.
+        """
+        right = labels == logits.max(dim=1)[1].view(-1)
+        prototypes = self.prototypes.clone()
+        num_classes, num_prototypes, channels = prototypes.shape
+        contrast = torch.mm(embedding, self.prototypes.view(-1, channels).t())
+        target = labels.clone()
+        # As in the released code, the graph is recorded here although nothing goes back along it.
+        for k in range(num_classes):
+            of_class = similarity[..., k][labels == k, ...]
+            if of_class.shape[0] == 0:
+                continue
+            plan, index = self._cluster(of_class)
+            right_of_class = right[labels == k]
+            plan = plan * right_of_class.unsqueeze(1).repeat(1, num_prototypes)
+            of_class = embedding[labels == k, ...]
+            of_class = of_class * right_of_class.unsqueeze(1).repeat(1, channels)
+            sums = plan.transpose(0, 1) @ of_class
+            count = plan.sum(dim=0)
+            if count.sum() > 0:
+                sums = F.normalize(sums, dim=-1)
+                moved = (
+                    self.momentum * prototypes[k, count != 0, :]
+                    + (1 - self.momentum) * sums[count != 0, :]
+                )
+                prototypes[k, count != 0, :] = moved
+            target[labels == k] = index.float() + num_prototypes * k
+        self.prototypes = F.normalize(prototypes.detach(), dim=-1)
+        return contrast, target
+
+    def _cluster(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
+        """Sinkhorn on (N, M) similarities: one-hot assignments (N, M) and argmax (N,)."""
+        plan = torch.exp(similarity / self.sinkhorn_epsilon).t()
+        num_prototypes, num_pixels = plan.shape
+        plan /= plan.sum()
+        for _ in range(self.sinkhorn_iterations):
+            plan /= plan.sum(dim=1, keepdim=True)
+            plan /= num_prototypes
+            plan /= plan.sum(dim=0, keepdim=True)
+            plan /= num_pixels
+        plan *= num_pixels
+        plan = plan.t()
+        index = plan.argmax(dim=1)
+        if self.assignment == "argmax":
+            return F.one_hot(index, num_prototypes).to(plan.dtype), index
+        return F.gumbel_softmax(plan, tau=0.5, hard=True), index
+
+
+def class_by_class_distillation(
+    student: Tensor, teacher: Tensor, labels: Tensor, ignore_label: int
+) -> Tensor:
+    """The entropy-weighted, class-wise distillation: logits (B, K, h, w), labels (B, H, W)."""
+    batch, num_classes, height, width = teacher.shape
+    labels = nearest_labels(labels, teacher.shape[-2:]).squeeze(1).long()
+    index = labels.view(-1, 1)
+    index = index * (1 - (index == ignore_label).float())
+    one_hot = torch.zeros(batch * height * width, num_classes, device=teacher.device)
+    one_hot = one_hot.scatter_(1, index.long(), 1)
+    one_hot = one_hot.view(batch, height, width, num_classes).permute(0, 3, 1, 2)
+    target = 0.5 * F.softmax(teacher, dim=1) + 0.5 * one_hot
+    loss = torch.mul(-1 * F.log_softmax(student, dim=1), target).sum(1)
+
+    probability = F.softmax(teacher, dim=1)
+    entropy = -1 * (probability * torch.log(probability + 1e-12)).sum(1)
+    entropy = entropy * (labels != ignore_label).float()
+    losses = []
+    for label in _present_classes(labels, ignore_label):
+        of_class = entropy * (labels == label).float()
+        losses.append((loss * of_class).sum() / (of_class.sum() + 1e-12))
+    return sum(losses) / len(losses) if losses else student.new_zeros(())
+
+
+def _present_classes(labels: Tensor, ignore_label: int) -> list[Tensor]:
+    return [label for label in labels.unique() if label != ignore_label]
+
+
+def _projector(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(2 * channels, channels // 2, bias=False),
+        nn.ReLU(inplace=True),
+        nn.Linear(channels // 2, channels),
+    )

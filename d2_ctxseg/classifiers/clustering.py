@@ -1,0 +1,93 @@
+"""Within-class online clustering: pixels to prototypes by optimal transport, all classes at once.
+
+Zhou et al., "Rethinking Semantic Segmentation: A Prototype View", CVPR 2022 (arXiv 2203.15102),
+section 3.2. Each class is a transport problem of its own; they are solved side by side as segments
+of one tensor, so that the work grows with the pixels and not with the classes.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class WorkerReduction:
+    """How tensors of several workers become one; here there is one worker."""
+
+    def maximum(self, values: Tensor) -> Tensor:
+        """Elementwise maximum over all workers."""
+        return values
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Elementwise sum over all workers."""
+        return values
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Elementwise mean over all workers."""
+        return values
+
+
+class _DistributedReduction(WorkerReduction):
+    """All workers of torch.distributed's default group."""
+
+    def maximum(self, values: Tensor) -> Tensor:
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+        return values
+
+    def sum(self, values: Tensor) -> Tensor:
+        dist.all_reduce(values)
+        return values
+
+    def mean(self, values: Tensor) -> Tensor:
+        return self.sum(values) / dist.get_world_size()
+
+
+def reduction_over_workers(enabled: bool = True) -> WorkerReduction:
+    """Over torch.distributed's workers where ``enabled`` and there are several; else no-ops."""
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return _DistributedReduction() if enabled and several else WorkerReduction()
+
+
+def sinkhorn_log_plan(
+    similarity: Tensor,
+    segments: Tensor,
+    num_segments: int,
+    *,
+    epsilon: float = 0.05,
+    iterations: int = 3,
+    reduction: WorkerReduction | None = None,
+) -> Tensor:
+    """Log of the transport plan from each segment's pixels to its prototypes (Sinkhorn-Knopp).
+
+    Alternately every prototype of a segment gets the same mass, then every pixel. Computed with
+    logarithms: no exponential overflows, however small ``epsilon`` or large the segment.
+
+    Args:
+        similarity: (N, M), of each pixel to the M prototypes of its own class.
+        segments: (N,) int64, the class of each pixel, 0 to ``num_segments`` - 1.
+        num_segments: number of classes; those without a pixel are no problem.
+        epsilon: strength of the entropy regularisation (kappa in the paper).
+        iterations: rounds of both normalisations.
+        reduction: joins the segments of several workers; this process alone if None.
+
+    Returns:
+        (N, M), at least float32: the exponentials of a row sum to 1.
+    """
+    reduction = reduction or WorkerReduction()
+    log_plan = (similarity.float() if similarity.dtype != torch.float64 else similarity) / epsilon
+    for _ in range(iterations):
+        log_mass = _segment_logsumexp(log_plan, segments, num_segments, reduction)
+        log_plan = (log_plan - log_mass[segments]).log_softmax(dim=1)
+    return log_plan
+
+
+def _segment_logsumexp(
+    values: Tensor, segments: Tensor, num_segments: int, reduction: WorkerReduction
+) -> Tensor:
+    """(N, M) to (num_segments, M)."""
+    lowest = values.new_full((num_segments, values.shape[1]), torch.finfo(values.dtype).min)
+    index = segments[:, None].expand_as(values)
+    largest = reduction.maximum(lowest.scatter_reduce(0, index, values, "amax"))
+    exponentials = (values - largest[segments]).exp()
+    sums = torch.zeros_like(lowest).index_add(0, segments, exponentials)
+    # A segment without pixels has the sum 0; nobody reads its logarithm.
+    return reduction.sum(sums).log() + largest

@@ -1,0 +1,85 @@
+"""Distillation of one prediction towards another, pixel by pixel or class by class.
+
+The losses of the context-aware classifier (Tian et al., AAAI 2023, "Entropy-aware distillation").
+"""
+
+from torch import Tensor
+
+from .precision import at_least_float32
+
+DISTILLATION_TARGETS = ("half_smoothed", "kl")
+DISTILLATION_WEIGHTINGS = ("plain", "entropy", "class", "class_entropy")
+
+
+def distillation_loss(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    *,
+    target: str = "half_smoothed",
+    weighting: str = "class_entropy",
+    entropy_logits: Tensor | None = None,
+    ignore_label: int = 255,
+) -> Tensor:
+    """Distillation of the student towards the teacher.
+
+    Args:
+        student: (B, K, h, w) logits.
+        teacher: (B, K, h, w) logits; no gradient flows into them.
+        labels: (B, h, w) int64, 0 to K-1 or ``ignore_label``.
+        target: what a pixel is drawn to. "half_smoothed": cross-entropy with the mean of the
+            teacher's probabilities and the true class, as in the authors' code; "kl": the
+            Kullback-Leibler divergence from the teacher, as in the paper.
+        weighting: how pixels are averaged. "plain": all alike; "entropy": weighted with the
+            entropy of a prediction; "class": within each class first, then over the classes
+            present; "class_entropy": so, and weighted with the entropy (the paper's proposal).
+        entropy_logits: (B, K, h, w), the prediction whose entropy weighs, without gradient; the
+            teacher's if None.
+        ignore_label: label of pixels that take no part.
+
+    Returns:
+        A scalar, at least float32; 0 (with a gradient of 0) where no pixel has a class.
+    """
+    num_classes = student.shape[1]
+    valid = (labels != ignore_label).flatten(1)
+    labels = labels.flatten(1).where(valid, 0)
+    log_teacher = _log_probabilities(teacher.detach())
+    loss = _pixel_losses(_log_probabilities(student), log_teacher, labels, target)
+
+    weight = valid.to(loss.dtype)
+    if weighting.endswith("entropy"):
+        if entropy_logits is not None:
+            log_teacher = _log_probabilities(entropy_logits.detach())
+        weight = weight * -(log_teacher.exp() * log_teacher).sum(dim=1)
+    if not weighting.startswith("class"):
+        return (loss * weight).sum() / (weight.sum() + 1e-12)
+    return _mean_over_classes(loss * weight, weight, labels, valid, num_classes)
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    """(B, K, h, w) to (B, K, h * w)."""
+    return at_least_float32(logits.flatten(2)).log_softmax(dim=1)
+
+
+def _pixel_losses(log_student: Tensor, log_teacher: Tensor, labels: Tensor, target: str) -> Tensor:
+    """(B, K, N) log probabilities, labels (B, N) to (B, N)."""
+    probability = log_teacher.exp()
+    cross_entropy = -(probability * log_student).sum(dim=1)
+    if target == "kl":
+        return cross_entropy + (probability * log_teacher).sum(dim=1)
+    of_label = log_student.gather(1, labels[:, None])[:, 0]
+    return 0.5 * (cross_entropy - of_label)
+
+
+def _mean_over_classes(
+    weighted_loss: Tensor, weight: Tensor, labels: Tensor, valid: Tensor, num_classes: int
+) -> Tensor:
+    """Weighted mean within each class, then the mean over the classes present."""
+    labels = labels.flatten()
+    class_loss, class_weight, count = (
+        values.new_zeros(num_classes).index_add(0, labels, values.flatten())
+        for values in (weighted_loss, weight, valid.to(weight.dtype))
+    )
+    present = (count > 0).sum()
+    # Both sums are 0 for an absent class.
+    return (class_loss / (class_weight + 1e-12)).sum() / present.clamp(min=1)

@@ -1,0 +1,131 @@
+"""Explicit class classifier: class embeddings made from masks, for the features of any head.
+
+The idea of ECENet (Liu et al., ICCV 2023, arXiv 2308.12894) on one feature map; its own decode head
+is ECEHead.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from .base import CLASSIFIER_REGISTRY, PixelClassifier, check_choice, make_predictor
+from .explicit_class_parts import (
+    AssistedScores,
+    EmbeddingUpdater,
+    ExplicitClassExtraction,
+    SemanticsAttention,
+)
+from .functional import segmentation_cross_entropy
+from .mask_losses import MASK_LOSSES, weighted_mask_losses
+
+# The widest that the embeddings are by default; the paper's width.
+_MAX_DEFAULT_CHANNELS = 256
+
+
+class ExplicitClassPrediction(NamedTuple):
+    """``logits`` and ``auxiliary_mask`` (B, K, h, w), ``class_embeddings`` (B, K, C')."""
+
+    logits: Tensor
+    auxiliary_mask: Tensor
+    class_embeddings: Tensor
+
+
+@CLASSIFIER_REGISTRY.register()
+class ExplicitClassClassifier(PixelClassifier):
+    """A classifier that makes an embedding of each class from the vanilla classifier's mask of it.
+
+    The vanilla logits are seed masks. Pooled, they become class embeddings; the pixels attend to
+    these, which refines the features and gives a second mask per class; the second mask updates the
+    embeddings. A 1x1 convolution scores the refined features, and the masks, weighted by how sure
+    the embeddings are of their classes, are added.
+
+    Args:
+        in_channels: channels C of the features.
+        num_classes: number of classes K.
+        channels: channels C' of embeddings, attention and refined features; None: those of the
+            features, at most 256. Other than ``in_channels``, a 1x1 convolution comes before.
+        num_heads: number of attention heads; divides C'.
+        mlp_ratio: hidden channels of the attention's perceptron as a multiple of C'. ECENet's head
+            has 4; 1 keeps the classifier at about half the cost.
+        pool_ratio: factor on the side of the finest grid that masks are pooled to.
+        mask_loss: ``"focal"`` (sigmoid focal loss) or ``"bce"`` (binary cross-entropy).
+        loss_weight_mask: weight of the binary mask loss of the seed masks; 0 leaves it out.
+        loss_weight_dice: likewise, of the dice loss of the seed masks.
+        predictor: the 1x1 convolution to start the seed masks from; made anew if None.
+        options: ``ignore_label``, ``align_corners``, ``dropout``: see PixelClassifier.
+
+    Raises:
+        ValueError: an argument does not fit the others; the message says which.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        channels: int | None = None,
+        num_heads: int = 4,
+        mlp_ratio: float = 1.0,
+        pool_ratio: float = 1.0,
+        mask_loss: str = "focal",
+        loss_weight_mask: float = 5.0,
+        loss_weight_dice: float = 2.0,
+        predictor: nn.Conv2d | None = None,
+        **options,
+    ):
+        super().__init__(in_channels, num_classes, **options)
+        check_choice("mask_loss", mask_loss, tuple(MASK_LOSSES))
+        if channels is None:
+            channels = min(in_channels, _MAX_DEFAULT_CHANNELS)
+        self.mask_loss = mask_loss
+        self.loss_weight_mask = loss_weight_mask
+        self.loss_weight_dice = loss_weight_dice
+
+        self.predictor = make_predictor(in_channels, num_classes, predictor)
+        self.lateral = nn.Identity()
+        if channels != in_channels:
+            self.lateral = nn.Conv2d(in_channels, channels, kernel_size=1, bias=False)
+        self.seed_extraction = ExplicitClassExtraction(num_classes, channels, pool_ratio=pool_ratio)
+        self.attention = SemanticsAttention(channels, num_heads=num_heads, mlp_ratio=mlp_ratio)
+        self.extraction = ExplicitClassExtraction(num_classes, channels, pool_ratio=pool_ratio)
+        self.updater = EmbeddingUpdater(channels)
+        self.refined_predictor = make_predictor(channels, num_classes)
+        self.assistance = AssistedScores(channels, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, C, h, w) to the assisted logits (B, K, h, w)."""
+        return self.predict(features).logits
+
+    def predict(self, features: Tensor) -> ExplicitClassPrediction:
+        """Features (B, C, h, w) to logits, seed masks (before a sigmoid) and class embeddings."""
+        features = self.dropout(features)
+        seed = self.predictor(features)
+        embeddings = self.seed_extraction(seed)
+        refined, mask = self.attention(self.lateral(features), embeddings)
+        embeddings = self.updater(self.extraction(mask), embeddings)
+        logits = self.refined_predictor(refined) + self.assistance(embeddings, seed + mask)
+        return ExplicitClassPrediction(logits, seed, embeddings)
+
+    def losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The weighted losses: features (B, C, h, w), labels (B, H, W) integers.
+
+        Returns:
+            ``loss_sem_seg`` (cross-entropy of the assisted prediction), ``loss_mask`` and
+            ``loss_dice`` (of the seed masks, at their resolution); those with weight 0 are left
+            out.
+        """
+        prediction = self.predict(features)
+        cross_entropy = segmentation_cross_entropy(
+            prediction.logits, labels, self.ignore_label, self.align_corners
+        )
+        return {
+            "loss_sem_seg": cross_entropy,
+            **weighted_mask_losses(
+                prediction.auxiliary_mask,
+                labels,
+                ignore_label=self.ignore_label,
+                mask_loss=self.mask_loss,
+                weight_mask=self.loss_weight_mask,
+                weight_dice=self.loss_weight_dice,
+            ),
+        }

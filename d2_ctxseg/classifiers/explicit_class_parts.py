@@ -1,0 +1,344 @@
+"""The parts that explicit class embeddings are made with.
+
+Liu et al., "Boosting Semantic Segmentation from the Perspective of Explicit Class Embeddings"
+(ECENet), ICCV 2023 (arXiv 2308.12894), section 3. Where the paper leaves room, the parts compute
+what the authors' released code does.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .functional import at_least_float32
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each position of a map (B, C, h, w)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, C, h, w)."""
+        return super().forward(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class FeatureReconstruction(nn.Module):
+    """Splits features into intrinsic and diverse ones and puts them together again (FR).
+
+    Half of the output is made of a projection (intrinsic), the other half of a depthwise
+    convolution of it whose channels are gated by their means (diverse).
+
+    Args:
+        channels: channels c of the features, an even number from 4 on.
+
+    Raises:
+        ValueError: ``channels`` is odd or below 4.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        if channels < 4 or channels % 2:
+            raise ValueError(
+                f"FeatureReconstruction cannot halve {channels} channels twice; expected an even "
+                "number from 4 on."
+            )
+        half = channels // 2
+        self.intrinsic = nn.Sequential(
+            nn.Conv2d(channels, half, kernel_size=1, bias=False), nn.BatchNorm2d(half)
+        )
+        self.diverse = nn.Sequential(
+            nn.Conv2d(half, half, kernel_size=3, padding=1, groups=half), nn.BatchNorm2d(half)
+        )
+        self.gate = nn.Sequential(
+            nn.Linear(half, half // 2, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Linear(half // 2, half, bias=False),
+        )
+        self.merge = nn.Conv2d(channels, channels, kernel_size=1, bias=False)
+        self.norm = ChannelLayerNorm(channels)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, c, h, w) to new ones of that shape and the diverse half (B, c/2, h, w)."""
+        intrinsic = self.intrinsic(features)
+        diverse = self.diverse(intrinsic)
+        diverse = diverse * self.gate(diverse.mean(dim=(2, 3)))[:, :, None, None]
+        return self.norm(self.merge(torch.cat([diverse, intrinsic], dim=1))), diverse
+
+
+def pool_sizes(num_classes: int, ratio: float = 1.0) -> tuple[int, ...]:
+    """Side lengths of the grids that a mask is pooled to: 1, 2, 3, 6 and the odd n.
+
+    n is the odd number at or just above the floor of ``ratio * sqrt(num_classes)``: the more
+    classes, the more numbers tell them apart.
+    """
+    side = int(math.sqrt(num_classes) * ratio)
+    return (1, 2, 3, 6, side + 1 - side % 2)
+
+
+class PyramidAveragePool(nn.Module):
+    """Adaptive average pooling to several square grids at once.
+
+    Pooling is separable: an averaging matrix from the left over the rows, another from the right
+    over the columns. So sizes that do not divide each other can be exported to ONNX, and the
+    gradient is deterministic.
+
+    Args:
+        sizes: side length of each grid.
+    """
+
+    def __init__(self, sizes: Sequence[int]):
+        super().__init__()
+        self.sizes = tuple(sizes)
+        # One entry for each row of each grid: its index, and how many rows its grid has.
+        index = torch.cat([torch.arange(size) for size in self.sizes])
+        count = torch.cat([torch.full((size,), size) for size in self.sizes])
+        self.register_buffer("index", index[:, None], persistent=False)
+        self.register_buffer("count", count[:, None], persistent=False)
+
+    def forward(self, masks: Tensor) -> Tensor:
+        """Masks (B, K, h, w) to (B, K, sum of size squared), float32 or more precise.
+
+        Grids one after the other, each row by row.
+        """
+        # Shares such as 1/43 and sums over many pixels want more than half precision.
+        with torch.autocast(masks.device.type, enabled=False):
+            masks = at_least_float32(masks)
+            pooled_rows = self._averaging_matrix(masks.shape[2], masks.dtype) @ masks
+            columns = self._averaging_matrix(masks.shape[3], masks.dtype)
+            grids = [
+                (rows @ matrix.transpose(0, 1)).flatten(2)
+                for rows, matrix in zip(
+                    pooled_rows.split(self.sizes, dim=2), columns.split(self.sizes, dim=0)
+                )
+            ]
+            return torch.cat(grids, dim=2)
+
+    def _averaging_matrix(self, length: int, dtype: torch.dtype) -> Tensor:
+        """(sum of sizes, length); each row averages the positions of one bin.
+
+        Bins as in ``adaptive_avg_pool``: from ``floor(i * length / size)`` to before
+        ``ceil((i + 1) * length / size)``.
+        """
+        start = self.index * length // self.count
+        end = ((self.index + 1) * length + self.count - 1) // self.count
+        position = torch.arange(length, device=self.index.device)
+        inside = (position >= start) & (position < end)
+        return inside.to(dtype) / (end - start).to(dtype)
+
+
+class ExplicitClassExtraction(nn.Module):
+    """Makes one embedding a class from the class's mask (ECE).
+
+    A mask is average-pooled to several grids; a linear layer, the same for all classes, turns the
+    values of the grids into the embedding.
+
+    Args:
+        num_classes: number of classes K; decides on the finest grid.
+        channels: channels C of the embeddings.
+        pool_ratio: factor on the side of the finest grid, see ``pool_sizes``.
+
+    Raises:
+        ValueError: ``pool_ratio`` is not positive.
+    """
+
+    def __init__(self, num_classes: int, channels: int, *, pool_ratio: float = 1.0):
+        super().__init__()
+        if pool_ratio <= 0:
+            raise ValueError(f"pool_ratio is {pool_ratio}, expected a positive number.")
+        sizes = pool_sizes(num_classes, pool_ratio)
+        self.pool = PyramidAveragePool(sizes)
+        self.projection = nn.Linear(sum(size**2 for size in sizes), channels)
+
+    def forward(self, masks: Tensor) -> Tensor:
+        """Masks (B, K, h, w), before a sigmoid, to class embeddings (B, K, C)."""
+        return self.projection(self.pool(masks).to(self.projection.weight.dtype))
+
+
+class SemanticsAttention(nn.Module):
+    """Pixels attend to class embeddings; their similarity is a new mask (SA).
+
+    A transformer layer with normalisation before each step, whose perceptron has a depthwise
+    convolution. The attention is ``softmax(max_K S - S)`` of the similarity S, as in the authors'
+    code: the less a class resembles the pixel, the more of it is added.
+
+    Args:
+        channels: channels C of features and embeddings.
+        num_heads: number of attention heads; divides C.
+        mlp_ratio: hidden channels of the perceptron, as a multiple of C.
+
+    Raises:
+        ValueError: ``num_heads`` does not divide ``channels``.
+    """
+
+    def __init__(self, channels: int, *, num_heads: int = 4, mlp_ratio: float = 4.0):
+        super().__init__()
+        if channels % num_heads:
+            raise ValueError(
+                f"num_heads is {num_heads}, expected a divisor of the {channels} channels."
+            )
+        hidden = int(channels * mlp_ratio)
+        self.num_heads = num_heads
+        self.feature_norm = ChannelLayerNorm(channels)
+        self.embedding_norm = nn.LayerNorm(channels)
+        self.query = nn.Sequential(
+            nn.Conv2d(channels, channels, kernel_size=3, padding=1, groups=channels),
+            nn.Conv2d(channels, channels, kernel_size=1),
+        )
+        self.key_value = nn.Linear(channels, 2 * channels, bias=False)
+        self.projection = nn.Conv2d(channels, channels, kernel_size=1)
+        self.mlp_norm = ChannelLayerNorm(channels)
+        self.mlp = nn.Sequential(
+            nn.Conv2d(channels, hidden, kernel_size=1),
+            nn.Conv2d(hidden, hidden, kernel_size=3, padding=1, groups=hidden),
+            nn.GELU(),
+            nn.Conv2d(hidden, channels, kernel_size=1),
+        )
+
+    def forward(self, features: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Lets the class embeddings refine the features.
+
+        Args:
+            features: (B, C, h, w).
+            embeddings: (B, K, C).
+
+        Returns:
+            The refined features (B, C, h, w), and as the new mask (B, K, h, w) the similarity of
+            pixels and classes, averaged over the heads.
+        """
+        query = self.query(self.feature_norm(features))
+        key, value = self.key_value(self.embedding_norm(embeddings)).chunk(2, dim=2)
+        attended = dissimilarity_attention(query, key, value, self.num_heads)
+        features = features + self.projection(attended)
+        features = features + self.mlp(self.mlp_norm(features))
+        return features, mean_similarity(query, key, self.num_heads)
+
+
+def dissimilarity_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
+    """Multi-head attention of positions to classes, with ``softmax(max_K S - S)``.
+
+    ``S = q k / sqrt(C / num_heads)``. The maximum is the same for all classes of a pixel, so a
+    softmax does not see it: this is the usual attention with negated keys, which has fast kernels
+    that never store S.
+
+    Args:
+        query: (B, C, h, w).
+        key: (B, K, C).
+        value: (B, K, C).
+        num_heads: divides C.
+
+    Returns:
+        (B, C, h, w).
+    """
+    positions = query.flatten(2).transpose(1, 2).contiguous()
+    heads = [x.unflatten(2, (num_heads, -1)).transpose(1, 2) for x in (positions.neg(), key, value)]
+    attended = F.scaled_dot_product_attention(*heads)
+    return attended.transpose(2, 3).flatten(1, 2).unflatten(2, query.shape[-2:])
+
+
+def mean_similarity(query: Tensor, key: Tensor, num_heads: int) -> Tensor:
+    """The scaled dot products of positions (B, C, h, w) and classes (B, K, C), mean over heads.
+
+    The sum over heads of dot products within a head is the dot product over all channels.
+
+    Returns:
+        (B, K, h, w).
+    """
+    scale = (query.shape[1] // num_heads) ** -0.5 / num_heads
+    return ((key * scale) @ query.flatten(2)).unflatten(2, query.shape[-2:])
+
+
+class EmbeddingUpdater(nn.Module):
+    """Updates class embeddings by newly extracted ones, through a gate (U).
+
+    Args:
+        channels: channels C of the embeddings.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.extracted_layer = nn.Linear(channels, 2 * channels)
+        self.current_layer = nn.Linear(channels, channels)
+        self.gate_layer = nn.Linear(channels, channels)
+        self.gate_norm = nn.LayerNorm(channels)
+        self.extracted_norm = nn.LayerNorm(channels)
+        self.output_layer = nn.Linear(channels, channels)
+        self.output_norm = nn.LayerNorm(channels)
+
+    def forward(self, extracted: Tensor, current: Tensor) -> Tensor:
+        """Embeddings extracted from the new mask and the current ones to updated ones.
+
+        All (B, K, C).
+        """
+        for_gate, for_output = self.extracted_layer(extracted).chunk(2, dim=-1)
+        gate = self.gate_norm(self.gate_layer(self.current_layer(current) * for_gate)).sigmoid()
+        updated = gate * self.extracted_norm(for_output) + current
+        return F.relu(self.output_norm(self.output_layer(updated)))
+
+
+class AdditionUpdater(nn.Module):
+    """Updates class embeddings by adding the newly extracted ones: the paper's ablation of U."""
+
+    def forward(self, extracted: Tensor, current: Tensor) -> Tensor:
+        """Both (B, K, C), and so is the sum."""
+        return current + extracted
+
+
+class AssistedScores(nn.Module):
+    """What the class embeddings add to the scores: masks weighted by how sure a class is of itself.
+
+    ``diag(softmax(Linear(E))) * sigmoid(mask)``; the linear layer classifies the embeddings, and
+    the diagonal is the probability that the embedding of a class is recognised as that class.
+
+    Args:
+        channels: channels C of the embeddings.
+        num_classes: number of classes K.
+    """
+
+    def __init__(self, channels: int, num_classes: int):
+        super().__init__()
+        self.classify = nn.Linear(channels, num_classes)
+
+    def forward(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        """Embeddings (B, K, C) and summed masks (B, K, h, w) to scores (B, K, h, w) in 0 to 1."""
+        certainty = self.classify(embeddings).softmax(dim=2).diagonal(dim1=1, dim2=2)
+        return certainty[:, :, None, None] * mask.sigmoid()
+
+
+class GhostDoubling(nn.Module):
+    """Twice the height and width: half of the pixel shuffle's input from cheap convolutions.
+
+    Args:
+        channels: channels C of input and output.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        wide = 2 * channels
+        self.primary = nn.Sequential(
+            nn.Conv2d(channels, wide, kernel_size=1, bias=False),
+            nn.BatchNorm2d(wide),
+            nn.ReLU(inplace=True),
+        )
+        self.cheap = nn.Sequential(
+            nn.Conv2d(wide, wide, kernel_size=3, padding=1, groups=wide, bias=False),
+            nn.BatchNorm2d(wide),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, C, 2h, 2w)."""
+        primary = self.primary(features)
+        return F.pixel_shuffle(torch.cat([primary, self.cheap(primary)], dim=1), 2)
+
+
+class GhostUpsample(nn.Sequential):
+    """Learned upsampling by a power of two; the ghost module is of Han et al., CVPR 2020.
+
+    Args:
+        channels: channels C of input and output.
+        num_doublings: (B, C, h, w) becomes (B, C, h * 2**n, w * 2**n); 0 changes nothing.
+    """
+
+    def __init__(self, channels: int, num_doublings: int):
+        super().__init__(*[GhostDoubling(channels) for _ in range(num_doublings)])

@@ -1,0 +1,207 @@
+"""Losses of class masks: one binary mask per class, compared where the class is present.
+
+All of them take the same four tensors:
+
+- ``mask_logits`` (B, K, h, w) float of any precision, before the sigmoid;
+- ``targets`` (B, K, h, w) float, 1 where a pixel has the class and 0 elsewhere;
+- ``valid`` (B, 1, h, w) float, 1 where a pixel is labelled; the others take no part;
+- ``present`` (B, K) float, 1 where the image holds the class.
+
+They are means over the present (image, class) pairs, 0 with a gradient of 0 where there is none.
+The ECENet paper (Liu et al., ICCV 2023, arXiv 2308.12894) names a mask loss and a dice loss without
+formulas, and its training code was not released. The focal and the dice loss here are those of
+SegViT (Zhang et al., NeurIPS 2022, arXiv 2210.05844), restricted to the labelled pixels.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import check_choice
+from .functional import at_least_float32, class_membership, resize_labels
+
+
+class MaskTargets(NamedTuple):
+    """What the mask losses compare with; shapes as in this file's first lines."""
+
+    targets: Tensor
+    valid: Tensor
+    present: Tensor
+
+
+def mask_targets(
+    labels: Tensor, num_classes: int, size: tuple[int, int], ignore_label: int = 255
+) -> MaskTargets:
+    """The true mask of every class at the resolution of the predicted masks.
+
+    The labels are resized by nearest neighbour, which is cheaper than bringing K masks to the
+    labels' size. A class that is lost by that counts as absent.
+
+    Args:
+        labels: (B, H, W), any integer dtype.
+        num_classes: K; labels outside 0 to K-1 count as ignored.
+        size: (h, w) of the masks.
+        ignore_label: pixels with this label take no part.
+
+    Returns:
+        ``targets`` (B, K, h, w), ``valid`` (B, 1, h, w) and ``present`` (B, K), float32.
+    """
+    labels = resize_labels(labels, size)
+    valid = (labels != ignore_label) & (labels >= 0) & (labels < num_classes)
+    membership = class_membership(torch.where(valid, labels, -1), num_classes)
+    return MaskTargets(
+        membership.unflatten(2, labels.shape[-2:]), valid[:, None].float(), membership.amax(dim=2)
+    )
+
+
+def sigmoid_focal_mask_loss(
+    mask_logits: Tensor,
+    targets: Tensor,
+    valid: Tensor,
+    present: Tensor,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+) -> Tensor:
+    """Sigmoid focal loss (Lin et al., ICCV 2017): mean over labelled pixels, then present pairs.
+
+    Args:
+        mask_logits: (B, K, h, w) float.
+        targets: (B, K, h, w) float, 0 or 1.
+        valid: (B, 1, h, w) float, 0 or 1.
+        present: (B, K) float, 0 or 1.
+        alpha: weight of the pixels of the class; the others have ``1 - alpha``.
+        gamma: exponent that turns down the pixels that are right already, at least 1.
+
+    Returns:
+        A scalar, at least 0, float32 or more precise.
+    """
+    toward_wrong = _toward_wrong(mask_logits, targets)
+    weight = (1 - alpha) + (2 * alpha - 1) * targets
+    pixel_loss = weight * toward_wrong.sigmoid() ** gamma * F.softplus(toward_wrong)
+    return _mean_over_present(_mean_over_valid(pixel_loss, valid), present)
+
+
+def binary_cross_entropy_mask_loss(
+    mask_logits: Tensor, targets: Tensor, valid: Tensor, present: Tensor
+) -> Tensor:
+    """Binary cross-entropy: mean over the labelled pixels, then over the present pairs.
+
+    Arguments and result as in ``sigmoid_focal_mask_loss``.
+    """
+    pixel_loss = F.softplus(_toward_wrong(mask_logits, targets))
+    return _mean_over_present(_mean_over_valid(pixel_loss, valid), present)
+
+
+def dice_mask_loss(
+    mask_logits: Tensor, targets: Tensor, valid: Tensor, present: Tensor, smooth: float = 1.0
+) -> Tensor:
+    """Dice loss (Milletari et al., 3DV 2016), mean over the present pairs.
+
+    Per pair ``1 - (2 sum pt + smooth) / (sum p + sum t + smooth)`` over the labelled pixels.
+
+    Args:
+        mask_logits: (B, K, h, w) float.
+        targets: (B, K, h, w) float, 0 or 1.
+        valid: (B, 1, h, w) float, 0 or 1.
+        present: (B, K) float, 0 or 1.
+        smooth: keeps the ratio defined for empty masks.
+
+    Returns:
+        A scalar between 0 and 1, float32 or more precise.
+    """
+    probability = at_least_float32(mask_logits).sigmoid() * valid
+    overlap = (probability * targets).sum(dim=(2, 3))
+    total = probability.sum(dim=(2, 3)) + (targets * valid).sum(dim=(2, 3))
+    return _mean_over_present(1 - (2 * overlap + smooth) / (total + smooth), present)
+
+
+MASK_LOSSES = {"focal": sigmoid_focal_mask_loss, "bce": binary_cross_entropy_mask_loss}
+
+
+def weighted_mask_losses(
+    mask_logits: Tensor,
+    labels: Tensor,
+    *,
+    ignore_label: int = 255,
+    mask_loss: str = "focal",
+    weight_mask: float = 5.0,
+    weight_dice: float = 2.0,
+) -> dict[str, Tensor]:
+    """The binary mask loss and the dice loss of masks against labels.
+
+    Args:
+        mask_logits: (B, K, h, w) float.
+        labels: (B, H, W), any integer dtype; brought to (h, w), see ``mask_targets``.
+        ignore_label: pixels with this label take no part.
+        mask_loss: ``"focal"`` or ``"bce"``.
+        weight_mask: factor on ``loss_mask``; 0 leaves it out.
+        weight_dice: factor on ``loss_dice``; 0 leaves it out.
+
+    Returns:
+        ``loss_mask`` and ``loss_dice``, weights applied.
+
+    Raises:
+        ValueError: no such ``mask_loss``.
+    """
+    check_choice("mask_loss", mask_loss, tuple(MASK_LOSSES))
+    functions = {
+        "loss_mask": (weight_mask, MASK_LOSSES[mask_loss]),
+        "loss_dice": (weight_dice, dice_mask_loss),
+    }
+    if not (weight_mask or weight_dice):
+        return {}
+    truth = mask_targets(labels, mask_logits.shape[1], mask_logits.shape[-2:], ignore_label)
+    return {
+        name: weight * function(mask_logits, *truth)
+        for name, (weight, function) in functions.items()
+        if weight
+    }
+
+
+def diversity_map(diverse: Tensor) -> Tensor:
+    """For each position the largest share that any channel gives to it.
+
+    Args:
+        diverse: (B, c, h, w) float.
+
+    Returns:
+        (B, h * w): ``max_channel softmax_position(diverse)``. The sum over the positions lies
+        between 1 (all channels look at the same place) and c (each at a place of its own).
+    """
+    return at_least_float32(diverse).flatten(2).softmax(dim=2).amax(dim=1)
+
+
+def diversity_loss(maps: Sequence[Tensor], num_channels: Sequence[int]) -> Tensor:
+    """Low where the channels of the stages look at different places. Needs no labels.
+
+    Args:
+        maps: per stage what ``diversity_map`` returns, (B, h * w).
+        num_channels: per stage the number of channels c that the map was made of.
+
+    Returns:
+        A scalar from 0 to below 1: ``1 - sum_x map(x) / c``, mean over images and stages.
+    """
+    shares = [stage.sum(dim=1).mean() / c for stage, c in zip(maps, num_channels)]
+    return 1 - torch.stack(shares).mean()
+
+
+def _toward_wrong(mask_logits: Tensor, targets: Tensor) -> Tensor:
+    """Logits with the sign turned on pixels of the class: the larger the more wrong.
+
+    With it ``softplus`` is the binary cross-entropy and ``sigmoid`` the probability of the wrong
+    answer: one tensor in the place of both cases.
+    """
+    return at_least_float32(mask_logits) * (1 - 2 * targets)
+
+
+def _mean_over_valid(pixel_loss: Tensor, valid: Tensor) -> Tensor:
+    """(B, K, h, w) and (B, 1, h, w) to (B, K)."""
+    return (pixel_loss * valid).sum(dim=(2, 3)) / valid.sum(dim=(2, 3)).clamp(min=1)
+
+
+def _mean_over_present(pair_loss: Tensor, present: Tensor) -> Tensor:
+    """(B, K) and (B, K) to a scalar."""
+    return (pair_loss * present).sum() / present.sum().clamp(min=1)

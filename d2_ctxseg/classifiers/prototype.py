@@ -1,0 +1,285 @@
+"""Nonparametric prototypes: a class is a set of means of training features, not a weight vector.
+
+Zhou et al., "Rethinking Semantic Segmentation: A Prototype View", CVPR 2022 (arXiv 2203.15102).
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import CLASSIFIER_REGISTRY, PixelClassifier, check_choice
+from .clustering import reduction_over_workers, sinkhorn_log_plan
+from .functional import resize_labels, segmentation_cross_entropy
+from .prototype_similarity import DISTANCES, nearest_similarity, prototype_similarity
+
+ASSIGNMENTS = ("gumbel", "argmax")
+SYNCHRONIZATIONS = ("average", "joint")
+
+
+class Assignment(NamedTuple):
+    """Where within-class clustering puts each of N pixels; ignored pixels are not ``valid``."""
+
+    labels: Tensor
+    """(N,) int64 class, 0 for ignored pixels."""
+    valid: Tensor
+    """(N,) bool."""
+    log_plan: Tensor
+    """(N, M) log probabilities over the prototypes of the pixel's class."""
+
+    @property
+    def prototype(self) -> Tensor:
+        """(N,) int64: the most probable prototype of the pixel's class, 0 to M-1."""
+        return self.log_plan.argmax(dim=1)
+
+
+@CLASSIFIER_REGISTRY.register()
+class PrototypeClassifier(PixelClassifier):
+    """A pixel has the class of the nearest prototype; prototypes are moved, not trained.
+
+    Every class has M prototypes. In training the pixels of a class are clustered onto them by
+    optimal transport, and each prototype follows the mean of its pixels that were classified
+    rightly. They are a buffer: saved in checkpoints, no parameters, the same on all workers.
+
+    Args:
+        in_channels: channels C of the features and of the prototypes.
+        num_classes: number of classes K.
+        num_prototypes: prototypes M of each class (Table 5b).
+        momentum: share of its old value that a prototype keeps in an update, 0 to 1 (Table 5c).
+        sinkhorn_iterations: rounds of Sinkhorn-Knopp in the clustering.
+        sinkhorn_epsilon: strength of its entropy regularisation (kappa in the paper, 0.05).
+        assignment: which prototype a pixel moves: "gumbel", drawn at random from the plan as in the
+            authors' code, or "argmax". The losses always use the most probable.
+        temperature: of the contrast between prototypes in ``loss_ppc``: 1.0 as in the authors'
+            code; 0.1 in the paper.
+        projection: put 1x1 convolution, BatchNorm, ReLU and another 1x1 convolution before the
+            embedding, as the authors' code does.
+        distance: "cosine", "euclidean" ("standard" in Table 5d) or "huber".
+        synchronization: how workers agree. "average": each clusters its own pixels, the updated
+            prototypes are averaged, as in the authors' code; "joint": the pixels of all workers are
+            clustered together, which gives what one process gives for the whole batch.
+        accumulation_steps: calls of ``losses`` that make one step of the optimizer: the prototypes
+            are updated at the last of them, from the pixels of all.
+        loss_weight_sem_seg: weight of the cross-entropy; 0 leaves it out.
+        loss_weight_ppc: likewise, of the pixel-prototype contrast (equation 11).
+        loss_weight_ppd: likewise, of the pixel-prototype distance (equation 12).
+        ignore_label: label of pixels that take no part.
+        align_corners: how logits are interpolated to the size of the labels.
+        dropout: probability of dropping a channel of the features in training.
+        predictor: the head's 1x1 convolution, which prototypes replace: not used.
+
+    Raises:
+        ValueError: an option is out of its range or none of its choices.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        num_prototypes: int = 10,
+        momentum: float = 0.999,
+        sinkhorn_iterations: int = 3,
+        sinkhorn_epsilon: float = 0.05,
+        assignment: str = "gumbel",
+        temperature: float = 1.0,
+        projection: bool = False,
+        distance: str = "cosine",
+        synchronization: str = "average",
+        accumulation_steps: int = 1,
+        loss_weight_sem_seg: float = 1.0,
+        loss_weight_ppc: float = 0.01,
+        loss_weight_ppd: float = 0.001,
+        ignore_label: int = 255,
+        align_corners: bool = False,
+        dropout: float = 0.0,
+        predictor: nn.Conv2d | None = None,
+    ):
+        super().__init__(
+            in_channels,
+            num_classes,
+            ignore_label=ignore_label,
+            align_corners=align_corners,
+            dropout=dropout,
+        )
+        check_choice("assignment", assignment, ASSIGNMENTS)
+        check_choice("distance", distance, DISTANCES)
+        check_choice("synchronization", synchronization, SYNCHRONIZATIONS)
+        _check_positive(
+            num_prototypes=num_prototypes,
+            sinkhorn_iterations=sinkhorn_iterations,
+            sinkhorn_epsilon=sinkhorn_epsilon,
+            temperature=temperature,
+            accumulation_steps=accumulation_steps,
+        )
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum is {momentum}, expected 0 to 1.")
+        self.num_prototypes = num_prototypes
+        self.momentum = momentum
+        self.sinkhorn_iterations = sinkhorn_iterations
+        self.sinkhorn_epsilon = sinkhorn_epsilon
+        self.assignment = assignment
+        self.temperature = temperature
+        self.distance = distance
+        self.synchronization = synchronization
+        self.accumulation_steps = accumulation_steps
+        self.loss_weights = {
+            "loss_sem_seg": loss_weight_sem_seg,
+            "loss_ppc": loss_weight_ppc,
+            "loss_ppd": loss_weight_ppd,
+        }
+        self.projection = _projection(in_channels) if projection else nn.Identity()
+        self.feature_norm = nn.LayerNorm(in_channels)
+        self.score_norm = nn.LayerNorm(num_classes)
+        # Distributed training wants no idle parameters: only the cross-entropy sees the scores.
+        self.score_norm.requires_grad_(loss_weight_sem_seg > 0)
+        prototypes = nn.init.trunc_normal_(
+            torch.empty(num_classes, num_prototypes, in_channels), std=0.02
+        )
+        self.register_buffer("prototypes", F.normalize(prototypes, dim=2))
+        # Sums over the calls of one accumulated step; of no use in a checkpoint.
+        self.register_buffer("_sums", torch.zeros_like(prototypes), persistent=False)
+        self.register_buffer("_counts", torch.zeros(prototypes.shape[:2]), persistent=False)
+        self._calls = 0
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, C, h, w) to logits (B, K, h, w): the normalised scores of the classes."""
+        prototypes = F.normalize(self.prototypes, dim=2)
+        scores = nearest_similarity(self.embed(features), prototypes, self.distance)
+        return self._logits(scores, features.shape)
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Features (B, C, h, w) to pixel embeddings (B * h * w, C) of unit length."""
+        features = self.projection(self.dropout(features))
+        return F.normalize(self.feature_norm(features.permute(0, 2, 3, 1).flatten(0, 2)), dim=1)
+
+    def losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The weighted losses; in training mode the prototypes are updated as well.
+
+        The losses are of the prototypes as they were before the update.
+
+        Args:
+            features: (B, C, h, w).
+            labels: (B, H, W) integers.
+
+        Returns:
+            ``loss_sem_seg`` (cross-entropy), ``loss_ppc`` and ``loss_ppd``; those with weight 0 are
+            left out.
+        """
+        small = resize_labels(labels, features.shape[-2:]).flatten()
+        valid = small != self.ignore_label
+        small = small.where(valid, 0)
+        embeddings = self.embed(features)
+        similarity = prototype_similarity(
+            embeddings,
+            F.normalize(self.prototypes, dim=2),
+            small,
+            distance=self.distance,
+            temperature=self.temperature,
+        )
+        logits = self._logits(similarity.class_scores, features.shape)
+        assignment = self.assign(similarity.of_own_class, small, valid)
+
+        weights = {name: weight for name, weight in self.loss_weights.items() if weight}
+        losses = {}
+        if "loss_sem_seg" in weights:
+            losses["loss_sem_seg"] = segmentation_cross_entropy(
+                logits, labels, self.ignore_label, self.align_corners
+            )
+        chosen = similarity.of_own_class.gather(1, assignment.prototype[:, None])[:, 0]
+        if "loss_ppc" in weights:
+            contrast = similarity.log_partition - chosen / self.temperature
+            losses["loss_ppc"] = _mean_where(contrast, valid)
+        if "loss_ppd" in weights:
+            nearest = 1 if self.distance == "cosine" else 0
+            losses["loss_ppd"] = _mean_where((nearest - chosen).square(), valid)
+        if self.training:
+            right = valid & (logits.argmax(dim=1).flatten() == small)
+            self.update(embeddings, assignment, right)
+        return {name: weights[name] * loss for name, loss in losses.items()}
+
+    @torch.no_grad()
+    def assign(self, of_own_class: Tensor, labels: Tensor, valid: Tensor) -> Assignment:
+        """Within-class clustering of N pixels (section 3.2).
+
+        Args:
+            of_own_class: (N, M) similarities to the prototypes of the pixel's class.
+            labels: (N,) int64, 0 to K-1 also where not valid.
+            valid: (N,) bool; the others take no part.
+        """
+        joint = self.training and self.synchronization == "joint"
+        # Ignored pixels are a segment of their own, of which nothing is read.
+        segments = labels.where(valid, self.num_classes)
+        with torch.autocast(labels.device.type, enabled=False):
+            log_plan = sinkhorn_log_plan(
+                of_own_class,
+                segments,
+                self.num_classes + 1,
+                epsilon=self.sinkhorn_epsilon,
+                iterations=self.sinkhorn_iterations,
+                reduction=reduction_over_workers(joint),
+            )
+        return Assignment(labels, valid, log_plan)
+
+    @torch.no_grad()
+    def update(self, embeddings: Tensor, assignment: Assignment, right: Tensor) -> None:
+        """Move the prototypes towards the pixels assigned to them (equation 9).
+
+        Args:
+            embeddings: (N, C) of unit length.
+            assignment: of the same pixels.
+            right: (N,) bool, the pixels that move prototypes: labelled and classified rightly.
+        """
+        prototype = assignment.prototype
+        if self.assignment == "gumbel":
+            # The argmax of a plan with Gumbel noise, whatever the temperature: a hard sample.
+            plan = assignment.log_plan.exp()
+            prototype = (plan - torch.empty_like(plan).exponential_().log()).argmax(dim=1)
+        index = assignment.labels * self.num_prototypes + prototype
+        weight = right.to(self._sums.dtype)
+        sums = embeddings.to(self._sums.dtype) * weight[:, None]
+        self._sums.view(-1, self.in_channels).index_add_(0, index, sums)
+        self._counts.view(-1).index_add_(0, index, weight)
+        self._calls += 1
+        if self._calls >= self.accumulation_steps:
+            self._move_prototypes()
+
+    def _move_prototypes(self) -> None:
+        joint = reduction_over_workers(self.synchronization == "joint")
+        sums, counts = joint.sum(self._sums), joint.sum(self._counts)
+        old = F.normalize(self.prototypes, dim=2)
+        new = self.momentum * old + (1 - self.momentum) * F.normalize(sums, dim=2)
+        # An overflow in half precision, whose step the gradient scaler skips, moves nothing.
+        moves = (counts[..., None] > 0) & sums.isfinite().all()
+        moved = F.normalize(torch.where(moves, new, old), dim=2)
+        average = reduction_over_workers(self.synchronization == "average")
+        self.prototypes.copy_(F.normalize(average.mean(moved), dim=2))
+        self._sums.zero_()
+        self._counts.zero_()
+        self._calls = 0
+
+    def _logits(self, scores: Tensor, shape: torch.Size) -> Tensor:
+        """Scores (B * h * w, K) to logits (B, K, h, w)."""
+        batch, _, height, width = shape
+        return self.score_norm(scores).unflatten(0, (batch, height, width)).permute(0, 3, 1, 2)
+
+
+def _projection(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, kernel_size=1),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(channels, channels, kernel_size=1),
+    )
+
+
+def _mean_where(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean of (N,) values over valid (N,) pixels; 0 where there is none."""
+    return (values * valid).sum() / valid.sum().clamp(min=1)
+
+
+def _check_positive(**options: float) -> None:
+    for name, value in options.items():
+        if value <= 0:
+            raise ValueError(f"{name} is {value}, expected a number above 0.")

@@ -1,0 +1,175 @@
+"""Similarities of pixel embeddings to prototypes, and what the losses need of them."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .precision import at_least_float32
+
+DISTANCES = ("cosine", "euclidean", "huber")
+
+# Where the Huberised distance turns from quadratic to linear. The paper does not say its value.
+HUBER_DELTA = 0.1
+
+# Similarities handled at a time: on the CPU what the caches hold, on a GPU enough to keep it busy.
+_CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
+
+
+class PrototypeSimilarity(NamedTuple):
+    """What N pixels have to do with K x M prototypes; all at least float32."""
+
+    class_scores: Tensor
+    """(N, K): the similarity to the nearest prototype of each class (equation 7)."""
+    of_own_class: Tensor
+    """(N, M): the similarities to the prototypes of the pixel's own class."""
+    log_partition: Tensor
+    """(N,): logsumexp of all K x M similarities over the temperature (equation 11)."""
+
+
+def nearest_similarity(embeddings: Tensor, prototypes: Tensor, distance: str = "cosine") -> Tensor:
+    """The similarity to the nearest prototype of each class.
+
+    Args:
+        embeddings: (N, C) of unit length.
+        prototypes: (K, M, C) of unit length.
+        distance: see ``as_similarity``.
+
+    Returns:
+        (N, K), at least float32.
+    """
+    num_classes, num_prototypes, _ = prototypes.shape
+    table = _table(prototypes, embeddings.dtype)
+    # An exported graph has no loop; it holds all M times as many similarities at once.
+    length = len(embeddings) if torch.compiler.is_exporting() else _chunk_length(embeddings, table)
+    largest = [
+        (chunk @ table.T).unflatten(1, (num_prototypes, num_classes)).amax(dim=1)
+        for chunk in embeddings.split(length)
+    ]
+    return as_similarity(at_least_float32(torch.cat(largest)), distance)
+
+
+def prototype_similarity(
+    embeddings: Tensor,
+    prototypes: Tensor,
+    labels: Tensor,
+    *,
+    distance: str = "cosine",
+    temperature: float = 1.0,
+) -> PrototypeSimilarity:
+    """What the losses need of the similarities; differentiable (once) in the embeddings.
+
+    Args:
+        embeddings: (N, C) of unit length.
+        prototypes: (K, M, C) of unit length; no gradient flows into them.
+        labels: (N,) int64, 0 to K-1.
+        distance: see ``as_similarity``.
+        temperature: divides the similarities in ``log_partition``.
+    """
+    device = embeddings.device.type
+    if torch.is_autocast_enabled(device):
+        embeddings = embeddings.to(torch.get_autocast_dtype(device))
+    table = _table(prototypes.detach(), embeddings.dtype)
+    with torch.autocast(device, enabled=False):
+        return PrototypeSimilarity(
+            *_Similarity.apply(
+                embeddings, table, labels, prototypes.shape[1], distance, temperature
+            )
+        )
+
+
+class _Similarity(torch.autograd.Function):
+    """Keeps one copy of the N x K x M similarities, where autograd would keep and make several."""
+
+    @staticmethod
+    def forward(ctx, embeddings, table, labels, num_prototypes, distance, temperature):
+        """The three tensors of PrototypeSimilarity."""
+        shape = (num_prototypes, len(table) // num_prototypes)
+        similarity = embeddings.new_empty(len(embeddings), len(table))
+        results = []
+        for rows in _chunks(embeddings, table):
+            cosine = at_least_float32(embeddings[rows] @ table.T)
+            similarity[rows] = as_similarity(cosine, distance)
+            chunk = at_least_float32(similarity[rows])
+            by_prototype = chunk.unflatten(1, shape)
+            of_own_class = by_prototype.gather(2, _own_class(labels[rows], num_prototypes))
+            class_scores = by_prototype.amax(dim=1)
+            largest = class_scores.amax(dim=1, keepdim=True)
+            partition = ((chunk - largest) / temperature).exp_().sum(dim=1)
+            log_partition = partition.log() + largest[:, 0] / temperature
+            results.append((class_scores, of_own_class[..., 0], log_partition))
+        class_scores, of_own_class, log_partition = (torch.cat(parts) for parts in zip(*results))
+        ctx.save_for_backward(similarity, table, labels, class_scores, log_partition)
+        ctx.options = (shape, distance, temperature)
+        return class_scores, of_own_class, log_partition
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_scores, grad_own, grad_partition):
+        """The gradient of the embeddings."""
+        similarity, table, labels, class_scores, log_partition = ctx.saved_tensors
+        shape, distance, temperature = ctx.options
+        gradient = similarity.new_empty(len(similarity), table.shape[1])
+        for rows in _chunks(gradient, table):
+            chunk = at_least_float32(similarity[rows])
+            grad = (chunk / temperature).sub_(log_partition[rows, None]).exp_()
+            grad.mul_(grad_partition[rows, None] / temperature)
+            by_prototype = grad.unflatten(1, shape)
+            # As amax does: equals share the gradient.
+            nearest = (chunk.unflatten(1, shape) == class_scores[rows, None]).to(grad.dtype)
+            by_prototype.addcmul_(nearest, (grad_scores[rows] / nearest.sum(dim=1))[:, None])
+            own_class = _own_class(labels[rows], shape[0])
+            by_prototype.scatter_add_(2, own_class, grad_own[rows, :, None])
+            grad = _times_slope(grad, chunk, distance)
+            gradient[rows] = grad.to(similarity.dtype) @ table
+        return gradient, None, None, None, None, None
+
+
+def _table(prototypes: Tensor, dtype: torch.dtype) -> Tensor:
+    """(K, M, C) to (M * K, C).
+
+    Prototypes come before classes since maxima over strided numbers are vectorised, over rows of
+    ten they are not.
+    """
+    return prototypes.transpose(0, 1).flatten(0, 1).to(dtype)
+
+
+def _chunk_length(embeddings: Tensor, table: Tensor) -> int:
+    """Pixels whose similarities are handled at a time."""
+    return max(1, _CHUNK_ELEMENTS.get(embeddings.device.type, 2**26) // len(table))
+
+
+def _chunks(embeddings: Tensor, table: Tensor):
+    """Slices of pixels."""
+    length = _chunk_length(embeddings, table)
+    return (slice(start, start + length) for start in range(0, len(embeddings), length))
+
+
+def _own_class(labels: Tensor, num_prototypes: int) -> Tensor:
+    """Where the similarities of a pixel's own class lie in (n, M, K): an index (n, M, 1)."""
+    return labels[:, None, None].expand(-1, num_prototypes, 1)
+
+
+def as_similarity(cosine: Tensor, distance: str) -> Tensor:
+    """Cosines of unit vectors to similarities, the nearer the larger, of any shape.
+
+    "cosine" leaves them, "euclidean" is minus the distance of the vectors, "huber" minus its
+    Huberised form ``sqrt(d ** 2 + delta ** 2) - delta`` with ``HUBER_DELTA`` (section 5.4).
+    """
+    if distance == "cosine":
+        return cosine
+    # Rounding makes cosines above 1, and the root has no gradient at 0.
+    squared = (2 - 2 * cosine).clamp(min=1e-8)
+    if distance == "euclidean":
+        return -squared.sqrt()
+    return HUBER_DELTA - (squared + HUBER_DELTA**2).sqrt()
+
+
+def _times_slope(gradient: Tensor, similarity: Tensor, distance: str) -> Tensor:
+    """The gradient of similarities to that of the cosines they were made from."""
+    if distance == "cosine":
+        return gradient
+    if distance == "euclidean":
+        return gradient / -similarity
+    return gradient / (HUBER_DELTA - similarity)

@@ -1,0 +1,123 @@
+"""Cross-entropy of logits against labels of a higher resolution, in little memory.
+
+Interpolating the logits first, as is usual, writes K x H x W numbers and several copies of them:
+for 150 classes far more than everything else in a classifier, three times over where three
+predictions are supervised. Here a band of rows is interpolated, turned into its share of the loss
+and of the gradient, and forgotten. The result is the same.
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .precision import at_least_float32
+
+# Logits interpolated at a time: on the CPU what the caches hold, on a GPU enough to keep it busy.
+_BAND_ELEMENTS = {"cpu": 2**21, "cuda": 2**25}
+
+
+def upsampled_cross_entropy(
+    logits: Tensor, labels: Tensor, valid: Tensor, align_corners: bool = False
+) -> Tensor:
+    """Sum over the valid pixels of the cross-entropy of bilinearly interpolated logits.
+
+    Equal to ``cross_entropy(interpolate(logits, (H, W), mode="bilinear"), labels)`` up to rounding,
+    without ever holding (B, K, H, W) numbers. Computed in float32 (float64 for float64 logits).
+
+    Args:
+        logits: (B, K, h, w) float.
+        labels: (B, H, W) int64, each 0 to K-1, also where not valid.
+        valid: (B, H, W) bool.
+        align_corners: as in ``torch.nn.functional.interpolate``.
+
+    Returns:
+        A scalar, differentiable once with respect to the logits.
+    """
+    needs_gradient = torch.is_grad_enabled() and logits.requires_grad
+    return _UpsampledCrossEntropy.apply(logits, labels, valid, align_corners, needs_gradient)
+
+
+class _UpsampledCrossEntropy(torch.autograd.Function):
+    """Makes the gradient along with the loss, since both need the same band of logits."""
+
+    @staticmethod
+    def forward(ctx, logits, labels, valid, align_corners, needs_gradient):
+        """The loss; the gradient waits in ``ctx``."""
+        source, ctx.dtype = at_least_float32(logits), logits.dtype
+        gradient = torch.zeros_like(source) if needs_gradient else None
+        total = source.new_zeros(())
+        with torch.autocast(logits.device.type, enabled=False):
+            for out_rows, in_rows, row_weights, column_weights in _bands(
+                source, labels.shape[-2:], align_corners
+            ):
+                columns = source[:, :, in_rows] @ column_weights.T
+                loss, band_gradient = _cross_entropy_and_gradient(
+                    row_weights @ columns, labels[:, out_rows], valid[:, out_rows], needs_gradient
+                )
+                total += loss
+                if needs_gradient:
+                    gradient[:, :, in_rows] += row_weights.T @ band_gradient @ column_weights
+        if needs_gradient:
+            ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output):
+        """The waiting gradient, scaled before it is rounded to the logits' precision."""
+        (gradient,) = ctx.saved_tensors
+        return (gradient * grad_output).to(ctx.dtype), None, None, None, None
+
+
+def _bands(logits: Tensor, size: tuple[int, int], align_corners: bool):
+    """Rows of the output, the rows of the input they depend on, and the interpolation weights."""
+    batch, classes, height, width = logits.shape
+    row_weights = interpolation_matrix(height, size[0], align_corners, logits)
+    column_weights = interpolation_matrix(width, size[1], align_corners, logits)
+    first, last = _neighbours(height, size[0], align_corners)
+    elements = _BAND_ELEMENTS.get(logits.device.type, 2**25)
+    num_rows = max(1, elements // max(1, batch * classes * size[1]))
+    for start in range(0, size[0], num_rows):
+        stop = min(start + num_rows, size[0])
+        in_rows = slice(first[start], last[stop - 1] + 1)
+        yield slice(start, stop), in_rows, row_weights[start:stop, in_rows], column_weights
+
+
+def _cross_entropy_and_gradient(
+    logits: Tensor, labels: Tensor, valid: Tensor, needs_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Sum over valid pixels; ``logits`` (B, K, R, W) are overwritten with the gradient."""
+    labels, valid = labels[:, None], valid[:, None].to(logits.dtype)
+    of_label = logits.gather(1, labels)
+    largest = logits.amax(dim=1, keepdim=True)
+    exponentials = logits.sub_(largest).exp_()
+    sums = exponentials.sum(dim=1, keepdim=True)
+    loss = ((sums.log() + largest - of_label) * valid).sum()
+    if not needs_gradient:
+        return loss, None
+    return loss, exponentials.mul_(valid / sums).scatter_add_(1, labels, -valid)
+
+
+def interpolation_matrix(in_size: int, out_size: int, align_corners: bool, like: Tensor) -> Tensor:
+    """Linear interpolation as a matrix (out_size, in_size), of the dtype and device of ``like``.
+
+    The positions are those of ``torch.nn.functional.interpolate`` with mode "bilinear".
+    """
+    position = _source_positions(in_size, out_size, align_corners, like.device)
+    cells = torch.arange(in_size, dtype=torch.float64, device=like.device)
+    return (1 - (position[:, None] - cells).abs()).clamp(min=0).to(like.dtype)
+
+
+def _source_positions(
+    in_size: int, out_size: int, align_corners: bool, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Where each output cell lies on the axis of the input, (out_size,) float64."""
+    cells = torch.arange(out_size, dtype=torch.float64, device=device)
+    if align_corners:
+        return cells * ((in_size - 1) / max(out_size - 1, 1))
+    return ((cells + 0.5) * (in_size / out_size) - 0.5).clamp(0, in_size - 1)
+
+
+def _neighbours(in_size: int, out_size: int, align_corners: bool) -> tuple[list[int], list[int]]:
+    position = _source_positions(in_size, out_size, align_corners)
+    return position.floor().long().tolist(), position.ceil().long().tolist()

@@ -1,0 +1,161 @@
+"""Plain vision transformers of timm as a Detectron2 backbone."""
+
+from collections.abc import Sequence
+
+import timm
+import torch
+from timm.models import is_model_in_modules, is_model_pretrained
+from torch import Tensor
+
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+
+from ..errors import UserError, suggest
+from .backbone import _is_file_name, _load_local_weights
+
+# timm's modules whose models are plain (one resolution throughout) and take images of any size.
+# BEiT is not among them: its table of relative positions belongs to one image size.
+_MODULES = ("vision_transformer", "deit", "eva")
+
+
+@BACKBONE_REGISTRY.register()
+class VisionTransformerBackbone(Backbone):
+    """A plain vision transformer of timm: ViT, DeiT, DINOv2, DINOv3, SigLIP, EVA-02 and others.
+
+    The feature maps are the outputs of chosen blocks, without the class and register tokens and
+    without the final norm. All have the stride of the patch size. ``block7`` is timm's
+    ``blocks.7``, the eighth. The position table is interpolated to the image's size. Blocks beyond
+    the last chosen one, the final norm and the classifier are left out of the model.
+
+    Args:
+        name: timm's name, such as ``"vit_base_patch16_384"``, with or without a tag of pretrained
+            weights after a dot and with or without ``tu-`` in front.
+        weights: ``"imagenet"`` for timm's default weights of that name or those of its tag,
+            another tag that timm offers (fetched from the network), ``""`` for random weights, or
+            the path of a local .pth or .safetensors file with timm's keys.
+        out_indices: numbers of the blocks, counted from 0, ascending.
+        in_channels: channels of the image.
+        drop_path_rate: probability of skipping the last block's branches in training; it rises
+            linearly from 0 at the first block (stochastic depth, ECCV 2016).
+
+    Raises:
+        UserError: no such model, weights or block, a model that is not plain or tied to one image
+            size, a local file that does not fit, or weights that cannot be fetched.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        name: str,
+        weights: str = "",
+        out_indices: Sequence[int] = (5, 7, 11),
+        in_channels: int = 3,
+        drop_path_rate: float = 0.0,
+    ):
+        super().__init__()
+        name = name.removeprefix("tu-")
+        _check_name(name)
+        local_file = weights if _is_file_name(weights) else ""
+        self.encoder = _build_encoder(
+            name, "" if local_file else weights, in_chans=in_channels, drop_path_rate=drop_path_rate
+        )
+        self.out_indices = tuple(out_indices)
+        _check_out_indices(name, self.out_indices, len(self.encoder.blocks))
+        # Distributed training wants no idle parameters.
+        self.encoder.prune_intermediate_layers(
+            list(self.out_indices), prune_norm=True, prune_head=True
+        )
+        if local_file:
+            _load_local_weights(self.encoder, local_file)
+        self._stride = self.encoder.feature_info[0]["reduction"]
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: ShapeSpec):
+        encoder = cfg.MODEL.ENCODER
+        return {
+            "name": encoder.NAME,
+            "weights": encoder.WEIGHTS,
+            "out_indices": encoder.OUT_INDICES,
+            "in_channels": input_shape.channels,
+            "drop_path_rate": encoder.DROP_PATH_RATE,
+        }
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Images (B, C, H, W), H and W multiples of ``size_divisibility``, to feature maps.
+
+        Returns:
+            One map a chosen block, ``{"block5": ..., "block7": ..., ...}``, each
+            (B, channels, H/stride, W/stride).
+        """
+        features = self.encoder.forward_intermediates(
+            image, indices=list(self.out_indices), norm=False, intermediates_only=True
+        )
+        return {f"block{index}": feature for index, feature in zip(self.out_indices, features)}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of each feature map."""
+        shape = ShapeSpec(channels=self.encoder.embed_dim, stride=self._stride)
+        return {f"block{index}": shape for index in self.out_indices}
+
+    @property
+    def size_divisibility(self) -> int:
+        """The image's sides must be multiples of this: the patch size."""
+        return self._stride
+
+
+def _check_name(name: str) -> None:
+    # A tag after the dot selects pretrained weights, not another architecture.
+    if not timm.is_model(name):
+        models = [model for module in _MODULES for model in timm.list_models(module=module)]
+        hint = suggest(name.partition(".")[0], models)
+        raise UserError(f"MODEL.ENCODER.NAME: timm {timm.__version__} has no '{name}'.{hint}")
+    if not is_model_in_modules(name.partition(".")[0], _MODULES):
+        raise UserError(
+            f"MODEL.ENCODER.NAME: '{name}' is not a plain vision transformer that takes images of "
+            "any size. Choose a model of timm's ViT, DeiT or EVA families, such as "
+            "'vit_base_patch16_384', or set MODEL.BACKBONE.NAME to 'EncoderBackbone' and "
+            f"MODEL.ENCODER.NAME to 'tu-{name}'."
+        )
+
+
+def _check_out_indices(name: str, out_indices: tuple[int, ...], depth: int) -> None:
+    within = all(0 <= index < depth for index in out_indices)
+    if not out_indices or not within or list(out_indices) != sorted(set(out_indices)):
+        raise UserError(
+            f"MODEL.ENCODER.OUT_INDICES: {out_indices} must be ascending numbers from 0 to "
+            f"{depth - 1}: '{name}' has {depth} blocks."
+        )
+
+
+def _build_encoder(name: str, weights: str, **options) -> torch.nn.Module:
+    """The transformer with weights fetched by timm, or random ones for ``""``."""
+    name = _with_tag(name, weights) if weights else name.partition(".")[0]
+    try:
+        return timm.create_model(
+            name, pretrained=bool(weights), num_classes=0, dynamic_img_size=True, **options
+        )
+    except (OSError, RuntimeError) as error:
+        if not weights:
+            raise
+        # huggingface_hub and timm raise various subclasses where they cannot reach the network.
+        raise UserError(
+            f"The weights '{weights}' of encoder '{name}' could not be fetched "
+            f"({type(error).__name__}: {error}). Without a network, set MODEL.ENCODER.WEIGHTS to "
+            "a local .pth or .safetensors file, or to '' for random weights."
+        ) from error
+
+
+def _with_tag(name: str, weights: str) -> str:
+    """The name under which timm has these pretrained weights."""
+    architecture = name.partition(".")[0]
+    tagged = name if weights == "imagenet" else f"{architecture}.{weights}"
+    if not is_model_pretrained(tagged):
+        offered = [model.partition(".")[2] for model in timm.list_pretrained(f"{architecture}.*")]
+        raise UserError(
+            f"MODEL.ENCODER.WEIGHTS: timm {timm.__version__} has no weights '{weights}' for "
+            f"'{name}'; it has {', '.join(['imagenet', *offered]) if offered else 'none'}."
+            f"{suggest(weights, offered)}"
+        )
+    return tagged
