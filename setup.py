@@ -7,6 +7,9 @@ TEST_REQUIREMENTS = [
     "pytest>=8,<10",
     "pytest-xdist>=3.5,<4",
     "hypothesis>=6.100,<7",
+    "onnx>=1.17,<2",
+    "onnxruntime>=1.20,<2",
+    "onnxscript>=0.5,<1",
     "ruff>=0.14,<1",
 ]
 

@@ -14,6 +14,16 @@ from detectron2.utils.file_io import PathManager
 
 from .errors import MissingFileError, UserError
 from .files import atomic_write
+from .official_checkpoints import convert_official_state_dict
+
+__all__ = [
+    "Checkpointer",
+    "convert_official_state_dict",
+    "load_weights",
+    "read_checkpoint",
+    "read_state_dict",
+    "strip_training_only",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +134,8 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
 def load_weights(model: nn.Module, path: str) -> None:
     """Fill the whole model from a checkpoint, for evaluation and inference.
 
+    Where the checkpoint was stripped of what only training needs, the model is stripped as well.
+
     Raises:
         UserError: a key is missing, unexpected or has another shape; the message lists them.
         MissingFileError: there is no such file.
@@ -134,6 +146,9 @@ def load_weights(model: nn.Module, path: str) -> None:
             "output/model_final.pth."
         )
     state = read_state_dict(path)
+    for name in _training_only(model):
+        if not any(key.startswith(f"{name}.") for key in state):
+            _remove(model, name)
     expected = model.state_dict()
     problems = {
         "missing in the file": [key for key in expected if key not in state],
@@ -153,6 +168,35 @@ def load_weights(model: nn.Module, path: str) -> None:
         raise UserError(f"The weights in '{path}' do not fit the model of this config. {details}")
     model.load_state_dict(state)
     logger.info("Loaded weights from %s", path)
+
+
+def strip_training_only(model: nn.Module) -> list[str]:
+    """Take out of the model what only training needs: auxiliary heads, the oracle's projector.
+
+    It predicts as before and can be neither trained nor filled from a full checkpoint any more.
+
+    Returns:
+        The names of the removed submodules.
+    """
+    names = _training_only(model)
+    for name in names:
+        _remove(model, name)
+    return names
+
+
+def _training_only(model: nn.Module) -> list[str]:
+    """Names of the submodules that modules of ``model`` list as ``training_only``."""
+    return [
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        for name in getattr(module, "training_only", ())
+        if getattr(module, name) is not None
+    ]
+
+
+def _remove(model: nn.Module, name: str) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, None)
 
 
 def _some(keys: Iterable[str], count: int = 10) -> str:

@@ -2,16 +2,25 @@
 
 import json
 import pickle
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from d2_ctxseg.checkpoint import Checkpointer, load_weights, read_checkpoint
+from d2_ctxseg.checkpoint import (
+    Checkpointer,
+    load_weights,
+    read_checkpoint,
+    strip_training_only,
+)
+from d2_ctxseg.engine import setup_config
 from d2_ctxseg.errors import UserError
 from d2_ctxseg.evaluation import add_to_results_file
 from d2_ctxseg.files import atomic_write, write_json
+from detectron2.modeling import build_model
 
 
 class RunsCode:
@@ -137,3 +146,64 @@ class TestResultsFile:
             "a.pth": {"val": {"sem_seg": {"mIoU": 1.0}}},
             "b.pth": {"val": {"sem_seg": {"mIoU": None}}},
         }
+
+
+class TestStripping:
+    """Deployment leaves out what only training needs."""
+
+    @pytest.fixture
+    def cfg(self, tiny_config):
+        tiny_config.MODEL.AUXILIARY_HEAD.ENABLED = True
+        return tiny_config
+
+    inputs = [{"image": torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)}]
+
+    def test_oracle_and_auxiliary_head_go_and_predictions_stay(self, cfg):
+        model = build_model(cfg).eval()
+        before = model(self.inputs)[0]["sem_seg"]
+        removed = strip_training_only(model)
+        assert set(removed) == {"auxiliary_head", "classifier.oracle_projector"}
+        assert torch.equal(model(self.inputs)[0]["sem_seg"], before)
+        assert not any("oracle" in key or "auxiliary" in key for key in model.state_dict())
+        assert strip_training_only(model) == []
+
+    def test_a_stripped_checkpoint_fills_a_model_for_inference(self, cfg, tmp_path):
+        stripped = build_model(cfg).eval()
+        strip_training_only(stripped)
+        torch.save({"model": stripped.state_dict()}, tmp_path / "stripped.pth")
+        model = build_model(cfg).eval()
+        load_weights(model, str(tmp_path / "stripped.pth"))
+        expected = stripped(self.inputs)[0]["sem_seg"]
+        assert torch.equal(model(self.inputs)[0]["sem_seg"], expected)
+
+    def test_a_stripped_checkpoint_without_more_than_that_is_refused(self, cfg, tmp_path):
+        model = build_model(cfg)
+        strip_training_only(model)
+        state = model.state_dict()
+        del state["classifier.predictor.bias"]
+        torch.save(state, tmp_path / "stripped.pth")
+        with pytest.raises(UserError, match="1 missing in the file: classifier.predictor.bias"):
+            load_weights(build_model(cfg), str(tmp_path / "stripped.pth"))
+
+    def test_a_stripped_classifier_says_that_it_has_no_oracle(self, cfg):
+        model = build_model(cfg)
+        strip_training_only(model)
+        labels = torch.zeros(64, 64, dtype=torch.long)
+        with pytest.raises(ValueError, match="stripped for deployment.*full checkpoint"):
+            model([{**self.inputs[0], "sem_seg": labels}])
+
+    def test_tool(self, tiny_run, tmp_path, capsys, monkeypatch):
+        cfg = setup_config(str(tiny_run), [], for_inference=True)
+        full, stripped = tmp_path / "full.pth", tmp_path / "stripped.pth"
+        torch.save({"model": build_model(cfg).state_dict(), "optimizer": {}}, full)
+        arguments = ["--config-file", str(tiny_run), "--weights", str(full)]
+        command = ["strip_checkpoint.py", *arguments, "--output", str(stripped)]
+        monkeypatch.setattr("sys.argv", command)
+        tool = Path(__file__).parent.parent / "tools" / "strip_checkpoint.py"
+        runpy.run_path(str(tool), run_name="__main__")
+        assert "Removed classifier.oracle_projector" in capsys.readouterr().out
+        keys, kept = (torch.load(file, weights_only=True)["model"] for file in (full, stripped))
+        assert {key for key in keys if "oracle" not in key} == set(kept)
+        load_weights(build_model(cfg), str(stripped))
+        with pytest.raises(SystemExit, match="is there already"):
+            runpy.run_path(str(tool), run_name="__main__")

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from d2_ctxseg.classifiers import CLASSIFIER_REGISTRY, ContextAwareClassifier, LinearClassifier
+from d2_ctxseg.classifiers import ContextAwareClassifier
 from d2_ctxseg.classifiers.context_aware import oracle_context
-from d2_ctxseg.classifiers.distillation import distillation_loss
+from d2_ctxseg.classifiers.distillation import (
+    DISTILLATION_TARGETS,
+    DISTILLATION_WEIGHTINGS,
+    distillation_loss,
+)
 from d2_ctxseg.classifiers.functional import (
     class_membership,
     resize_labels,
@@ -85,19 +87,29 @@ def class_by_class_context(features, labels, absent):
     return context
 
 
-def class_by_class_distillation(student, teacher, labels):
-    """The distillation loss as a loop over classes."""
-    num_classes = student.shape[1]
-    student, teacher = (x.transpose(0, 1).flatten(1).T for x in (student, teacher))
-    losses = []
-    for k in range(num_classes):
-        of_class = labels.flatten() == k
-        if of_class.any():
-            q = teacher[of_class].softmax(1)
-            target = 0.5 * q + 0.5 * F.one_hot(torch.tensor(k), num_classes)
-            loss = -(target * student[of_class].log_softmax(1)).sum(1)
-            entropy = -(q * q.log()).sum(1)
-            losses.append((loss * entropy).sum() / entropy.sum())
+def pixel_rows(logits):
+    """(B, K, h, w) to (B * h * w, K)."""
+    return logits.transpose(0, 1).flatten(1).T
+
+
+def plain_distillation(student, teacher, labels, target, weighting, entropy_logits):
+    """The distillation loss with a loop over classes."""
+    labels, num_classes = labels.flatten(), student.shape[1]
+    labelled = labels != 255
+    student, q = pixel_rows(student).log_softmax(1), pixel_rows(teacher).softmax(1)
+    if target == "kl":
+        loss = (q * (q.log() - student)).sum(1)
+    else:
+        truth = F.one_hot(labels.where(labelled, 0), num_classes)
+        loss = -((0.5 * q + 0.5 * truth) * student).sum(1)
+    weight = torch.ones_like(loss)
+    if "entropy" in weighting:
+        p = pixel_rows(entropy_logits).softmax(1)
+        weight = -(p * p.log()).sum(1)
+    if weighting in ("plain", "entropy"):
+        return (loss * weight)[labelled].sum() / weight[labelled].sum()
+    of_classes = [labels == k for k in range(num_classes) if (labels == k).any()]
+    losses = [(loss * weight)[mask].sum() / weight[mask].sum() for mask in of_classes]
     return torch.stack(losses).mean()
 
 
@@ -114,10 +126,30 @@ class TestAgainstClassByClassReference:
         absent = torch.randn(5, 3, requires_grad=True)
         assert not oracle_context(torch.randn(2, 3, 5, 6), self.labels, absent).requires_grad
 
-    def test_distillation(self):
-        student, teacher = torch.randn(2, 5, 5, 6), torch.randn(2, 5, 5, 6)
-        loss = distillation_loss(student, teacher, self.labels)
-        expected = class_by_class_distillation(student, teacher, self.labels)
+    def test_oracle_context_of_each_image(self):
+        features, absent = torch.randn(2, 3, 5, 6), torch.randn(5, 3)
+        context = oracle_context(features, self.labels, absent, per_image=True)
+        for i in range(2):
+            expected = class_by_class_context(features[i : i + 1], self.labels[i], absent)
+            torch.testing.assert_close(context[i], expected)
+
+    @pytest.mark.parametrize("target", DISTILLATION_TARGETS)
+    @pytest.mark.parametrize("weighting", DISTILLATION_WEIGHTINGS)
+    @pytest.mark.parametrize("entropy_of_teacher", [True, False])
+    def test_distillation(self, target, weighting, entropy_of_teacher):
+        student, teacher, other = torch.randn(3, 2, 5, 5, 6)
+        labels = self.labels.clone()
+        labels[:, 0] = 255
+        loss = distillation_loss(
+            student,
+            teacher,
+            labels,
+            target=target,
+            weighting=weighting,
+            entropy_logits=None if entropy_of_teacher else other,
+        )
+        entropy_logits = teacher if entropy_of_teacher else other
+        expected = plain_distillation(student, teacher, labels, target, weighting, entropy_logits)
         torch.testing.assert_close(loss, expected)
 
     def test_distillation_leaves_the_teacher_alone(self):
@@ -151,59 +183,6 @@ class TestFunctions:
         labels = torch.tensor([[[0, 255], [2, 255]]])
         expected = F.cross_entropy(logits, labels, ignore_index=255)
         torch.testing.assert_close(segmentation_cross_entropy(logits, labels), expected)
-
-
-@pytest.mark.parametrize("classifier_class", [LinearClassifier, ContextAwareClassifier])
-class TestEveryClassifier:
-    @given(
-        batch=st.integers(1, 3),
-        classes=st.integers(1, 6),
-        size=st.tuples(st.integers(1, 5), st.integers(1, 5)),
-        factor=st.integers(1, 3),
-        seed=st.integers(0, 1000),
-        ignored=st.floats(0, 1),
-    )
-    @settings(max_examples=25, deadline=None)
-    def test_losses_and_gradients_are_finite(
-        self, classifier_class, batch, classes, size, factor, seed, ignored
-    ):
-        generator = torch.Generator().manual_seed(seed)
-        label_size = (batch, size[0] * factor, size[1] * factor)
-        labels = torch.randint(0, classes, label_size, generator=generator)
-        labels[torch.rand(label_size, generator=generator) < ignored] = 255
-        features = torch.randn(batch, 8, *size, generator=generator).requires_grad_()
-        losses = classifier_class(8, classes).losses(features, labels)
-        sum(losses.values()).backward()
-        assert all(torch.isfinite(loss) and loss >= 0 for loss in losses.values())
-        assert torch.isfinite(features.grad).all()
-
-    def test_a_batch_without_a_labelled_pixel_has_loss_0_and_gradient_0(self, classifier_class):
-        features = torch.randn(2, 8, 3, 3, requires_grad=True)
-        labels = torch.full((2, 6, 6), 255)
-        total = sum(classifier_class(8, 4).losses(features, labels).values())
-        total.backward()
-        assert total == 0
-        assert torch.equal(features.grad, torch.zeros_like(features))
-
-    def test_is_registered_under_its_name(self, classifier_class):
-        assert CLASSIFIER_REGISTRY.get(classifier_class.__name__) is classifier_class
-
-    def test_starts_from_the_given_predictor(self, classifier_class):
-        predictor = torch.nn.Conv2d(8, 4, 1)
-        assert classifier_class(8, 4, predictor=predictor).predictor is predictor
-
-    def test_refuses_a_predictor_of_another_shape(self, classifier_class):
-        with pytest.raises(ValueError, match=r"expected \(4, 8, 1, 1\)"):
-            classifier_class(8, 4, predictor=torch.nn.Conv2d(8, 4, 3))
-
-    def test_works_under_autocast_on_non_contiguous_features(self, classifier_class):
-        classifier = classifier_class(8, 4)
-        features = torch.randn(2, 6, 6, 8).permute(0, 3, 1, 2)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            losses = classifier.losses(features, torch.randint(0, 4, (2, 6, 6)))
-            logits = classifier(features)
-        torch.testing.assert_close(logits.float(), classifier(features), atol=0.3, rtol=0.1)
-        assert all(torch.isfinite(loss) for loss in losses.values())
 
 
 class TestContextAwareness:
@@ -244,3 +223,73 @@ class TestContextAwareness:
         assert trained == {
             name for name, p in classifier.named_parameters() if "oracle" not in name
         }
+
+    def test_dropout_is_seen_by_the_vanilla_prediction_only(self):
+        """As in the authors' code; the estimated context follows the vanilla prediction."""
+        features, labels = torch.randn(2, 64, 4, 4), torch.randint(0, 4, (2, 4, 4))
+        classifier = ContextAwareClassifier(64, 4, dropout=0.5)
+        dropped, full = (
+            classifier.predict(features, labels),
+            classifier.eval().predict(features, labels),
+        )
+        assert not torch.allclose(dropped.vanilla, full.vanilla)
+        torch.testing.assert_close(dropped.oracle, full.oracle)
+
+
+class TestAblations:
+    features, labels = torch.randn(2, 8, 4, 4), torch.arange(32).reshape(2, 4, 4) % 4
+
+    def losses(self, **options):
+        torch.manual_seed(0)
+        return ContextAwareClassifier(8, 5, **options).losses(self.features, self.labels)
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"distillation_target": "kl"},
+            {"distillation_weighting": "plain"},
+            {"distillation_weighting": "entropy"},
+            {"distillation_weighting": "class"},
+            {"entropy_source": "vanilla"},
+            {"entropy_source": "estimated"},
+        ],
+    )
+    def test_of_the_distillation_change_that_loss_alone(self, options):
+        usual, changed = self.losses(), self.losses(**options)
+        assert not torch.equal(usual.pop("loss_kl"), changed.pop("loss_kl"))
+        torch.testing.assert_close(changed, usual)
+
+    def test_the_oracle_context_of_each_image_is_another(self):
+        assert not torch.equal(
+            self.losses()["loss_oracle"], self.losses(oracle_context="image")["loss_oracle"]
+        )
+
+    def test_dot_product_is_not_scaled_or_normalised(self):
+        classifier = ContextAwareClassifier(8, 5, similarity="dot").eval()
+        doubled = classifier(2 * self.features)
+        assert doubled.abs().max() > classifier(self.features).abs().max()
+        assert "loss_kl" in classifier.losses(self.features, self.labels)
+
+    @pytest.mark.parametrize("name", ["sem_seg", "vanilla", "oracle", "kl"])
+    def test_each_loss_can_be_left_out(self, name):
+        option = "loss_weight_" + {"sem_seg": "refined"}.get(name, name)
+        full, rest = self.losses(), self.losses(**{option: 0.0})
+        full.pop(f"loss_{name}")
+        torch.testing.assert_close(rest, full)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"similarity": "cos"}, "similarity is 'cos', expected one of cosine, dot"),
+            ({"distillation_target": "ce"}, "expected one of half_smoothed, kl"),
+            (
+                {"distillation_weighting": "none"},
+                "expected one of plain, entropy, class, class_entropy",
+            ),
+            ({"entropy_source": "refined"}, "expected one of oracle, estimated, vanilla"),
+            ({"oracle_context": "all"}, "expected one of batch, image"),
+        ],
+    )
+    def test_unknown_ones_are_answered_with_those_there_are(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            ContextAwareClassifier(8, 4, **options)

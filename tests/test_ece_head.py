@@ -1,6 +1,5 @@
 """ECENet's head against the authors' numbers, with each of its switches, and in Detectron2."""
 
-import inspect
 import itertools
 from pathlib import Path
 
@@ -12,13 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from d2_ctxseg.classifiers.convert_explicit_class import convert_ecenet_keys
+from d2_ctxseg.checkpoint import convert_official_state_dict
 from d2_ctxseg.errors import UserError
 from d2_ctxseg.modeling.heads import take_predictor
 from d2_ctxseg.modeling.heads.ece import ECEHead
-from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, build_model
+from detectron2.modeling import build_model
 
 FIXTURE = np.load(Path(__file__).parent / "fixtures" / "explicit_class.npz")
 AUTHORS_STATE = {
@@ -71,7 +69,7 @@ class TestParityWithTheAuthorsCode:
     @pytest.fixture
     def head(self):
         head = ECEHead((16, 32, 64, 128), 9, channels=32)
-        head.load_state_dict(convert_ecenet_keys(AUTHORS_STATE))
+        head.load_state_dict(convert_official_state_dict(AUTHORS_STATE, "ecenet"))
         return head.eval()
 
     stages = [fixture(f"input/features_{i}") for i in range(4)]
@@ -106,8 +104,7 @@ class TestSwitches:
     def test_losses_reach_every_parameter(self, values):
         head = tiny_head(**dict(zip(SWITCHES, values)))
         losses = head.all_losses(features_of(), labels_of())
-        expected = LOSSES if head.reconstructions else LOSSES - {"loss_diversity"}
-        assert set(losses) == expected
+        assert set(losses) == LOSSES - (set() if head.reconstructions else {"loss_diversity"})
         sum(losses.values()).backward()
         assert parameters_out_of_step(head) == []
 
@@ -203,8 +200,8 @@ class TestPrediction:
 
     def test_images_of_a_batch_do_not_influence_each_other_at_test_time(self):
         head, features = tiny_head().eval(), features_of()
-        first = head.logits({name: x[:1] for name, x in features.items()})
-        torch.testing.assert_close(head.logits(features)[:1], first)
+        alone = head.logits({name: x[:1] for name, x in features.items()})
+        torch.testing.assert_close(head.logits(features)[:1], alone)
 
 
 class TestLosses:
@@ -312,21 +309,14 @@ def ece_config(tiny_config):
     cfg = tiny_config
     cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
     cfg.MODEL.SEM_SEG_HEAD.NAME = "ECEHead"
-    if "ECE_HEAD" not in cfg.MODEL:
-        defaults = inspect.signature(ECEHead).parameters
-        keys = [*SWITCHES, "in_features", "num_heads", "pool_ratio", "dropout", "mask_loss"]
-        keys += ["loss_weight_mask", "loss_weight_dice", "loss_weight_diversity"]
-        cfg.MODEL.ECE_HEAD = CfgNode({key.upper(): defaults[key].default for key in keys})
     cfg.MODEL.ECE_HEAD.CHANNELS = 16
     return cfg
 
 
 class TestInDetectron2:
-    def test_is_registered_under_its_name(self):
-        assert SEM_SEG_HEADS_REGISTRY.get("ECEHead") is ECEHead
-
     def test_trains_and_predicts_in_detectron2s_semantic_segmentor(self, ece_config):
         model = build_model(ece_config)
+        assert type(model.sem_seg_head) is ECEHead
         image = torch.randint(0, 255, (3, 64, 96), dtype=torch.uint8)
         inputs = [{"image": image, "sem_seg": torch.randint(0, 5, (64, 96))}] * 2
         losses = model(inputs)

@@ -11,7 +11,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from d2_ctxseg.classifiers.base import CLASSIFIER_REGISTRY
-from d2_ctxseg.classifiers.convert_explicit_class import convert_ecenet_keys
 from d2_ctxseg.classifiers.explicit_class import ExplicitClassClassifier
 from d2_ctxseg.classifiers.functional import segmentation_cross_entropy
 from d2_ctxseg.classifiers.mask_losses import weighted_mask_losses
@@ -238,23 +237,3 @@ class TestExport:
         torch.testing.assert_close(
             torch.from_numpy(logits), classifier(features).detach(), atol=1e-5, rtol=1e-4
         )
-
-
-class TestConvertedWeights:
-    """Of the authors' decode head; that they fit and what they compute is in test_ece_head.py."""
-
-    @pytest.mark.parametrize("prefix", ["decode_head.", "module.decode_head."])
-    def test_of_a_whole_model_only_the_decode_head_is_taken(self, prefix):
-        model = {prefix + key: tensor for key, tensor in AUTHORS_STATE.items()}
-        model["backbone.norm.weight"] = model["auxiliary_head.conv_seg.weight"] = torch.zeros(1)
-        converted, expected = convert_ecenet_keys(model), convert_ecenet_keys(AUTHORS_STATE)
-        assert converted.keys() == expected.keys()
-        assert all(converted[key] is expected[key] for key in expected)
-
-    def test_every_tensor_has_its_own_place(self):
-        assert len(convert_ecenet_keys(AUTHORS_STATE)) == len(AUTHORS_STATE)
-
-    def test_unknown_keys_are_named(self):
-        state = {**AUTHORS_STATE, "proj.gn.weight": torch.zeros(1), "learner.2.bias": torch.ones(1)}
-        with pytest.raises(ValueError, match="proj.gn.weight, learner.2.bias. Expected names"):
-            convert_ecenet_keys(state)

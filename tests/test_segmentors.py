@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from d2_ctxseg.classifiers import ContextAwareClassifier, LinearClassifier
+from d2_ctxseg.classifiers import (
+    CLASSIFIER_REGISTRY,
+    ContextAwareClassifier,
+    ExplicitClassClassifier,
+    LinearClassifier,
+    PrototypeClassifier,
+)
 from d2_ctxseg.errors import UserError
 from d2_ctxseg.modeling import SemanticSegmentorWithTTA
 from detectron2.layers import ShapeSpec
@@ -12,10 +18,14 @@ from detectron2.modeling import build_model
 LOSSES = {
     "LinearSegmentor": {"loss_sem_seg"},
     "ContextAwareSegmentor": {"loss_sem_seg", "loss_vanilla", "loss_oracle", "loss_kl"},
+    "PrototypeSegmentor": {"loss_sem_seg", "loss_ppc", "loss_ppd"},
+    "ExplicitClassSegmentor": {"loss_sem_seg", "loss_mask", "loss_dice"},
 }
 CLASSIFIERS = {
     "LinearSegmentor": LinearClassifier,
     "ContextAwareSegmentor": ContextAwareClassifier,
+    "PrototypeSegmentor": PrototypeClassifier,
+    "ExplicitClassSegmentor": ExplicitClassClassifier,
 }
 
 
@@ -48,7 +58,8 @@ class TestSegmentor:
         model = build_model(cfg)
         assert type(model.classifier) is CLASSIFIERS[meta_architecture]
         assert isinstance(model.sem_seg_head.predictor, torch.nn.Identity)
-        assert model.classifier.predictor.out_channels == 5
+        if meta_architecture != "PrototypeSegmentor":  # prototypes replace it
+            assert model.classifier.predictor.out_channels == 5
 
     def test_predictions_have_the_size_asked_for(self, cfg):
         model = build_model(cfg).eval()
@@ -61,6 +72,9 @@ class TestSegmentor:
     def test_padding_of_smaller_images_takes_no_part_in_the_losses(self, cfg):
         """A batch padded by the model gives the losses of one that was padded with ignore."""
         cfg.MODEL.CLASSIFIER.DROPOUT = 0.0
+        cfg.MODEL.CLASSIFIER.PROTOTYPE.ASSIGNMENT = "argmax"
+        # Batch statistics apart, eval mode would do; updates of prototypes must not show.
+        cfg.MODEL.CLASSIFIER.PROTOTYPE.MOMENTUM = 1.0
         model = build_model(cfg)
         model.sem_seg_head.decoder.dropout.p = 0.0
         small, large = batch((40, 64), (64, 64))
@@ -119,6 +133,120 @@ class TestDetectron2Heads:
         inputs = batch((64, 96))
         with torch.no_grad():
             torch.testing.assert_close(ours(inputs)[0]["sem_seg"], theirs(inputs)[0]["sem_seg"])
+
+
+@CLASSIFIER_REGISTRY.register()
+class ScaledClassifier(LinearClassifier):
+    """A user's own classifier with an argument of its own."""
+
+    def __init__(self, in_channels, num_classes, *, factor=1.0, **options):
+        super().__init__(in_channels, num_classes, **options)
+        self.factor = factor
+
+    def forward(self, features):
+        return self.factor * super().forward(features)
+
+
+class TestClassifierByName:
+    @pytest.fixture
+    def cfg(self, tiny_config):
+        tiny_config.MODEL.META_ARCHITECTURE = "PixelClassifierSegmentor"
+        return tiny_config
+
+    def test_a_users_own_with_its_options(self, cfg):
+        cfg.MODEL.CLASSIFIER.NAME = "ScaledClassifier"
+        cfg.MODEL.CLASSIFIER.OPTIONS = ["factor", 2.0]
+        model = build_model(cfg)
+        assert model.classifier.factor == 2.0
+        assert set(model(batch((64, 64)))) == {"loss_sem_seg"}
+
+    @pytest.mark.parametrize("name", [cls.__name__ for cls in CLASSIFIERS.values()])
+    def test_those_of_this_project_with_their_keys(self, cfg, name):
+        cfg.MODEL.CLASSIFIER.NAME = name
+        cfg.MODEL.CLASSIFIER.CONTEXT_AWARE.SCALE = 10.0
+        cfg.MODEL.CLASSIFIER.PROTOTYPE.NUM_PROTOTYPES = 3
+        cfg.MODEL.CLASSIFIER.EXPLICIT_CLASS.CHANNELS = 16
+        classifier = build_model(cfg).classifier
+        assert type(classifier).__name__ == name
+        assert getattr(classifier, "scale", 10.0) == 10.0
+        assert getattr(classifier, "num_prototypes", 3) == 3
+        assert getattr(classifier, "lateral", torch.nn.Conv2d(1, 16, 1)).out_channels == 16
+
+    @pytest.mark.parametrize(
+        ("key", "value", "message"),
+        [
+            ("NAME", "LinaerClassifier", "no classifier 'LinaerClassifier'.*'LinearClassifier'"),
+            ("OPTIONS", ["droput", 0.1], "has no option 'droput'.*'dropout'"),
+            ("OPTIONS", ["dropout"], "has 1 entries, expected pairs"),
+        ],
+    )
+    def test_mistyped_names_are_answered_with_the_nearest(self, cfg, key, value, message):
+        cfg.MODEL.CLASSIFIER[key] = value
+        with pytest.raises(UserError, match=message):
+            build_model(cfg)
+
+    def test_a_refused_value_names_its_key(self, cfg):
+        cfg.MODEL.META_ARCHITECTURE = "PrototypeSegmentor"
+        cfg.MODEL.CLASSIFIER.PROTOTYPE.DISTANCE = "l1"
+        with pytest.raises(UserError, match="CLASSIFIER.PROTOTYPE: distance is 'l1', expected"):
+            build_model(cfg)
+
+
+class TestHeadsThatClassifyThemselves:
+    @pytest.fixture(params=["ECEHead", "SegViTHead learned", "SegViTHead explicit"])
+    def cfg(self, request, tiny_config):
+        head, _, tiny_config.MODEL.SEGVIT_HEAD.CLASS_EMBEDDINGS = request.param.partition(" ")
+        tiny_config.MODEL.SEM_SEG_HEAD.NAME = head
+        tiny_config.MODEL.META_ARCHITECTURE = "ExplicitClassSegmentor"
+        tiny_config.MODEL.AUXILIARY_HEAD.ENABLED = True
+        tiny_config.MODEL.ECE_HEAD.CHANNELS = 32
+        tiny_config.MODEL.SEGVIT_HEAD.CHANNELS = 48
+        tiny_config.MODEL.SEGVIT_HEAD.IN_FEATURES = ["res4", "res5"]
+        if head == "ECEHead":
+            tiny_config.MODEL.SEGVIT_HEAD.CLASS_EMBEDDINGS = "learned"
+        return tiny_config
+
+    def test_are_left_whole_and_train(self, cfg):
+        model = build_model(cfg)
+        assert model.classifier is None
+        losses = model(batch((64, 96), (64, 96)))
+        assert {"loss_mask", "loss_dice", "loss_auxiliary"} < set(losses)
+        sum(losses.values()).backward()
+        idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert idle == []
+
+    def test_predict_what_detectron2s_own_segmentor_does(self, cfg):
+        ours = build_model(cfg).eval()
+        cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
+        theirs = build_model(cfg).eval()
+        state = {k: v for k, v in ours.state_dict().items() if not k.startswith("auxiliary_head")}
+        theirs.load_state_dict(state)
+        inputs = batch((64, 96))
+        with torch.no_grad():
+            torch.testing.assert_close(ours(inputs)[0]["sem_seg"], theirs(inputs)[0]["sem_seg"])
+
+
+class TestECEHeadUnderOtherClassifiers:
+    @pytest.mark.parametrize(
+        "meta_architecture", ["LinearSegmentor", "ContextAwareSegmentor", "PrototypeSegmentor"]
+    )
+    def test_its_pixel_features_are_classified(self, tiny_config, meta_architecture):
+        tiny_config.MODEL.SEM_SEG_HEAD.NAME = "ECEHead"
+        tiny_config.MODEL.ECE_HEAD.CHANNELS = 32
+        tiny_config.MODEL.META_ARCHITECTURE = meta_architecture
+        model = build_model(tiny_config)
+        losses = model(batch((64, 96), (64, 96)))
+        assert set(losses) == LOSSES[meta_architecture]
+        sum(losses.values()).backward()
+        idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert idle == []
+
+    def test_tokens_give_no_pixel_features(self, tiny_config):
+        tiny_config.MODEL.SEM_SEG_HEAD.NAME = "SegViTHead"
+        tiny_config.MODEL.SEGVIT_HEAD.CHANNELS = 48
+        tiny_config.MODEL.SEGVIT_HEAD.IN_FEATURES = ["res4", "res5"]
+        with pytest.raises(UserError, match="SegViTHead classifies by itself.*SemanticSegmentor"):
+            build_model(tiny_config)
 
 
 class TestAuxiliaryHead:

@@ -118,7 +118,8 @@ class ContextAwareClassifier(PixelClassifier):
         self.predictor = make_predictor(in_channels, num_classes, predictor)
         self.estimated_projector = _projector(in_channels)
         self.oracle_projector = _projector(in_channels)
-        # Only its cross-entropy trains the oracle; distributed training wants no idle parameters.
+        # Distributed training wants no idle parameters. Only its cross-entropy trains the oracle.
+        self.estimated_projector.requires_grad_(loss_weight_refined > 0 or loss_weight_kl > 0)
         self.oracle_projector.requires_grad_(loss_weight_oracle > 0)
 
     def forward(self, features: Tensor) -> Tensor:

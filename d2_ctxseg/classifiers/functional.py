@@ -23,7 +23,7 @@ def segmentation_cross_entropy(
         A scalar, at least float32; 0 (with a gradient of 0) where every pixel is ignored.
 
     Raises:
-        IndexError: a label is none of these (on the CPU; on a GPU a device-side assertion).
+        IndexError or RuntimeError: a label is none of these (on a GPU a device-side assertion).
     """
     labels = labels.long()
     valid = labels != ignore_label

@@ -53,8 +53,8 @@ class PrototypeClassifier(PixelClassifier):
             authors' code, or "argmax". The losses always use the most probable.
         temperature: of the contrast between prototypes in ``loss_ppc``: 1.0 as in the authors'
             code; 0.1 in the paper.
-        projection: put 1x1 convolution, BatchNorm, ReLU and another 1x1 convolution before the
-            embedding, as the authors' code does.
+        projection: put 1x1 convolution, BatchNorm, ReLU, another 1x1 convolution and a
+            normalisation to unit length before the embedding, as the authors' code does.
         distance: "cosine", "euclidean" ("standard" in Table 5d) or "huber".
         synchronization: how workers agree. "average": each clusters its own pixels, the updated
             prototypes are averaged, as in the authors' code; "joint": the pixels of all workers are
@@ -271,7 +271,14 @@ def _projection(channels: int) -> nn.Sequential:
         nn.BatchNorm2d(channels),
         nn.ReLU(inplace=True),
         nn.Conv2d(channels, channels, kernel_size=1),
+        _UnitLength(),
     )
+
+
+class _UnitLength(nn.Module):
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) to unit length over the channels."""
+        return F.normalize(features, dim=1)
 
 
 def _mean_where(values: Tensor, valid: Tensor) -> Tensor:
