@@ -194,3 +194,14 @@ class TestConstruction:
 def test_a_predictor_of_another_shape_is_refused(classifier_class):
     with pytest.raises(ValueError, match=r"expected \(4, 8, 1, 1\)"):
         classifier_class(8, 4, predictor=torch.nn.Conv2d(8, 4, 3))
+
+
+@every_classifier
+def test_features_that_are_all_0_are_no_division_by_0(classifier_class):
+    features = torch.zeros(1, 8, 3, 3, requires_grad=True)
+    classifier = classifier_class(8, 4)
+    losses = classifier.losses(features, torch.randint(0, 4, (1, 6, 6)))
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert torch.isfinite(features.grad).all()
+    assert torch.isfinite(classifier.eval()(features)).all()

@@ -14,11 +14,11 @@ from .base import CLASSIFIER_REGISTRY, PixelClassifier, check_choice, make_predi
 from .distillation import DISTILLATION_TARGETS, DISTILLATION_WEIGHTINGS, distillation_loss
 from .functional import (
     class_membership,
+    feature_lengths,
     resize_labels,
     segmentation_cross_entropy,
     weighted_class_means,
 )
-from .precision import at_least_float32
 
 ENTROPY_SOURCES = ("oracle", "estimated", "vanilla")
 SIMILARITIES = ("cosine", "dot")
@@ -167,8 +167,7 @@ class ContextAwareClassifier(PixelClassifier):
         logits = classifiers.to(features.dtype) @ features.flatten(2)
         if self.similarity == "cosine":
             # The K products are scaled by the features' lengths, cheaper than the C features.
-            length = at_least_float32(features).flatten(2).norm(dim=1, keepdim=True)
-            logits = logits * (self.scale / length.clamp(min=1e-12))
+            logits = logits * (self.scale / feature_lengths(features)).flatten(2)
         return logits.unflatten(2, features.shape[-2:]).split(self.num_classes, dim=1)
 
     def losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -5,10 +5,11 @@ by taking such means: nothing is trained, and the prototypes of the old classes 
 The road from images to the extended classifier:
 
 1. ``SupportPixels`` collects embeddings (``PrototypeClassifier.embed``) of the labelled pixels.
-2. ``cluster_prototypes`` clusters those of each new class into M prototypes, with the assignment
-   of the training (Zhou et al., CVPR 2022, arXiv 2203.15102, section 3.2).
-3. ``extend_classifier`` puts them beside the old ones, and ``calibrate_offsets`` sets how easily
-   a new class wins.
+2. ``add_classes`` makes the extended classifier of them:
+   ``cluster_prototypes`` clusters the pixels of each new class into M prototypes, with the
+   assignment of the training (Zhou et al., CVPR 2022, arXiv 2203.15102, section 3.2),
+   ``extend_classifier`` puts them beside the old ones, and ``calibrate_offsets`` sets how easily a
+   new class wins.
 """
 
 import copy
@@ -22,11 +23,12 @@ from torch import Tensor, nn
 from .clustering import sinkhorn_log_plan
 from .precision import at_least_float32
 from .prototype import PrototypeClassifier
-from .prototype_similarity import as_similarity
+from .prototype_similarity import as_similarity, nearest_similarity
 
 # The recalls of a new class, on the support images, that the calibration chooses among.
 _NUM_RECALLS = 201
-_NUM_FOLDS = 5
+# Pixels whose scores are taken at a time.
+_CHUNK_PIXELS = 2**16
 
 
 class PixelSample(NamedTuple):
@@ -36,8 +38,6 @@ class PixelSample(NamedTuple):
     """(N, C) of unit length, at least float32."""
     labels: Tensor
     """(N,) int64, 0 to K-1."""
-    images: Tensor
-    """(N,) int64: the number of the image that a pixel is of."""
     weights: Tensor
     """(N,) float64: how many pixels a pixel stands for."""
 
@@ -61,7 +61,7 @@ class SupportPixels:
         self.counts = torch.zeros(num_classes, dtype=torch.int64)
         self.num_images = 0
         self._generator = torch.Generator().manual_seed(seed)
-        # Embeddings, labels, image numbers and random keys of the kept pixels.
+        # Embeddings, labels and random keys of the kept pixels.
         self._kept: tuple[Tensor, ...] | None = None
 
     @torch.no_grad()
@@ -79,9 +79,9 @@ class SupportPixels:
         # The pixels of a class with the smallest keys are a uniform sample, however they arrive.
         keys = torch.rand(len(labels), generator=self._generator, dtype=torch.float64)
         embeddings = at_least_float32(embeddings.cpu()[labelled])
-        new = (embeddings, labels, torch.full_like(labels, self.num_images), keys)
+        new = (embeddings, labels, keys)
         joined = tuple(map(torch.cat, zip(self._kept, new))) if self._kept else new
-        keep = _rank_within(joined[1], joined[3], self.num_classes) < self.max_pixels
+        keep = _rank_within(joined[1], joined[2], self.num_classes) < self.max_pixels
         self._kept = tuple(part[keep] for part in joined)
         self.num_images += 1
 
@@ -93,10 +93,70 @@ class SupportPixels:
         """
         if self._kept is None:
             raise ValueError("There are no support pixels: add at least one image.")
-        embeddings, labels, images, _ = self._kept
+        embeddings, labels, _ = self._kept
         kept = labels.bincount(minlength=self.num_classes).clamp(min=1)
         weights = (self.counts.double() / kept)[labels]
-        return PixelSample(embeddings, labels, images, weights)
+        return PixelSample(embeddings, labels, weights)
+
+
+@torch.no_grad()
+def add_classes(
+    classifier: PrototypeClassifier,
+    sample: PixelSample,
+    num_new: int,
+    *,
+    order: Sequence[int] | None = None,
+    seed: int = 0,
+) -> PrototypeClassifier:
+    """A copy of the classifier with more classes, made from labelled pixels.
+
+    What an embedding does not tell apart, prototypes cannot: the new classes are mixed with the old
+    ones as far as the features, trained without them, mix them.
+
+    How easily a new class wins is calibrated on the support images themselves. Without it (the
+    mean of the old biases) a new class takes the pixels of old ones that resemble it: on
+    ContextShapes, one of five paints added from 5 images, mean of 5 draws, all classes have 51.6
+    mIoU without and 67.7 with the calibration (75.8 is the old classes' before). Holding out images
+    in turn, so that the pixels did not make the prototypes, was no better (65.6) and varied more;
+    nor was choosing the weight as well (67.6).
+
+    Args:
+        classifier: of K classes, in evaluation mode; it is left as it is.
+        sample: the labels 0 to K-1 are the old classes, the next ``num_new`` the new ones.
+        num_new: number of new classes J.
+        order: see ``extend_classifier``.
+        seed: of the clustering.
+
+    Raises:
+        ValueError: a new class has no pixel.
+    """
+    device = classifier.prototypes.device
+    embeddings, labels, weights = (part.to(device) for part in sample)
+    is_new = labels >= classifier.num_classes
+    prototypes = cluster_prototypes(
+        embeddings[is_new],
+        labels[is_new] - classifier.num_classes,
+        num_new,
+        classifier.num_prototypes,
+        distance=classifier.distance,
+        epsilon=classifier.sinkhorn_epsilon,
+        iterations=classifier.sinkhorn_iterations,
+        seed=seed,
+    )
+    logits = classify_embeddings(extend_classifier(classifier, prototypes), embeddings)
+    offsets = calibrate_offsets(logits, labels, weights, num_new)
+    return extend_classifier(classifier, prototypes, offsets=offsets, order=order)
+
+
+@torch.no_grad()
+def classify_embeddings(classifier: PrototypeClassifier, embeddings: Tensor) -> Tensor:
+    """Embeddings (N, C) of unit length to logits (N, K), as the classifier's forward."""
+    prototypes = F.normalize(classifier.prototypes, dim=2)
+    scores = [
+        nearest_similarity(chunk, prototypes, classifier.distance)
+        for chunk in embeddings.split(_CHUNK_PIXELS)
+    ]
+    return classifier.score_norm(torch.cat(scores))
 
 
 @torch.no_grad()
@@ -202,10 +262,11 @@ def extend_classifier(
         bias = bias + offsets.to(bias)
     extended = copy.deepcopy(classifier)
     extended.num_classes = total
-    extended.prototypes = torch.cat([classifier.prototypes, prototypes.to(classifier.prototypes)])
-    extended.prototypes = extended.prototypes[order]
+    prototypes = prototypes.to(classifier.prototypes)
+    extended.prototypes = torch.cat([classifier.prototypes, prototypes])[order]
+    weight = norm.weight.mean().repeat(num_new)
     extended.score_norm = nn.LayerNorm(total, norm.eps).to(norm.weight)
-    extended.score_norm.weight.copy_(torch.cat([norm.weight, norm.weight.mean().repeat(num_new)])[order])
+    extended.score_norm.weight.copy_(torch.cat([norm.weight, weight])[order])
     extended.score_norm.bias.copy_(torch.cat([norm.bias, bias])[order])
     extended.score_norm.requires_grad_(norm.weight.requires_grad)
     extended._sums = torch.zeros_like(extended.prototypes)
@@ -224,7 +285,7 @@ def calibrate_offsets(
     (the offset that gives each is known), repeated for ``rounds``. Of equal ones the smallest.
 
     Args:
-        logits: (N, K + J), old classes first, of pixels that ideally did not make the prototypes.
+        logits: (N, K + J), old classes first.
         labels: (N,) int64.
         weights: (N,) how many pixels each stands for.
         num_new: J.
@@ -241,44 +302,53 @@ def calibrate_offsets(
     for _ in range(rounds):
         before = offsets.clone()
         for new_class in range(total - num_new, total):
-            offsets[new_class] = _best_offset(logits + offsets, labels, weights, new_class) + (
-                offsets[new_class]
-            )
+            offsets[new_class] += _best_change(logits + offsets, labels, weights, new_class)
         if torch.equal(before, offsets):
             break
     return offsets[total - num_new :]
 
 
-def _best_offset(logits: Tensor, labels: Tensor, weights: Tensor, new_class: int) -> Tensor:
-    """The change of one class's logits with the greatest mean IoU over the classes in ``labels``."""
+def _best_change(logits: Tensor, labels: Tensor, weights: Tensor, new_class: int) -> Tensor:
+    """What to add to one class's logits for the greatest mean IoU of the classes in ``labels``."""
+    is_new = labels == new_class
+    if not is_new.any():
+        return logits.new_zeros(())
     others = logits.index_fill(1, torch.tensor([new_class], device=logits.device), -torch.inf)
     best, rival = others.max(dim=1)
     # A pixel goes to the new class where the change is above its margin.
     margin = best - logits[:, new_class]
-    is_new = labels == new_class
-    if not is_new.any():
-        return logits.new_zeros(())
-    recalls = torch.linspace(0, 1, _NUM_RECALLS, dtype=margin.dtype, device=margin.device)
-    own = margin[is_new].sort().values
-    changes = own[(recalls * (len(own) - 1)).long()]
-    changes = torch.cat([changes.new_zeros(1), torch.nextafter(changes, changes + 1)]).unique()
-    # (changes, classes): pixels that the rivals have lost at each change, and those rightly theirs.
+    margins, own = margin.sort().values, margin[is_new].sort().values
+    recalls = torch.linspace(0, 1, _NUM_RECALLS, dtype=torch.float64, device=own.device)
+    own = own[(recalls * (len(own) - 1)).long()]
+    # Half-way to the next pixel, so that rounding decides nothing.
+    above = torch.cat([margins, margins[-1:] + 1])[torch.searchsorted(margins, own, right=True)]
+    changes = torch.cat([own.new_zeros(1), (own + above) / 2]).unique()
+
+    # Of what each class has without the new one, (changes, classes): what the new one takes.
     step = torch.searchsorted(changes, margin, right=True)
-    size = (len(changes) + 1, logits.shape[1])
-    lost, hits_lost = (
-        weights.new_zeros(size).index_put((step, rival), value, accumulate=True).cumsum(0)[:-1]
-        for value in (weights, weights * (rival == labels))
+    taken = _taken(step, rival, weights, len(changes), logits.shape[1])
+    hits_taken = _taken(step, rival, weights * (rival == labels), len(changes), logits.shape[1])
+    truth, area, hits = (
+        weights.new_zeros(logits.shape[1]).index_add(0, index, weight)
+        for index, weight in (
+            (labels, weights),
+            (rival, weights),
+            (rival, weights * (rival == labels)),
+        )
     )
-    won = weights.new_zeros(size[0]).index_add(0, step, weights * is_new).cumsum(0)[:-1]
-    truth = weights.new_zeros(size[1]).index_add(0, labels, weights)
-    area = weights.new_zeros(size[1]).index_add(0, rival, weights) - lost
-    hits = weights.new_zeros(size[1]).index_add(0, rival, weights * (rival == labels)) - hits_lost
-    area[:, new_class] = lost.sum(dim=1)
-    hits[:, new_class] = won
+    area, hits = area - taken, hits - hits_taken
+    area[:, new_class] = taken.sum(dim=1)
+    hits[:, new_class] = _taken(step, labels, weights, len(changes), logits.shape[1])[:, new_class]
     iou = hits / (area + truth - hits).clamp(min=1e-12)
     mean_iou = iou[:, truth > 0].mean(dim=1)
-    among_best = mean_iou >= mean_iou.max() - 1e-9
-    return changes[among_best][changes[among_best].abs().argmin()]
+    among_best = changes[mean_iou >= mean_iou.max() - 1e-9]
+    return among_best[among_best.abs().argmin()]
+
+
+def _taken(step: Tensor, group: Tensor, weights: Tensor, num_steps: int, num_groups: int) -> Tensor:
+    """(num_steps, num_groups): the weight in each group of the pixels taken up to each step."""
+    at_step = weights.new_zeros(num_steps + 1, num_groups)
+    return at_step.index_put((step, group), weights, accumulate=True).cumsum(dim=0)[:-1]
 
 
 def _rank_within(labels: Tensor, keys: Tensor, num_classes: int) -> Tensor:
