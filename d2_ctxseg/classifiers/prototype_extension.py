@@ -110,15 +110,16 @@ def add_classes(
 ) -> PrototypeClassifier:
     """A copy of the classifier with more classes, made from labelled pixels.
 
-    What an embedding does not tell apart, prototypes cannot: the new classes are mixed with the old
-    ones as far as the features, trained without them, mix them.
+    What the embedding does not tell apart, prototypes cannot: the new classes are mixed with the
+    old ones as far as the features, trained without them, mix them.
 
-    How easily a new class wins is calibrated on the support images themselves. Without it (the
-    mean of the old biases) a new class takes the pixels of old ones that resemble it: on
-    ContextShapes, one of five paints added from 5 images, mean of 5 draws, all classes have 51.6
-    mIoU without and 67.7 with the calibration (75.8 is the old classes' before). Holding out images
-    in turn, so that the pixels did not make the prototypes, was no better (65.6) and varied more;
-    nor was choosing the weight as well (67.6).
+    The weights of the new classes' scores are the mean of the old ones; their biases are
+    calibrated on the support images themselves. Measured on ContextShapes with one of five paints
+    as the new class and 5 images (mean of 5 draws), the mean IoU of all classes was
+      51.6 with the mean of the old biases: the new class takes what resembles it,
+      67.7 with the calibration; at most 1 less than calibrated on the validation images,
+      65.6 calibrated on pixels held out in turn from the prototypes, which varied more,
+      67.6 with the weight chosen as well.
 
     Args:
         classifier: of K classes, in evaluation mode; it is left as it is.
