@@ -89,14 +89,15 @@ class _Similarity(torch.autograd.Function):
         similarity = embeddings.new_empty(len(embeddings), len(table))
         results = []
         for rows in _chunks(embeddings, table):
-            cosine = at_least_float32(embeddings[rows] @ table.T)
-            similarity[rows] = as_similarity(cosine, distance)
+            torch.mm(embeddings[rows], table.T, out=similarity[rows])
+            if distance != "cosine":
+                similarity[rows] = as_similarity(at_least_float32(similarity[rows]), distance)
             chunk = at_least_float32(similarity[rows])
             by_prototype = chunk.unflatten(1, shape)
             of_own_class = by_prototype.gather(2, _own_class(labels[rows], num_prototypes))
             class_scores = by_prototype.amax(dim=1)
             largest = class_scores.amax(dim=1, keepdim=True)
-            partition = ((chunk - largest) / temperature).exp_().sum(dim=1)
+            partition = _divide(chunk - largest, temperature).exp_().sum(dim=1)
             log_partition = partition.log() + largest[:, 0] / temperature
             results.append((class_scores, of_own_class[..., 0], log_partition))
         class_scores, of_own_class, log_partition = (torch.cat(parts) for parts in zip(*results))
@@ -113,7 +114,8 @@ class _Similarity(torch.autograd.Function):
         gradient = similarity.new_empty(len(similarity), table.shape[1])
         for rows in _chunks(gradient, table):
             chunk = at_least_float32(similarity[rows])
-            grad = (chunk / temperature).sub_(log_partition[rows, None]).exp_()
+            grad = chunk - temperature * log_partition[rows, None]
+            grad = _divide(grad, temperature).exp_()
             grad.mul_(grad_partition[rows, None] / temperature)
             by_prototype = grad.unflatten(1, shape)
             # As amax does: equals share the gradient.
@@ -124,6 +126,11 @@ class _Similarity(torch.autograd.Function):
             grad = _times_slope(grad, chunk, distance)
             gradient[rows] = grad.to(similarity.dtype) @ table
         return gradient, None, None, None, None, None
+
+
+def _divide(values: Tensor, temperature: float) -> Tensor:
+    """``values``, overwritten with themselves over the temperature."""
+    return values if temperature == 1 else values.div_(temperature)
 
 
 def _table(prototypes: Tensor, dtype: torch.dtype) -> Tensor:
