@@ -271,8 +271,8 @@ def collect_pixels(
     support = SupportPixels(len(position), seed=seed)
     for record in tqdm.tqdm(records, desc="Embedding pixels", unit="image"):
         inputs = [mapper(record)]
-        images = model._normalized_images(inputs)
-        labels = model._padded_labels(inputs, images.tensor.shape[-2:])
+        images = model.normalized_images(inputs)
+        labels = model.padded_labels(inputs, images.tensor.shape[-2:])
         features = model.sem_seg_head.layers(model.backbone(images.tensor))
         labels = resize_labels(labels, features.shape[-2:]).flatten().cpu()
         labelled = labels != model.ignore_label

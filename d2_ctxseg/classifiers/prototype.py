@@ -262,7 +262,9 @@ class PrototypeClassifier(PixelClassifier):
     def _logits(self, scores: Tensor, shape: torch.Size) -> Tensor:
         """Scores (B * h * w, K) to logits (B, K, h, w)."""
         batch, _, height, width = shape
-        return self.score_norm(scores).unflatten(0, (batch, height, width)).permute(0, 3, 1, 2)
+        logits = self.score_norm(scores).unflatten(0, (batch, height, width))
+        # Interpolation wants rows of an image beside each other, not classes of a pixel.
+        return logits.permute(0, 3, 1, 2).contiguous()
 
 
 def _projection(channels: int) -> nn.Sequential:

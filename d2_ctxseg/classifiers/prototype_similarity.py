@@ -124,7 +124,7 @@ class _Similarity(torch.autograd.Function):
             own_class = _own_class(labels[rows], shape[0])
             by_prototype.scatter_add_(2, own_class, grad_own[rows, :, None])
             grad = _times_slope(grad, chunk, distance)
-            gradient[rows] = grad.to(similarity.dtype) @ table
+            torch.mm(grad.to(similarity.dtype), table, out=gradient[rows])
         return gradient, None, None, None, None, None
 
 

@@ -106,10 +106,10 @@ class PixelClassifierSegmentor(nn.Module):
             In training a dict of scalars. Otherwise one dict an image with "sem_seg", logits
             (K, height, width).
         """
-        images = self._normalized_images(batched_inputs)
+        images = self.normalized_images(batched_inputs)
         features = self.backbone(images.tensor)
         if self.training:
-            labels = self._padded_labels(batched_inputs, images.tensor.shape[-2:])
+            labels = self.padded_labels(batched_inputs, images.tensor.shape[-2:])
             return self._losses(features, labels)
 
         logits = F.interpolate(
@@ -127,7 +127,8 @@ class PixelClassifierSegmentor(nn.Module):
             for logit, size, inputs in zip(logits, images.image_sizes, batched_inputs)
         ]
 
-    def _normalized_images(self, batched_inputs: list[dict]) -> ImageList:
+    def normalized_images(self, batched_inputs: list[dict]) -> ImageList:
+        """The images of ``batched_inputs`` as the backbone takes them, padded to one size."""
         images = [inputs["image"].to(self.device, non_blocking=True) for inputs in batched_inputs]
         return ImageList.from_tensors(
             [(image - self.pixel_mean) / self.pixel_std for image in images],
@@ -135,7 +136,7 @@ class PixelClassifierSegmentor(nn.Module):
             padding_constraints=self.backbone.padding_constraints,
         )
 
-    def _padded_labels(self, batched_inputs: list[dict], size: torch.Size) -> Tensor:
+    def padded_labels(self, batched_inputs: list[dict], size: torch.Size) -> Tensor:
         """Labels (B, H, W) int64, padded with the ignore label as the images were with zeros."""
         padded = []
         for inputs in batched_inputs:
