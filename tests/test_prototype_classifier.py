@@ -247,7 +247,7 @@ class TestLosses:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            history.append(float(loss))
+            history.append(loss.item())
         assert history[-1] < 0.5 * history[0]
 
 

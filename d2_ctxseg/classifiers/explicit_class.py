@@ -51,8 +51,8 @@ class ExplicitClassClassifier(PixelClassifier):
         mask_loss: ``"focal"`` (sigmoid focal loss) or ``"bce"`` (binary cross-entropy).
         loss_weight_mask: weight of the binary mask loss of the seed masks; 0 leaves it out.
         loss_weight_dice: likewise, of the dice loss of the seed masks.
+        ignore_label, align_corners, dropout: see PixelClassifier.
         predictor: the 1x1 convolution to start the seed masks from; made anew if None.
-        options: ``ignore_label``, ``align_corners``, ``dropout``: see PixelClassifier.
 
     Raises:
         ValueError: an argument does not fit the others; the message says which.
@@ -70,10 +70,18 @@ class ExplicitClassClassifier(PixelClassifier):
         mask_loss: str = "focal",
         loss_weight_mask: float = 5.0,
         loss_weight_dice: float = 2.0,
+        ignore_label: int = 255,
+        align_corners: bool = False,
+        dropout: float = 0.0,
         predictor: nn.Conv2d | None = None,
-        **options,
     ):
-        super().__init__(in_channels, num_classes, **options)
+        super().__init__(
+            in_channels,
+            num_classes,
+            ignore_label=ignore_label,
+            align_corners=align_corners,
+            dropout=dropout,
+        )
         check_choice("mask_loss", mask_loss, tuple(MASK_LOSSES))
         if channels is None:
             channels = min(in_channels, _MAX_DEFAULT_CHANNELS)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .functional import at_least_float32
+from .precision import at_least_float32
 
 
 class ChannelLayerNorm(nn.LayerNorm):

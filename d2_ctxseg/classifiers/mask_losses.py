@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import check_choice
-from .functional import at_least_float32, class_membership, resize_labels
+from .functional import class_membership, resize_labels
+from .precision import at_least_float32
 
 
 class MaskTargets(NamedTuple):

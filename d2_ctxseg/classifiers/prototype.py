@@ -19,19 +19,14 @@ SYNCHRONIZATIONS = ("average", "joint")
 
 
 class Assignment(NamedTuple):
-    """Where within-class clustering puts each of N pixels; ignored pixels are not ``valid``."""
+    """Where within-class clustering puts each of N pixels; of ignored ones nothing is meant."""
 
     labels: Tensor
     """(N,) int64 class, 0 for ignored pixels."""
-    valid: Tensor
-    """(N,) bool."""
     log_plan: Tensor
     """(N, M) log probabilities over the prototypes of the pixel's class."""
-
-    @property
-    def prototype(self) -> Tensor:
-        """(N,) int64: the most probable prototype of the pixel's class, 0 to M-1."""
-        return self.log_plan.argmax(dim=1)
+    prototype: Tensor
+    """(N,) int64: the most probable prototype of the pixel's class, 0 to M-1."""
 
 
 @CLASSIFIER_REGISTRY.register()
@@ -220,7 +215,7 @@ class PrototypeClassifier(PixelClassifier):
                 iterations=self.sinkhorn_iterations,
                 reduction=reduction_over_workers(joint),
             )
-        return Assignment(labels, valid, log_plan)
+        return Assignment(labels, log_plan, log_plan.argmax(dim=1))
 
     @torch.no_grad()
     def update(self, embeddings: Tensor, assignment: Assignment, right: Tensor) -> None:
