@@ -21,7 +21,6 @@ from d2_ctxseg.classifiers.prototype_extension import (
     SupportPixels,
     add_classes,
     calibrate_offsets,
-    classify_embeddings,
     cluster_prototypes,
     extend_classifier,
 )
@@ -148,7 +147,7 @@ class TestExtendedClassifier:
         logits = extend_classifier(classifier, self.new)(features)
         permuted = extend_classifier(classifier, self.new, order=order)
         torch.testing.assert_close(permuted(features), logits[:, order])
-        of_pixels = classify_embeddings(permuted, classifier.embed(features))
+        of_pixels = permuted.classify(classifier.embed(features))
         torch.testing.assert_close(of_pixels, logits[:, order].movedim(1, 3).flatten(0, 2))
 
     def test_with_equal_weights_the_order_of_the_old_classes_stays(self):
@@ -157,8 +156,8 @@ class TestExtendedClassifier:
         torch.nn.init.ones_(classifier.score_norm.weight)
         torch.nn.init.zeros_(classifier.score_norm.bias)
         pixels = unit_vectors(500, 16, seed=3)
-        before = classify_embeddings(classifier, pixels)
-        after = classify_embeddings(extend_classifier(classifier, self.new), pixels)
+        before = classifier.classify(pixels)
+        after = extend_classifier(classifier, self.new).classify(pixels)
         assert torch.equal(before.argsort(dim=1), after[:, :3].argsort(dim=1))
 
     def test_is_a_classifier_of_more_classes_and_can_be_trained_on(self):
@@ -238,7 +237,7 @@ class TestAddedClasses:
         sample = PixelSample(torch.cat([new, old]), labels, torch.ones(400, dtype=torch.float64))
         order = [3, 0, 1, 4, 2]
         extended = add_classes(classifier, sample, 2, order=order)
-        predicted = torch.tensor(order)[classify_embeddings(extended, sample.embeddings).argmax(1)]
+        predicted = torch.tensor(order)[extended.classify(sample.embeddings).argmax(1)]
         assert (predicted == labels).float().mean() > 0.99
         assert not extended.prototypes.requires_grad
         assert torch.equal(extended.prototypes[[1, 2, 4]], classifier.prototypes)

@@ -360,18 +360,19 @@ class TestGradientAccumulation:
         torch.testing.assert_close(accumulated.prototypes, joined.prototypes)
 
     def test_a_gradient_scaler_does_not_change_the_number_of_updates(self):
-        """Mixed precision with a scaler whose first steps overflow and are skipped."""
+        """Mixed precision; the gradients of the first step overflow, and the scaler skips it."""
         classifier = PrototypeClassifier(8, 4, momentum=0.5, num_prototypes=1)
         plain = PrototypeClassifier(8, 4, momentum=0.5, num_prototypes=1)
         plain.load_state_dict(classifier.state_dict())
         optimizer = torch.optim.SGD(classifier.parameters(), lr=0.0)
-        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**15)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
         for features, labels in self.batches():
             loss = sum(classifier.losses(features, labels).values())
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
             plain.losses(features, labels)
+        assert scaler.get_scale() < 2.0**127
         torch.testing.assert_close(classifier.prototypes, plain.prototypes)
 
 

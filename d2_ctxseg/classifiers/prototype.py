@@ -132,17 +132,24 @@ class PrototypeClassifier(PixelClassifier):
         prototypes = nn.init.trunc_normal_(
             torch.empty(num_classes, num_prototypes, in_channels), std=0.02
         )
-        self.register_buffer("prototypes", F.normalize(prototypes, dim=2))
+        self.replace_prototypes(F.normalize(prototypes, dim=2))
+
+    def replace_prototypes(self, prototypes: Tensor) -> None:
+        """Put others (K, M, C) in place of the prototypes; what was accumulated is forgotten."""
+        self.register_buffer("prototypes", prototypes)
         # Sums over the calls of one accumulated step; of no use in a checkpoint.
         self.register_buffer("_sums", torch.zeros_like(prototypes), persistent=False)
-        self.register_buffer("_counts", torch.zeros(prototypes.shape[:2]), persistent=False)
+        self.register_buffer("_counts", prototypes.new_zeros(prototypes.shape[:2]), False)
         self._calls = 0
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, C, h, w) to logits (B, K, h, w): the normalised scores of the classes."""
+        return self._as_map(self.classify(self.embed(features)), features.shape)
+
+    def classify(self, embeddings: Tensor) -> Tensor:
+        """Pixel embeddings (N, C) of unit length to logits (N, K)."""
         prototypes = F.normalize(self.prototypes, dim=2)
-        scores = nearest_similarity(self.embed(features), prototypes, self.distance)
-        return self._logits(scores, features.shape)
+        return self.score_norm(nearest_similarity(embeddings, prototypes, self.distance))
 
     def embed(self, features: Tensor) -> Tensor:
         """Features (B, C, h, w) to pixel embeddings (B * h * w, C) of unit length."""
@@ -173,7 +180,7 @@ class PrototypeClassifier(PixelClassifier):
             distance=self.distance,
             temperature=self.temperature,
         )
-        logits = self._logits(similarity.class_scores, features.shape)
+        logits = self._as_map(self.score_norm(similarity.class_scores), features.shape)
         assignment = self.assign(similarity.of_own_class, small, valid)
 
         weights = {name: weight for name, weight in self.loss_weights.items() if weight}
@@ -254,12 +261,12 @@ class PrototypeClassifier(PixelClassifier):
         self._counts.zero_()
         self._calls = 0
 
-    def _logits(self, scores: Tensor, shape: torch.Size) -> Tensor:
-        """Scores (B * h * w, K) to logits (B, K, h, w)."""
+    @staticmethod
+    def _as_map(logits: Tensor, shape: torch.Size) -> Tensor:
+        """Logits (B * h * w, K) of the pixels of features (B, C, h, w) to (B, K, h, w)."""
         batch, _, height, width = shape
-        logits = self.score_norm(scores).unflatten(0, (batch, height, width))
         # Interpolation wants rows of an image beside each other, not classes of a pixel.
-        return logits.permute(0, 3, 1, 2).contiguous()
+        return logits.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2).contiguous()
 
 
 def _projection(channels: int) -> nn.Sequential:

@@ -23,12 +23,10 @@ from torch import Tensor, nn
 from .clustering import sinkhorn_log_plan
 from .precision import at_least_float32
 from .prototype import PrototypeClassifier
-from .prototype_similarity import as_similarity, nearest_similarity
+from .prototype_similarity import as_similarity
 
 # The recalls of a new class, on the support images, that the calibration chooses among.
 _NUM_RECALLS = 201
-# Pixels whose scores are taken at a time.
-_CHUNK_PIXELS = 2**16
 
 
 class PixelSample(NamedTuple):
@@ -144,20 +142,9 @@ def add_classes(
         iterations=classifier.sinkhorn_iterations,
         seed=seed,
     )
-    logits = classify_embeddings(extend_classifier(classifier, prototypes), embeddings)
+    logits = extend_classifier(classifier, prototypes).classify(embeddings)
     offsets = calibrate_offsets(logits, labels, weights, num_new)
     return extend_classifier(classifier, prototypes, offsets=offsets, order=order)
-
-
-@torch.no_grad()
-def classify_embeddings(classifier: PrototypeClassifier, embeddings: Tensor) -> Tensor:
-    """Embeddings (N, C) of unit length to logits (N, K), as the classifier's forward."""
-    prototypes = F.normalize(classifier.prototypes, dim=2)
-    scores = [
-        nearest_similarity(chunk, prototypes, classifier.distance)
-        for chunk in embeddings.split(_CHUNK_PIXELS)
-    ]
-    return classifier.score_norm(torch.cat(scores))
 
 
 @torch.no_grad()
@@ -264,15 +251,12 @@ def extend_classifier(
     extended = copy.deepcopy(classifier)
     extended.num_classes = total
     prototypes = prototypes.to(classifier.prototypes)
-    extended.prototypes = torch.cat([classifier.prototypes, prototypes])[order]
+    extended.replace_prototypes(torch.cat([classifier.prototypes, prototypes])[order])
     weight = norm.weight.mean().repeat(num_new)
     extended.score_norm = nn.LayerNorm(total, norm.eps).to(norm.weight)
     extended.score_norm.weight.copy_(torch.cat([norm.weight, weight])[order])
     extended.score_norm.bias.copy_(torch.cat([norm.bias, bias])[order])
     extended.score_norm.requires_grad_(norm.weight.requires_grad)
-    extended._sums = torch.zeros_like(extended.prototypes)
-    extended._counts = extended._sums[..., 0].clone()
-    extended._calls = 0
     return extended
 
 

@@ -44,12 +44,12 @@ class EncoderBackbone(Backbone):
     ):
         super().__init__()
         _check_name(name)
-        local_file = weights if _is_file_name(weights) else ""
+        local_file = weights if is_file_name(weights) else ""
         self.encoder = _build_encoder(
             name, None if local_file or not weights else weights, output_stride, in_channels
         )
         if local_file:
-            _load_local_weights(self.encoder, local_file)
+            load_local_weights(self.encoder, local_file)
         self._output_stride = output_stride
         if output_stride != 32:
             self._check_strides(name)
@@ -117,7 +117,8 @@ def _check_name(name: str) -> None:
         )
 
 
-def _is_file_name(weights: str) -> bool:
+def is_file_name(weights: str) -> bool:
+    """Whether MODEL.ENCODER.WEIGHTS is a path, not the name of pretrained weights."""
     return bool(weights) and (os.sep in weights or os.path.splitext(weights)[1] != "")
 
 
@@ -157,8 +158,13 @@ def _unsupported_stride(name: str, output_stride: int, reason) -> UserError:
     )
 
 
-def _load_local_weights(encoder: torch.nn.Module, path: str) -> None:
-    """Fill the encoder from a file that holds the encoder alone, with or without a classifier."""
+def load_local_weights(encoder: torch.nn.Module, path: str) -> None:
+    """Fill the encoder from a file that holds the encoder alone, with or without a classifier.
+
+    Raises:
+        MissingFileError: no such file.
+        UserError: it is no checkpoint, or lacks weights of the encoder; the message names them.
+    """
     if not os.path.isfile(path):
         raise MissingFileError(f"MODEL.ENCODER.WEIGHTS: no file '{os.path.abspath(path)}'.")
     state = read_state_dict(path)

@@ -12,7 +12,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 
 from ..errors import UserError, suggest
-from .backbone import _is_file_name, _load_local_weights
+from .backbone import is_file_name, load_local_weights
 
 # timm's modules whose models are plain (one resolution throughout) and take images of any size.
 # BEiT is not among them: its table of relative positions belongs to one image size.
@@ -57,7 +57,7 @@ class VisionTransformerBackbone(Backbone):
         super().__init__()
         name = name.removeprefix("tu-")
         _check_name(name)
-        local_file = weights if _is_file_name(weights) else ""
+        local_file = weights if is_file_name(weights) else ""
         self.encoder = _build_encoder(
             name, "" if local_file else weights, in_chans=in_channels, drop_path_rate=drop_path_rate
         )
@@ -68,7 +68,7 @@ class VisionTransformerBackbone(Backbone):
             list(self.out_indices), prune_norm=True, prune_head=True
         )
         if local_file:
-            _load_local_weights(self.encoder, local_file)
+            load_local_weights(self.encoder, local_file)
         self._stride = self.encoder.feature_info[0]["reduction"]
 
     @classmethod
