@@ -50,8 +50,23 @@ def _add_model_config(cfg: CN) -> None:
     # Blocks of VisionTransformerBackbone, counted from 0, whose outputs are the feature maps
     # "block5", "block7", ...
     cfg.MODEL.ENCODER.OUT_INDICES = (5, 7, 11)
-    # Probability of skipping a branch of its last block in training; less in earlier ones.
+    # Probability of skipping a branch of its last block in training; less in earlier ones. Of
+    # timm's encoders that know it.
     cfg.MODEL.ENCODER.DROP_PATH_RATE = 0.0
+    # LayerNorm over the channels of each feature map, as segmentors with Swin have it.
+    cfg.MODEL.ENCODER.OUTPUT_NORM = False
+    # VisionTransformerBackbone: make "res2" to "res5" (strides 4 to 32) of the outputs of four
+    # blocks, as BEiT does, for heads that want a pyramid.
+    cfg.MODEL.ENCODER.PYRAMID = False
+    # Compute the encoder's activations again in the backward pass instead of keeping them.
+    cfg.MODEL.ENCODER.ACTIVATION_CHECKPOINTING = False
+
+    # Batch statistics over all workers (GPUs only).
+    cfg.MODEL.SYNC_BN = False
+    # Memory format of images and convolutions: faster on GPUs with tensor cores.
+    cfg.MODEL.CHANNELS_LAST = False
+    # torch.compile the model for training and evaluation.
+    cfg.MODEL.COMPILE = False
 
     # An FCN head on an intermediate feature map, used in training only.
     cfg.MODEL.AUXILIARY_HEAD = CN()
@@ -70,6 +85,8 @@ def _add_head_config(cfg: CN) -> None:
     cfg.MODEL.SEM_SEG_HEAD.DECODER.NAME = "UPerNet"
     # Keyword arguments of that decoder, as [name, value, name, value, ...].
     cfg.MODEL.SEM_SEG_HEAD.DECODER.OPTIONS = []
+
+    _add_own_heads_config(cfg)
 
     # ECENet's head (ICCV 2023), MODEL.SEM_SEG_HEAD.NAME "ECEHead".
     cfg.MODEL.ECE_HEAD = CN()
@@ -116,6 +133,51 @@ def _add_head_config(cfg: CN) -> None:
     cfg.MODEL.SEGVIT_HEAD.NO_OBJECT_WEIGHT = 0.1
     # The mask losses are taken at the labels' size divided by this; 2 or 4 save time and memory.
     cfg.MODEL.SEGVIT_HEAD.LOSS_STRIDE = 1
+
+
+def _add_own_heads_config(cfg: CN) -> None:
+    # "FCNHead" (FCN, CVPR 2015; with several feature maps: HRNetV2's).
+    cfg.MODEL.FCN_HEAD = CN()
+    # Several feature maps are resized to the first one's size and concatenated.
+    cfg.MODEL.FCN_HEAD.IN_FEATURES = ["res5"]
+    # Channels of the convolutions; None: as many as go in.
+    cfg.MODEL.FCN_HEAD.CHANNELS = 512
+    cfg.MODEL.FCN_HEAD.NUM_CONVS = 2
+    cfg.MODEL.FCN_HEAD.KERNEL_SIZE = 3
+    # One more convolution over the input and the output of the others.
+    cfg.MODEL.FCN_HEAD.CONCAT_INPUT = True
+
+    # "UPerHead" (UPerNet, ECCV 2018).
+    cfg.MODEL.UPER_HEAD = CN()
+    cfg.MODEL.UPER_HEAD.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.UPER_HEAD.CHANNELS = 512
+    cfg.MODEL.UPER_HEAD.POOL_SCALES = [1, 2, 3, 6]
+
+    # "PSPHead" (PSPNet, CVPR 2017).
+    cfg.MODEL.PSP_HEAD = CN()
+    cfg.MODEL.PSP_HEAD.IN_FEATURE = "res5"
+    cfg.MODEL.PSP_HEAD.CHANNELS = 512
+    cfg.MODEL.PSP_HEAD.POOL_SCALES = [1, 2, 3, 6]
+
+    # "DepthwiseSeparableASPPHead" (DeepLabV3+, ECCV 2018).
+    cfg.MODEL.ASPP_HEAD = CN()
+    cfg.MODEL.ASPP_HEAD.IN_FEATURE = "res5"
+    cfg.MODEL.ASPP_HEAD.LOW_LEVEL_FEATURE = "res2"
+    cfg.MODEL.ASPP_HEAD.CHANNELS = 512
+    cfg.MODEL.ASPP_HEAD.LOW_LEVEL_CHANNELS = 48
+    cfg.MODEL.ASPP_HEAD.DILATIONS = [1, 12, 24, 36]
+
+    # "OCRHead" (OCRNet, ECCV 2020): a coarse prediction, and regions made from it.
+    cfg.MODEL.OCR_HEAD = CN()
+    # Resized to the first one's size and concatenated.
+    cfg.MODEL.OCR_HEAD.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.OCR_HEAD.CHANNELS = 512
+    # Channels of keys and values of the attention to regions.
+    cfg.MODEL.OCR_HEAD.KEY_CHANNELS = 256
+    # Channels of the coarse prediction's convolution; None: as many as go in.
+    cfg.MODEL.OCR_HEAD.COARSE_CHANNELS = None
+    # Weight of the coarse prediction's loss.
+    cfg.MODEL.OCR_HEAD.LOSS_WEIGHT_COARSE = 0.4
 
 
 def _add_classifier_config(cfg: CN) -> None:
@@ -172,8 +234,6 @@ def _add_classifier_config(cfg: CN) -> None:
     # "average" the prototypes of all workers (the authors' code), or "joint": cluster the pixels
     # of all of them together.
     prototype.SYNCHRONIZATION = "average"
-    # Batches that make one step of the optimizer; the prototypes move once in as many.
-    prototype.ACCUMULATION_STEPS = 1
     # Weights of the three losses; 0 turns one off.
     prototype.LOSS_WEIGHT_SEM_SEG = 1.0
     prototype.LOSS_WEIGHT_PPC = 0.01
@@ -198,14 +258,38 @@ def _add_classifier_config(cfg: CN) -> None:
 def _add_engine_config(cfg: CN) -> None:
     # "SGD" or "ADAMW".
     cfg.SOLVER.OPTIMIZER = "SGD"
-    # The backbone's learning rate is BASE_LR times this.
+    # Learning rates of the backbone and of all else, as multiples of BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    cfg.SOLVER.HEAD_MULTIPLIER = 1.0
+    # Each block of the encoder learns at this times the rate of the next deeper one (BEiT).
+    cfg.SOLVER.LAYER_DECAY = 1.0
+    # Weight decay of position tables and tokens; None: WEIGHT_DECAY.
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = None
+    # Of AdamW.
+    cfg.SOLVER.BETAS = (0.9, 0.999)
+    # The rate that WarmupPolyLR ends at.
+    cfg.SOLVER.MIN_LR = 0.0
+    # IMS_PER_BATCH images go through the model in so many parts; saves memory.
+    cfg.SOLVER.ACCUMULATION_STEPS = 1
+    # What SOLVER.AMP computes in: "float16" or "bfloat16".
+    cfg.SOLVER.AMP.PRECISION = "float16"
+    # Keep a running average of the weights, and evaluate and save it beside the weights.
+    cfg.SOLVER.EMA = CN()
+    cfg.SOLVER.EMA.ENABLED = False
+    cfg.SOLVER.EMA.DECAY = 0.999
 
     # Keep the checkpoint with the best value of this metric of the first test data set as
     # model_best.pth. "" turns it off.
     cfg.TEST.BEST_METRIC = "sem_seg/mIoU"
     # Draw this many validation images with truth and prediction at each evaluation in training.
     cfg.TEST.NUM_OVERLAYS = 4
+    # Predict windows of SIZE (height, width), STRIDE apart, and average where they overlap.
+    cfg.TEST.SLIDING_WINDOW = CN()
+    cfg.TEST.SLIDING_WINDOW.ENABLED = False
+    cfg.TEST.SLIDING_WINDOW.SIZE = [512, 512]
+    cfg.TEST.SLIDING_WINDOW.STRIDE = [341, 341]
+    # Windows that go through the model at once.
+    cfg.TEST.SLIDING_WINDOW.BATCH_SIZE = 4
     # Scales of multi-scale testing (TEST.AUG.ENABLED), relative to the size that single-scale
     # testing uses. Detectron2's TEST.AUG.MIN_SIZES and MAX_SIZE are not used.
     cfg.TEST.AUG.RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
