@@ -15,6 +15,8 @@ from detectron2.utils.file_io import PathManager
 from .errors import MissingFileError, UserError
 from .files import atomic_write
 from .official_checkpoints import convert_official_state_dict
+from .pickled_arrays import read_pickled_arrays
+from .runtime import is_embedded
 
 __all__ = [
     "Checkpointer",
@@ -76,6 +78,9 @@ class Checkpointer(DetectionCheckpointer):
         )
 
     def _load_file(self, path: str) -> dict:
+        if path.endswith(".pkl") and not is_embedded():
+            # Of Detectron2's zoo: made to fit by rules that only Detectron2 has.
+            return read_pickled_arrays(path)
         state = read_checkpoint(path)
         return state if "model" in state else {"model": state}
 

@@ -8,14 +8,25 @@ def add_ctxseg_config(cfg: CN) -> None:
     """Add this project's keys to ``cfg`` (the result of ``detectron2.config.get_cfg()``).
 
     DeepLab's keys come with them: the poly schedule (``SOLVER.POLY_LR_*``) and the crop rule
-    (``INPUT.CROP.SINGLE_CATEGORY_MAX_AREA``) are theirs.
+    (``INPUT.CROP.SINGLE_CATEGORY_MAX_AREA``) are theirs. So do PointRend's, where Detectron2 is
+    installed.
     """
+    _add_pointrend_config(cfg)
     add_deeplab_config(cfg)
     _add_data_config(cfg)
     _add_model_config(cfg)
     _add_head_config(cfg)
     _add_classifier_config(cfg)
     _add_engine_config(cfg)
+
+
+def _add_pointrend_config(cfg: CN) -> None:
+    try:
+        # The import registers PointRend's head.
+        from detectron2.projects.point_rend import add_pointrend_config
+    except ImportError:  # the embedded runtime does not have it
+        return
+    add_pointrend_config(cfg)
 
 
 def _add_data_config(cfg: CN) -> None:

@@ -302,3 +302,34 @@ class TestTestTimeAugmentation:
 def test_backbones_of_detectron2_say_their_shape_as_ours_do(tiny_config):
     shape = build_model(tiny_config).backbone.output_shape()
     assert all(isinstance(item, ShapeSpec) for item in shape.values())
+
+
+class TestSlidingWindow:
+    def test_one_window_as_large_as_the_image_is_whole_image_prediction(self, tiny_config):
+        whole = build_model(tiny_config).eval()
+        tiny_config.TEST.SLIDING_WINDOW.ENABLED = True
+        tiny_config.TEST.SLIDING_WINDOW.SIZE = [128, 128]
+        tiny_config.TEST.SLIDING_WINDOW.STRIDE = [128, 128]
+        windows = build_model(tiny_config).eval()
+        windows.load_state_dict(whole.state_dict())
+        inputs = batch((128, 128), (128, 128), (50, 70))
+        with torch.no_grad():
+            for image in inputs:
+                expected = whole([image])[0]["sem_seg"]
+                torch.testing.assert_close(windows([image])[0]["sem_seg"], expected)
+
+    def test_images_of_a_batch_do_not_mix(self, tiny_config):
+        tiny_config.TEST.SLIDING_WINDOW.ENABLED = True
+        tiny_config.TEST.SLIDING_WINDOW.SIZE = [64, 64]
+        tiny_config.TEST.SLIDING_WINDOW.STRIDE = [40, 40]
+        model = build_model(tiny_config).eval()
+        inputs = batch((100, 90), (30, 130))
+        with torch.no_grad():
+            together = model(inputs)
+            for image, output in zip(inputs, together):
+                assert output["sem_seg"].shape == (5, *image["image"].shape[-2:])
+                torch.testing.assert_close(model([image])[0]["sem_seg"], output["sem_seg"])
+
+    def test_training_sees_whole_crops(self, tiny_config):
+        tiny_config.TEST.SLIDING_WINDOW.ENABLED = True
+        assert set(build_model(tiny_config)(batch((64, 96)))) == LOSSES["ContextAwareSegmentor"]

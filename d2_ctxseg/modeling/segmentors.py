@@ -1,5 +1,6 @@
 """Meta-architectures: any backbone, any head with the contract, a classifier of this project."""
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -26,6 +27,8 @@ from ..classifiers import (
 from ..errors import UserError, suggest
 from .build_classifier import build_classifier
 from .heads import AuxiliaryFCNHead, classifies_by_itself, take_predictor
+from .heads.detectron2_heads import adapt_detectron2_head
+from .sliding_window import SlidingWindow, sliding_window_logits
 
 
 @META_ARCH_REGISTRY.register()
@@ -41,6 +44,7 @@ class PixelClassifierSegmentor(nn.Module):
             classifier, a head that classifies by itself.
         classifier: pixel features to class scores and losses, or None.
         auxiliary_head: a head whose losses are added in training, or None.
+        sliding_window: predict in windows, or None for whole images.
         pixel_mean: one value a channel, subtracted from the image.
         pixel_std: one value a channel, that the image is divided by.
     """
@@ -59,6 +63,7 @@ class PixelClassifierSegmentor(nn.Module):
         sem_seg_head: nn.Module,
         classifier: PixelClassifier | None,
         auxiliary_head: nn.Module | None = None,
+        sliding_window: SlidingWindow | None = None,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
     ):
@@ -67,6 +72,7 @@ class PixelClassifierSegmentor(nn.Module):
         self.sem_seg_head = sem_seg_head
         self.classifier = classifier
         self.auxiliary_head = auxiliary_head
+        self.sliding_window = sliding_window
         self.ignore_label = classifier.ignore_label if classifier else sem_seg_head.ignore_value
         self.align_corners = (classifier or sem_seg_head).align_corners
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
@@ -76,7 +82,7 @@ class PixelClassifierSegmentor(nn.Module):
     def from_config(cls, cfg):
         backbone = build_backbone(cfg)
         shape = backbone.output_shape()
-        head = build_sem_seg_head(cfg, shape)
+        head = adapt_detectron2_head(build_sem_seg_head(cfg, shape))
         classifier = None
         if not (cls.keeps_whole_heads and classifies_by_itself(head)):
             classifier = build_classifier(cfg, take_predictor(head), cls.classifier_class)
@@ -85,6 +91,7 @@ class PixelClassifierSegmentor(nn.Module):
             "sem_seg_head": head,
             "classifier": classifier,
             "auxiliary_head": _build_auxiliary_head(cfg, shape),
+            "sliding_window": SlidingWindow.from_config(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
@@ -107,25 +114,38 @@ class PixelClassifierSegmentor(nn.Module):
             (K, height, width).
         """
         images = self.normalized_images(batched_inputs)
-        features = self.backbone(images.tensor)
         if self.training:
             labels = self.padded_labels(batched_inputs, images.tensor.shape[-2:])
-            return self._losses(features, labels)
-
-        logits = F.interpolate(
-            self._logits(features),
-            size=images.tensor.shape[-2:],
-            mode="bilinear",
-            align_corners=self.align_corners,
-        )
+            return self._losses(self.backbone(images.tensor), labels)
         return [
             {
                 "sem_seg": sem_seg_postprocess(
                     logit, size, inputs.get("height", size[0]), inputs.get("width", size[1])
                 )
             }
-            for logit, size, inputs in zip(logits, images.image_sizes, batched_inputs)
+            for logit, size, inputs in zip(
+                self._image_logits(images), images.image_sizes, batched_inputs
+            )
         ]
+
+    def _image_logits(self, images: ImageList) -> Iterable[Tensor]:
+        """Logits (K, H, W) of each image, at least of the image's size."""
+        if self.sliding_window is None:
+            return self._logits(images.tensor)
+        return (
+            sliding_window_logits(self._window_logits, images[i], self.sliding_window)
+            for i in range(len(images))
+        )
+
+    def _window_logits(self, windows: Tensor) -> Tensor:
+        """Windows (B, C, H, W) of normalised images to logits (B, K, H, W)."""
+        height, width = windows.shape[-2:]
+        padded = ImageList.from_tensors(
+            list(windows),
+            self.backbone.size_divisibility,
+            padding_constraints=self.backbone.padding_constraints,
+        )
+        return self._logits(padded.tensor)[:, :, :height, :width]
 
     def normalized_images(self, batched_inputs: list[dict]) -> ImageList:
         """The images of ``batched_inputs`` as the backbone takes them, padded to one size."""
@@ -145,22 +165,35 @@ class PixelClassifierSegmentor(nn.Module):
             padded.append(F.pad(labels, (0, right, 0, bottom), value=self.ignore_label))
         return torch.stack(padded)
 
-    def _logits(self, features: dict[str, Tensor]) -> Tensor:
-        """The backbone's feature maps to logits (B, K, h, w)."""
+    def _logits(self, images: Tensor) -> Tensor:
+        """Padded images (B, C, H, W) to logits (B, K, H, W)."""
+        features = self.backbone(images)
         if self.classifier is None:
-            return self.sem_seg_head(features)[0]
-        return self.classifier(self.sem_seg_head.layers(features))
+            logits = self.sem_seg_head(features)[0]
+        else:
+            logits = self.classifier(self.sem_seg_head.layers(features))
+        return F.interpolate(
+            logits, size=images.shape[-2:], mode="bilinear", align_corners=self.align_corners
+        )
 
     def _losses(self, features: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
         if self.classifier is None:
             losses = self.sem_seg_head.all_losses(features, labels)
         else:
-            weight = getattr(self.sem_seg_head, "loss_weight", 1.0)
-            losses = self.classifier.losses(self.sem_seg_head.layers(features), labels)
-            losses = {name: weight * loss for name, loss in losses.items()}
+            losses = self._classifier_losses(features, labels)
         if self.auxiliary_head is not None:
             losses.update(self.auxiliary_head(features, labels)[1])
         return losses
+
+    def _classifier_losses(self, features: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+        head = self.sem_seg_head
+        if hasattr(head, "training_layers"):
+            pixel_features, head_losses = head.training_layers(features, labels)
+        else:
+            pixel_features, head_losses = head.layers(features), {}
+        weight = getattr(head, "loss_weight", 1.0)
+        losses = self.classifier.losses(pixel_features, labels)
+        return {name: weight * loss for name, loss in losses.items()} | head_losses
 
 
 @META_ARCH_REGISTRY.register()

@@ -1,0 +1,106 @@
+"""Sliding-window prediction: an image in overlapping windows, averaged where they overlap."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+
+@dataclass(frozen=True)
+class SlidingWindow:
+    """How windows lie on an image.
+
+    Attributes:
+        size: height and width of a window, in pixels.
+        stride: pixels from one window to the next, downwards and to the right; at most ``size``.
+        batch_size: windows that go through the model at once.
+
+    Raises:
+        UserError: a value that is not positive, or strides that leave gaps between windows.
+    """
+
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    batch_size: int = 4
+
+    def __post_init__(self):
+        pairs = {"SIZE": self.size, "STRIDE": self.stride}
+        for key, pair in pairs.items():
+            if len(pair) != 2 or min(pair) < 1:
+                raise UserError(
+                    f"TEST.SLIDING_WINDOW.{key} must be a positive height and width, got {pair}."
+                )
+        if any(stride > size for size, stride in zip(self.size, self.stride)):
+            raise UserError(
+                f"TEST.SLIDING_WINDOW.STRIDE {tuple(self.stride)} is larger than SIZE "
+                f"{tuple(self.size)}: pixels between the windows would have no prediction."
+            )
+        if self.batch_size < 1:
+            raise UserError(
+                f"TEST.SLIDING_WINDOW.BATCH_SIZE must be at least 1, got {self.batch_size}."
+            )
+
+    @classmethod
+    def from_config(cls, cfg) -> "SlidingWindow | None":
+        """As TEST.SLIDING_WINDOW says; None if it is not enabled."""
+        options = cfg.TEST.SLIDING_WINDOW
+        if not options.ENABLED:
+            return None
+        return cls(tuple(options.SIZE), tuple(options.STRIDE), options.BATCH_SIZE)
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Where windows start along one side of an image: the last one ends where the image ends.
+
+    A window that is longer than the image starts at 0 and ends with it.
+    """
+    last = max(length - window, 0)
+    return [*range(0, last, stride), last]
+
+
+def sliding_window_logits(
+    predict: Callable[[Tensor], Tensor], image: Tensor, windows: SlidingWindow
+) -> Tensor:
+    """The mean over all windows of each pixel's logits.
+
+    Args:
+        predict: from images (B, C, h, w) to logits (B, K, h, w), B at most ``windows.batch_size``.
+        image: (C, H, W); where it is smaller than a window, the window is cut to it.
+        windows: size, stride and batch size.
+
+    Returns:
+        Logits (K, H, W) in the type that ``predict`` gives, at least float32.
+    """
+    height, width = image.shape[-2:]
+    h, w = min(windows.size[0], height), min(windows.size[1], width)
+    rows = window_starts(height, h, windows.stride[0])
+    columns = window_starts(width, w, windows.stride[1])
+    places = list(product(rows, columns))
+    total = None
+    for batch in _batches(places, windows.batch_size):
+        logits = predict(torch.stack([image[:, y : y + h, x : x + w] for y, x in batch]))
+        if total is None:
+            dtype = torch.promote_types(logits.dtype, torch.float32)
+            total = logits.new_zeros((logits.shape[1], height, width), dtype=dtype)
+        for (y, x), window_logits in zip(batch, logits):
+            total[:, y : y + h, x : x + w] += window_logits
+    # How many windows cover a pixel is a product of how many cover its row and its column.
+    count = torch.outer(_cover(rows, h, height), _cover(columns, w, width))
+    return total.div_(count.to(total))
+
+
+def _cover(starts: Sequence[int], window: int, length: int) -> Tensor:
+    """How many windows cover each of ``length`` positions, int64."""
+    steps = torch.zeros(length + 1, dtype=torch.int64)
+    ends = [start + window for start in starts]
+    steps.index_add_(0, torch.tensor(starts), torch.ones(len(starts), dtype=torch.int64))
+    steps.index_add_(0, torch.tensor(ends), -torch.ones(len(ends), dtype=torch.int64))
+    return steps[:-1].cumsum(0)
+
+
+def _batches(places: list, size: int):
+    return (places[i : i + size] for i in range(0, len(places), size))
