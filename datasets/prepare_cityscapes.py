@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Prepare Cityscapes with 19 classes (see datasets/README.md).
+
+    python datasets/prepare_cityscapes.py
+
+Makes NAME_gtFine_labelTrainIds.png beside NAME_gtFine_labelIds.png in gtFine/train and gtFine/val:
+the ids of the 19 evaluated classes become 0..18, all others 255 (ignored). The test split has no
+true labels and is left alone. The files equal those of cityscapesScripts; files that are there
+already are compared, and one that differs is reported, and replaced only with --overwrite.
+"""
+
+from pathlib import Path
+
+from d2_ctxseg.data.preparation import FolderLink, LabelFile
+from d2_ctxseg.data.preparation_command import (
+    Archive,
+    Split,
+    list_folder,
+    preparation_parser,
+    prepare_dataset,
+    source_folder,
+)
+from d2_ctxseg.data.preparation_sources import label_table, read_source_ids
+from d2_ctxseg.errors import run_command
+
+FOLDER = "cityscapes"
+OFFICIAL_COUNTS = {"train": 2975, "val": 500}
+MAX_LABEL_ID = 33
+SOURCE_SUFFIX, TARGET_SUFFIX = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
+ARCHIVE = Archive(
+    "Cityscapes (leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip)",
+    ("https://www.cityscapes-dataset.com/downloads/",),
+    """
+    leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png ...   leftImg8bit/val/...
+    gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png ...    gtFine/val/...
+    """,
+)
+
+
+def list_split(name: str, source: Path, target: Path) -> Split:
+    """The labels of the official split ``name``."""
+    table = label_table(read_source_ids("cityscapes"), range(MAX_LABEL_ID + 1))
+    labels = []
+    for path in list_folder(source / "gtFine" / name, f"*/*{SOURCE_SUFFIX}", ARCHIVE):
+        key = path.name.removesuffix(SOURCE_SUFFIX)
+        label_target = target / "gtFine" / name / path.parent.name / f"{key}{TARGET_SUFFIX}"
+        labels.append(LabelFile(path, label_target, table))
+    return Split(name, OFFICIAL_COUNTS[name], labels)
+
+
+def main() -> None:
+    arguments = preparation_parser(__doc__, FOLDER).parse_args()
+    # Files of this name may come from elsewhere, with train ids of somebody's own.
+    arguments.verify = True
+    source, target = source_folder(arguments, ARCHIVE), arguments.root / FOLDER
+    prepare_dataset(
+        [list_split(name, source, target) for name in OFFICIAL_COUNTS],
+        arguments,
+        ["cityscapes_fine_sem_seg_train", "cityscapes_fine_sem_seg_val"],
+        [FolderLink(source / "leftImg8bit", target / "leftImg8bit")],
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)
