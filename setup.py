@@ -11,6 +11,7 @@ TEST_REQUIREMENTS = [
     "onnxruntime>=1.20,<2",
     "onnxscript>=0.5,<1",
     "ruff>=0.14,<1",
+    "scipy>=1.11,<2",
 ]
 
 setup(
@@ -44,5 +45,10 @@ setup(
         "tensorboard>=2.14",
         "tqdm>=4.66",
     ],
-    extras_require={"test": TEST_REQUIREMENTS, "demo": ["gradio>=5,<7"]},
+    extras_require={
+        "test": TEST_REQUIREMENTS,
+        "demo": ["gradio>=5,<7"],
+        # Of data sets whose labels are MATLAB files.
+        "prepare": ["scipy>=1.11,<2"],
+    },
 )

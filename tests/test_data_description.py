@@ -78,6 +78,10 @@ def test_label_map_may_give_the_value_of_the_ignore_label_to_a_class(tmp_path):
         ({"label_map": {}}, "'label_map' must map"),
         ({"image_suffix": []}, "'image_suffix' must be"),
         ({"root": 3}, "'root' must be a path"),
+        ({"name": "my data {split}"}, "'name' without {split} must consist of"),
+        ({"num_classes": 4}, r"integer in 1\.\.3, but is 4"),
+        ({"num_classes": 0}, r"integer in 1\.\.3, but is 0"),
+        ({"classes": "nowhere.yaml"}, "'classes' names the file .*nowhere.yaml: No such file"),
     ],
 )
 def test_a_wrong_description_is_refused_with_its_file_and_reason(tmp_path, changes, message):
@@ -85,6 +89,32 @@ def test_a_wrong_description_is_refused_with_its_file_and_reason(tmp_path, chang
     with pytest.raises(DatasetError, match=message) as error:
         read_folder_dataset(path)
     assert str(path) in str(error.value)
+
+
+def test_a_name_may_say_where_the_split_stands_in_it(tmp_path):
+    dataset = read_folder_dataset(write_yaml(tmp_path, name="stuff_{split}_of_mine"))
+    assert dataset.registered_name("train") == "stuff_train_of_mine"
+
+
+@pytest.mark.parametrize("content", ["[a, b, c]", "{7: a, 3: b, 5: c}"])
+def test_classes_may_stand_in_a_file_of_their_own(tmp_path, content):
+    (tmp_path / "classes.yaml").write_text(content)
+    dataset = read_folder_dataset(write_yaml(tmp_path, classes="classes.yaml"))
+    assert dataset.classes == ("a", "b", "c")
+
+
+def test_of_the_first_classes_the_others_are_ignored(tmp_path):
+    dataset = read_folder_dataset(write_yaml(tmp_path, num_classes=2))
+    assert dataset.classes == ("road", "tree")
+    assert len(dataset.palette) == 2
+    assert dataset.label_map == {0: 0, 1: 1, 2: 255, 255: 255}
+
+
+def test_of_the_first_classes_of_mapped_labels_the_others_are_ignored(tmp_path):
+    dataset = read_folder_dataset(
+        write_yaml(tmp_path, num_classes=1, label_map={10: 0, 20: 1, 30: "ignore"})
+    )
+    assert dataset.label_map == {255: 255, 10: 0, 20: 255, 30: 255}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@
 
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +32,13 @@ _KEYS = (
     "label_map",
     "image_suffix",
     "label_suffix",
+    "num_classes",
+    "preparation",
 )
 _REQUIRED_KEYS = ("name", "splits", "classes")
 _SPLIT_KEYS = ("images", "labels")
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_SPLIT_PLACE = "{split}"
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class FolderDataset:
 
     Attributes:
         source: the YAML file it is described in.
-        name: the first part of the names its splits are registered under.
+        name: the first part of the names its splits are registered under, or the whole of them
+            with "{split}" in the place of the split.
         root: as written in the YAML; see :meth:`resolve_root`.
         splits: split name -> (image folder, label folder), relative to the root.
         classes: class names in the order of their indices.
@@ -53,6 +58,8 @@ class FolderDataset:
             hold class indices.
         image_suffixes, label_suffixes: what follows the part of a file name that an image and
             its label have in common.
+        preparation: the script that makes these folders from what can be downloaded, if there is
+            one.
     """
 
     source: Path
@@ -65,9 +72,12 @@ class FolderDataset:
     label_map: dict[int, int] | None
     image_suffixes: tuple[str, ...]
     label_suffixes: tuple[str, ...]
+    preparation: str | None = None
 
     def registered_name(self, split: str) -> str:
         """The name of a split in Detectron2's DatasetCatalog."""
+        if _SPLIT_PLACE in self.name:
+            return self.name.replace(_SPLIT_PLACE, split)
         return f"{self.name}_sem_seg_{split}"
 
     @property
@@ -113,7 +123,7 @@ class _InvalidDescription(Exception):
     """What is wrong with a description; the reader adds the file's name."""
 
 
-class _StrictLoader(yaml.SafeLoader):
+class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """The safe loader, but a key that is written twice is an error and not the last one's win."""
 
     def construct_mapping(self, node, deep=False):
@@ -129,22 +139,29 @@ class _StrictLoader(yaml.SafeLoader):
 
 def _build(source: Path, description) -> FolderDataset:
     _check_keys(description, _KEYS, _REQUIRED_KEYS, "the data set description")
-    classes = _read_classes(description["classes"])
+    classes = _read_classes(description["classes"], source.parent)
     ignore_label = _read_ignore_label(description.get("ignore_label", 255), len(classes))
+    label_map = _read_label_map(description.get("label_map"), len(classes), ignore_label)
+    palette = _read_palette(description.get("palette"), len(classes))
+    if "num_classes" in description:
+        count = _read_num_classes(description["num_classes"], len(classes))
+        label_map = _ignore_from(count, label_map, len(classes), ignore_label)
+        classes, palette = classes[:count], palette[:count]
     root = description.get("root", ".")
     if not isinstance(root, str):
         raise _InvalidDescription(f"'root' must be a path, but is {root!r}.")
     return FolderDataset(
         source=source,
-        name=_read_name(description["name"], "'name'"),
+        name=_read_dataset_name(description["name"]),
         root=root,
         splits=_read_splits(description["splits"]),
         classes=classes,
-        palette=_read_palette(description.get("palette"), len(classes)),
+        palette=palette,
         ignore_label=ignore_label,
-        label_map=_read_label_map(description.get("label_map"), len(classes), ignore_label),
+        label_map=label_map,
         image_suffixes=_read_suffixes(description, "image_suffix", DEFAULT_IMAGE_SUFFIXES),
         label_suffixes=_read_suffixes(description, "label_suffix", DEFAULT_LABEL_SUFFIXES),
+        preparation=description.get("preparation"),
     )
 
 
@@ -172,6 +189,13 @@ def _read_name(name, what: str) -> str:
     return name
 
 
+def _read_dataset_name(name) -> str:
+    if isinstance(name, str) and name.count(_SPLIT_PLACE) == 1:
+        _read_name(name.replace(_SPLIT_PLACE, "_"), f"'name' without {_SPLIT_PLACE}")
+        return name
+    return _read_name(name, "'name'")
+
+
 def _read_splits(splits) -> dict[str, tuple[str, str]]:
     if not isinstance(splits, dict) or not splits:
         raise _InvalidDescription(
@@ -191,18 +215,49 @@ def _read_splits(splits) -> dict[str, tuple[str, str]]:
     return result
 
 
-def _read_classes(classes) -> tuple[str, ...]:
+def _read_classes(classes, folder: Path) -> tuple[str, ...]:
+    if isinstance(classes, str):
+        classes = _read_class_file(folder / Path(classes).expanduser())
     if not isinstance(classes, list) or not classes:
-        raise _InvalidDescription("'classes' must be a list of at least one class name.")
+        raise _InvalidDescription(
+            "'classes' must be a list of at least one class name, or the path of a YAML file that "
+            "holds one."
+        )
     for name in classes:
         if not isinstance(name, str) or not name.strip():
             raise _InvalidDescription(
                 f"'classes' must hold names, but {name!r} is none. "
                 "(YAML reads no, yes, on, off and numbers as something else: put it in quotes.)"
             )
-        if classes.count(name) > 1:
-            raise _InvalidDescription(f"'classes' holds '{name}' twice.")
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if twice:
+        raise _InvalidDescription(f"'classes' holds '{twice[0]}' twice.")
     return tuple(classes)
+
+
+def _read_class_file(path: Path):
+    """The names in a YAML file: a list, or the values of a mapping in their order."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except OSError as error:
+        raise _InvalidDescription(f"'classes' names the file {path}: {error.strerror}.") from error
+    return list(content.values()) if isinstance(content, dict) else content
+
+
+def _read_num_classes(count, num_classes: int) -> int:
+    if not _is_integer(count, 1, num_classes):
+        raise _InvalidDescription(
+            f"'num_classes', how many of the classes are used, must be an integer in "
+            f"1..{num_classes}, but is {count!r}."
+        )
+    return count
+
+
+def _ignore_from(count: int, label_map, num_classes: int, ignore_label: int) -> dict[int, int]:
+    """The label map with which classes from index ``count`` on are ignored."""
+    if label_map is None:
+        label_map = {index: index for index in [*range(num_classes), ignore_label]}
+    return {raw: index if index < count else ignore_label for raw, index in label_map.items()}
 
 
 def _read_ignore_label(ignore_label, num_classes: int) -> int:

@@ -83,15 +83,30 @@ def _missing_root(dataset: FolderDataset, root: Path) -> str:
     state = f"is '{value}'" if value else "is not set, so ./datasets is taken"
     return (
         f"{message} It lies below the folder that the environment variable {DATASETS_VARIABLE} "
-        f"names, which {state}. datasets/README.md says how to get the data."
+        f"names, which {state}.{_how_to_get(dataset)}"
     )
+
+
+def _how_to_get(dataset: FolderDataset) -> str:
+    if dataset.preparation is None:
+        return " datasets/README.md says how to get the data."
+    return (
+        f" datasets/README.md says how to get the data; python {dataset.preparation} makes these "
+        "folders of it."
+    )
+
+
+def _prepare_hint(dataset: FolderDataset) -> str:
+    return _how_to_get(dataset) if dataset.preparation else ""
 
 
 def _list_files(folder: Path, suffixes, dataset: FolderDataset, split: str, kind: str):
     """Key -> file, for all files below ``folder`` that end with one of the suffixes."""
     where = f"Data set '{dataset.name}', split '{split}': the {kind} folder {folder.absolute()}"
     if not folder.is_dir():
-        raise DatasetError(f"{where} does not exist ('{kind}s' in {dataset.source}).")
+        raise DatasetError(
+            f"{where} does not exist ('{kind}s' in {dataset.source}).{_prepare_hint(dataset)}"
+        )
     files: dict[str, Path] = {}
     others = []
     for path in sorted(folder.rglob("*")):
@@ -111,7 +126,7 @@ def _list_files(folder: Path, suffixes, dataset: FolderDataset, split: str, kind
         found = f"It holds other files: {_examples(others)}." if others else "It is empty."
         raise DatasetError(
             f"{where} holds no file that ends with {' or '.join(suffixes)} "
-            f"('{kind}_suffix' in the data set's YAML). {found}"
+            f"('{kind}_suffix' in the data set's YAML). {found}{_prepare_hint(dataset)}"
         )
     return files
 

@@ -89,7 +89,7 @@ def generate_missing(names: Iterable[str]) -> None:
 
 def _generate_if_missing(name: str) -> None:
     dataset, _ = _registered.get(name, (None, None))
-    if dataset is None or dataset.source.parent != BUILTIN_FOLDER:
+    if dataset is None or not _is_builtin(dataset):
         return
     root = dataset.resolve_root()
     if dataset.name in _generators and not root.exists():
@@ -97,9 +97,13 @@ def _generate_if_missing(name: str) -> None:
         _generators[dataset.name](root)
 
 
+def _is_builtin(dataset: FolderDataset) -> bool:
+    return dataset.source.parent == BUILTIN_FOLDER
+
+
 def _check_free(name: str, dataset: FolderDataset) -> None:
     if name not in _registered:
-        if name in DatasetCatalog:
+        if name in DatasetCatalog and not _is_builtin(dataset):
             raise DatasetError(
                 f"{dataset.source}: a data set named '{name}' is registered already. "
                 "Choose another 'name'."
@@ -119,8 +123,9 @@ def _check_free(name: str, dataset: FolderDataset) -> None:
 
 
 def _register_split(name: str, dataset: FolderDataset, split: str) -> None:
+    metadata = _take_over(name)
     DatasetCatalog.register(name, functools.partial(_load_split, name, dataset, split))
-    metadata = {
+    metadata |= {
         "stuff_classes": list(dataset.classes),
         "stuff_colors": list(dataset.palette),
         "ignore_label": dataset.ignore_label,
@@ -130,6 +135,21 @@ def _register_split(name: str, dataset: FolderDataset, split: str) -> None:
         metadata["label_map"] = dataset.label_map
     MetadataCatalog.get(name).set(**metadata)
     _registered[name] = (dataset, split)
+
+
+def _take_over(name: str) -> dict:
+    """Free the name of a data set that Detectron2 has registered; returns the metadata it had.
+
+    It describes the same files as ours, and says less: its loader needs no more than that a folder
+    exists, and knows no colours.
+    """
+    if name not in DatasetCatalog:
+        return {}
+    metadata = dict(MetadataCatalog.get(name).as_dict())
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+    metadata.pop("name")
+    return metadata
 
 
 def _load_split(name: str, dataset: FolderDataset, split: str) -> list[dict]:
