@@ -61,8 +61,8 @@ def _add_model_config(cfg: CN) -> None:
     # Blocks of VisionTransformerBackbone, counted from 0, whose outputs are the feature maps
     # "block5", "block7", ...
     cfg.MODEL.ENCODER.OUT_INDICES = (5, 7, 11)
-    # Probability of skipping a branch of its last block in training; less in earlier ones. Of
-    # timm's encoders that know it.
+    # Probability of skipping a branch of its last block in training; less in earlier ones. Of MiT
+    # and of timm's encoders that know it; 0.0 turns it off.
     cfg.MODEL.ENCODER.DROP_PATH_RATE = 0.0
     # LayerNorm over the channels of each feature map, as segmentors with Swin have it.
     cfg.MODEL.ENCODER.OUTPUT_NORM = False

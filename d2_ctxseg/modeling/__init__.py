@@ -3,10 +3,15 @@
 from .backbone import EncoderBackbone
 from .heads import (
     AuxiliaryFCNHead,
+    DepthwiseSeparableASPPHead,
     ECEHead,
+    FCNHead,
+    OCRHead,
+    PSPHead,
     SegViTHead,
     SemSegHead,
     SMPDecoderHead,
+    UPerHead,
     take_predictor,
 )
 from .segmentors import (
@@ -22,16 +27,21 @@ from .vision_transformer import VisionTransformerBackbone
 __all__ = [
     "AuxiliaryFCNHead",
     "ContextAwareSegmentor",
+    "DepthwiseSeparableASPPHead",
     "ECEHead",
     "EncoderBackbone",
     "ExplicitClassSegmentor",
+    "FCNHead",
     "LinearSegmentor",
+    "OCRHead",
+    "PSPHead",
     "PixelClassifierSegmentor",
     "PrototypeSegmentor",
     "SMPDecoderHead",
     "SegViTHead",
     "SemSegHead",
     "SemanticSegmentorWithTTA",
+    "UPerHead",
     "VisionTransformerBackbone",
     "take_predictor",
 ]

@@ -6,7 +6,9 @@ import os
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from torch import Tensor
+from timm.layers import DropPath, LayerNorm2d
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
@@ -14,8 +16,13 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 
 from ..checkpoint import read_state_dict
 from ..errors import MissingFileError, UserError, suggest
+from .activation_checkpointing import checkpoint_activations
+from .timm_encoders import adapt_to_segmentation, timm_options
 
 ENCODER_DEPTH = 5
+STAGES = ("res2", "res3", "res4", "res5")
+
+logger = logging.getLogger(__name__)
 
 
 @BACKBONE_REGISTRY.register()
@@ -26,41 +33,73 @@ class EncoderBackbone(Backbone):
     strides 4 to 32 (fewer with dilation). ``res1`` has stride 2; ``res0`` is the image itself,
     which some decoders take the size from.
 
+    HRNet gives its four branches as they are, without the classifier's convolutions. Parameters
+    that no feature map depends on are frozen: distributed training wants no idle ones.
+
     Args:
         name: the encoder's name; ``tu-`` marks one of timm.
         weights: ``"imagenet"`` or another name that the encoder offers (fetched from the network),
             ``""`` for random weights, or the path of a local .pth or .safetensors file.
         output_stride: stride of the deepest feature map: 32, 16 or 8.
         in_channels: channels of the image.
+        drop_path_rate: probability of skipping the last block's branches in training; it rises
+            linearly from 0 at the first block (stochastic depth, ECCV 2016). For encoders of timm
+            that know it and for MiT; "efficientnet-b0" and the like always have their own 0.2.
+        output_norm: whether ``res2`` to ``res5`` each go through a LayerNorm over the channels.
+        activation_checkpointing: whether activations within blocks are computed again in the
+            backward pass, to save memory.
 
     Raises:
-        UserError: no such encoder or weights, a stride the encoder does not support, a local file
-            that does not fit, or weights that cannot be fetched.
+        UserError: no such encoder or weights, an argument the encoder does not support, a local
+            file that does not fit, or weights that cannot be fetched.
     """
 
     @configurable
     def __init__(
-        self, *, name: str, weights: str = "", output_stride: int = 32, in_channels: int = 3
+        self,
+        *,
+        name: str,
+        weights: str = "",
+        output_stride: int = 32,
+        in_channels: int = 3,
+        drop_path_rate: float = 0.0,
+        output_norm: bool = False,
+        activation_checkpointing: bool = False,
     ):
         super().__init__()
         _check_name(name)
         local_file = weights if is_file_name(weights) else ""
         self.encoder = _build_encoder(
-            name, None if local_file or not weights else weights, output_stride, in_channels
+            name,
+            None if local_file or not weights else weights,
+            output_stride,
+            in_channels,
+            drop_path_rate,
         )
         if local_file:
             load_local_weights(self.encoder, local_file)
         self._output_stride = output_stride
-        if output_stride != 32:
-            self._check_strides(name)
+        self.output_norms = nn.ModuleDict()
+        if output_norm:
+            shapes = self.output_shape()
+            # The epsilon of the segmentors that have these norms.
+            norms = {stage: LayerNorm2d(shapes[stage].channels, eps=1e-5) for stage in STAGES}
+            self.output_norms.update(norms)
+        self._trace(name)
+        if activation_checkpointing:
+            checkpoint_activations(self.encoder, name)
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec):
+        encoder = cfg.MODEL.ENCODER
         return {
-            "name": cfg.MODEL.ENCODER.NAME,
-            "weights": cfg.MODEL.ENCODER.WEIGHTS,
-            "output_stride": cfg.MODEL.ENCODER.OUTPUT_STRIDE,
+            "name": encoder.NAME,
+            "weights": encoder.WEIGHTS,
+            "output_stride": encoder.OUTPUT_STRIDE,
             "in_channels": input_shape.channels,
+            "drop_path_rate": encoder.DROP_PATH_RATE,
+            "output_norm": encoder.OUTPUT_NORM,
+            "activation_checkpointing": encoder.ACTIVATION_CHECKPOINTING,
         }
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -69,7 +108,8 @@ class EncoderBackbone(Backbone):
         Returns:
             ``{"res0": image, "res1": ..., "res5": ...}``, each (B, channels, H/stride, W/stride).
         """
-        return {f"res{i}": feature for i, feature in enumerate(self.encoder(image))}
+        features = {f"res{i}": feature for i, feature in enumerate(self.encoder(image))}
+        return features | {name: norm(features[name]) for name, norm in self.output_norms.items()}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of each feature map."""
@@ -78,27 +118,53 @@ class EncoderBackbone(Backbone):
             for i, channels in enumerate(self.encoder.out_channels)
         }
 
-    @torch.no_grad()
-    def _check_strides(self, name: str) -> None:
-        """Some encoders take an output stride without a word and do not keep it."""
-        training = self.training
-        self.eval()
-        parameter = next(self.encoder.parameters())
-        image = parameter.new_zeros(1, self.encoder.out_channels[0], 64, 64)
-        features = self(image)
-        self.train(training)
-        for key, shape in self.output_shape().items():
-            if shape.channels and features[key].shape[-1] != 64 // shape.stride:
-                raise _unsupported_stride(
-                    name,
-                    self._output_stride,
-                    f"{key} has stride {64 // features[key].shape[-1]} instead of {shape.stride}",
-                )
-
     @property
     def size_divisibility(self) -> int:
         """The image's sides must be multiples of this."""
         return self._output_stride
+
+    def _trace(self, name: str, size: int = 256) -> None:
+        """Check the feature maps' strides and freeze what they do not depend on.
+
+        On the meta device, where nothing is computed.
+        """
+        state = {
+            key: torch.empty_like(tensor, device="meta", requires_grad=tensor.requires_grad)
+            for key, tensor in (*self.named_parameters(), *self.named_buffers())
+        }
+        image = torch.empty(1, self.encoder.out_channels[0], size, size, device="meta")
+        training = self.training
+        self.eval()
+        try:
+            with torch.enable_grad():
+                features = functional_call(self, state, (image,))
+                sum(feature.sum() for key, feature in features.items() if key != "res0").backward()
+        except Exception as error:  # of many kinds, where an encoder takes another size only
+            if self._output_stride != 32:
+                raise _unsupported_stride(name, self._output_stride, error) from error
+            logger.debug("Encoder '%s' could not be traced: %s", name, error)
+            return
+        finally:
+            self.train(training)
+        if self._output_stride != 32:
+            self._check_strides(name, features, size)
+        self._freeze([key for key, tensor in state.items() if tensor.grad is None], name)
+
+    def _check_strides(self, name: str, features: dict[str, Tensor], size: int) -> None:
+        # Some encoders take an output stride without a word and do not keep it.
+        for key, shape in self.output_shape().items():
+            if shape.channels and features[key].shape[-1] != size // shape.stride:
+                actual = size // features[key].shape[-1]
+                reason = f"{key} has stride {actual} instead of {shape.stride}"
+                raise _unsupported_stride(name, self._output_stride, reason)
+
+    def _freeze(self, idle: list[str], name: str) -> None:
+        parameters = {key: p for key, p in self.named_parameters() if key in idle}
+        for parameter in parameters.values():
+            parameter.requires_grad_(False)
+        if parameters:
+            names = ", ".join(parameters)
+            logger.info("Encoder '%s': no feature map depends on %s", name, names)
 
 
 def _check_name(name: str) -> None:
@@ -122,11 +188,18 @@ def is_file_name(weights: str) -> bool:
     return bool(weights) and (os.sep in weights or os.path.splitext(weights)[1] != "")
 
 
-def _build_encoder(name: str, weights: str | None, output_stride: int, in_channels: int):
-    # timm's Swin takes no image but of its pretraining size, unless it is told to.
-    options = {"strict_img_size": False} if name.startswith("tu-swin") else {}
+def _build_encoder(
+    name: str,
+    weights: str | None,
+    output_stride: int,
+    in_channels: int,
+    drop_path_rate: float = 0.0,
+) -> nn.Module:
+    options = timm_options(name)
+    if drop_path_rate and name.startswith("tu-"):
+        options["drop_path_rate"] = drop_path_rate
     try:
-        return smp.encoders.get_encoder(
+        encoder = _get_encoder(
             name,
             in_channels=in_channels,
             depth=ENCODER_DEPTH,
@@ -146,9 +219,51 @@ def _build_encoder(name: str, weights: str | None, output_stride: int, in_channe
             "a local .pth or .safetensors file, or to '' for random weights."
         ) from error
     except (ValueError, TypeError, NotImplementedError) as error:
+        if "drop_path_rate" in str(error):
+            raise _unknown_drop_path(name, drop_path_rate) from error
+        if "downsampling pattern" in str(error):
+            raise UserError(
+                f"MODEL.ENCODER.NAME: '{name}' has no feature maps of the strides 4, 8, 16 and 32. "
+                "For a plain vision transformer, set MODEL.BACKBONE.NAME to "
+                "'VisionTransformerBackbone'."
+            ) from error
         if output_stride == 32:
             raise
         raise _unsupported_stride(name, output_stride, error) from error
+    if name.startswith("tu-"):
+        adapt_to_segmentation(encoder.model, name, output_stride)
+    _set_drop_path(encoder, name, drop_path_rate)
+    return encoder
+
+
+def _get_encoder(name: str, **options) -> nn.Module:
+    if name.startswith("tu-"):
+        return smp.encoders.get_encoder(name, **options)
+    # Those of segmentation-models-pytorch itself cannot be built on the meta device.
+    device = torch.get_default_device()
+    with torch.device("cpu"):
+        encoder = smp.encoders.get_encoder(name, **options)
+    return encoder.to(device)
+
+
+def _set_drop_path(encoder: nn.Module, name: str, rate: float) -> None:
+    """Some encoders have a rate of their own at first, and some take one and do nothing."""
+    if hasattr(encoder, "reset_drop_path"):
+        with torch.device("cpu"):  # it reads numbers from a tensor
+            encoder.reset_drop_path(rate)
+        return
+    paths = [module for module in encoder.modules() if isinstance(module, DropPath)]
+    if rate and not (paths and name.startswith("tu-")):
+        raise _unknown_drop_path(name, rate)
+    for path in paths if not rate else []:
+        path.drop_prob = 0.0
+
+
+def _unknown_drop_path(name: str, rate: float) -> UserError:
+    return UserError(
+        f"MODEL.ENCODER.DROP_PATH_RATE {rate}: encoder '{name}' cannot skip branches at a rate of "
+        "choice. Set it to 0.0."
+    )
 
 
 def _unsupported_stride(name: str, output_stride: int, reason) -> UserError:
@@ -183,6 +298,4 @@ def load_local_weights(encoder: torch.nn.Module, path: str) -> None:
             f"Not used: {', '.join(unexpected) or 'none'}."
         )
     target.load_state_dict({key: state[key] for key in expected})
-    logging.getLogger(__name__).info(
-        "Encoder weights from %s. Not used: %s", path, ", ".join(unexpected) or "none"
-    )
+    logger.info("Encoder weights from %s. Not used: %s", path, ", ".join(unexpected) or "none")

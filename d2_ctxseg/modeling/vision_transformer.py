@@ -12,7 +12,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 
 from ..errors import UserError, suggest
+from .activation_checkpointing import checkpoint_activations
 from .backbone import is_file_name, load_local_weights
+from .feature_pyramid import STRIDES, FeaturePyramid
 
 # timm's modules whose models are plain (one resolution throughout) and take images of any size.
 # BEiT is not among them: its table of relative positions belongs to one image size.
@@ -28,6 +30,8 @@ class VisionTransformerBackbone(Backbone):
     ``blocks.7``, the eighth. The position table is interpolated to the image's size. Blocks beyond
     the last chosen one, the final norm and the classifier are left out of the model.
 
+    With ``pyramid``, four chosen blocks become ``res2`` to ``res5`` with the strides 4 to 32.
+
     Args:
         name: timm's name, such as ``"vit_base_patch16_384"``, with or without a tag of pretrained
             weights after a dot and with or without ``tu-`` in front.
@@ -38,10 +42,14 @@ class VisionTransformerBackbone(Backbone):
         in_channels: channels of the image.
         drop_path_rate: probability of skipping the last block's branches in training; it rises
             linearly from 0 at the first block (stochastic depth, ECCV 2016).
+        pyramid: make a pyramid of the outputs of four blocks; see FeaturePyramid.
+        activation_checkpointing: whether activations within blocks are computed again in the
+            backward pass, to save memory.
 
     Raises:
         UserError: no such model, weights or block, a model that is not plain or tied to one image
-            size, a local file that does not fit, or weights that cannot be fetched.
+            size, a pyramid of other than four blocks or of patches that are not 16 pixels wide, a
+            local file that does not fit, or weights that cannot be fetched.
     """
 
     @configurable
@@ -53,6 +61,8 @@ class VisionTransformerBackbone(Backbone):
         out_indices: Sequence[int] = (5, 7, 11),
         in_channels: int = 3,
         drop_path_rate: float = 0.0,
+        pyramid: bool = False,
+        activation_checkpointing: bool = False,
     ):
         super().__init__()
         name = name.removeprefix("tu-")
@@ -70,6 +80,12 @@ class VisionTransformerBackbone(Backbone):
         if local_file:
             load_local_weights(self.encoder, local_file)
         self._stride = self.encoder.feature_info[0]["reduction"]
+        self.pyramid = None
+        if pyramid:
+            _check_pyramid(name, self.out_indices, self._stride)
+            self.pyramid = FeaturePyramid(self.encoder.embed_dim)
+        if activation_checkpointing:
+            checkpoint_activations(self.encoder, name)
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec):
@@ -80,6 +96,8 @@ class VisionTransformerBackbone(Backbone):
             "out_indices": encoder.OUT_INDICES,
             "in_channels": input_shape.channels,
             "drop_path_rate": encoder.DROP_PATH_RATE,
+            "pyramid": encoder.PYRAMID,
+            "activation_checkpointing": encoder.ACTIVATION_CHECKPOINTING,
         }
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -87,22 +105,27 @@ class VisionTransformerBackbone(Backbone):
 
         Returns:
             One map a chosen block, ``{"block5": ..., "block7": ..., ...}``, each
-            (B, channels, H/stride, W/stride).
+            (B, channels, H/stride, W/stride); or the pyramid, ``{"res2": ..., "res5": ...}``.
         """
         features = self.encoder.forward_intermediates(
             image, indices=list(self.out_indices), norm=False, intermediates_only=True
         )
+        if self.pyramid is not None:
+            return self.pyramid(features)
         return {f"block{index}": feature for index, feature in zip(self.out_indices, features)}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of each feature map."""
-        shape = ShapeSpec(channels=self.encoder.embed_dim, stride=self._stride)
-        return {f"block{index}": shape for index in self.out_indices}
+        channels = self.encoder.embed_dim
+        strides = {f"block{index}": self._stride for index in self.out_indices}
+        if self.pyramid is not None:
+            strides = STRIDES
+        return {name: ShapeSpec(channels=channels, stride=strides[name]) for name in strides}
 
     @property
     def size_divisibility(self) -> int:
-        """The image's sides must be multiples of this: the patch size."""
-        return self._stride
+        """The image's sides must be multiples of this: the patch size, or 32 for a pyramid."""
+        return self._stride if self.pyramid is None else max(STRIDES.values())
 
 
 def _check_name(name: str) -> None:
@@ -126,6 +149,19 @@ def _check_out_indices(name: str, out_indices: tuple[int, ...], depth: int) -> N
         raise UserError(
             f"MODEL.ENCODER.OUT_INDICES: {out_indices} must be ascending numbers from 0 to "
             f"{depth - 1}: '{name}' has {depth} blocks."
+        )
+
+
+def _check_pyramid(name: str, out_indices: tuple[int, ...], patch_size: int) -> None:
+    if len(out_indices) != len(STRIDES):
+        raise UserError(
+            f"MODEL.ENCODER.PYRAMID is made of the outputs of four blocks, but OUT_INDICES names "
+            f"{len(out_indices)}: {out_indices}. BEiT's are (3, 5, 7, 11)."
+        )
+    if patch_size != 16:
+        raise UserError(
+            f"MODEL.ENCODER.PYRAMID: the patches of '{name}' are {patch_size} pixels wide, and the "
+            "strides 4 to 32 can be made of patches of 16 only. Choose a model with 'patch16'."
         )
 
 

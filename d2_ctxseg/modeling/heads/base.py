@@ -7,13 +7,22 @@ does any head of a user's that has these members:
 - ``predictor``: the last layer of ``layers``, a 1x1 convolution to the classes;
 - ``common_stride``: the stride of what ``layers`` returns;
 - ``ignore_value``: the label that the losses leave out.
+
+A head with losses of its own, which no classifier knows of, has one more, optional, member:
+
+- ``training_layers(features, labels)``: as ``layers``, and a dict of those losses, weights
+  applied. It is called in place of ``layers`` in training.
 """
+
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detectron2.layers import ShapeSpec
+
 from ...classifiers.functional import segmentation_cross_entropy
-from ...errors import UserError
+from ...errors import UserError, suggest
 
 CONTRACT = ("layers", "predictor", "common_stride", "ignore_value")
 
@@ -60,6 +69,42 @@ def take_predictor(head: nn.Module) -> nn.Conv2d:
     return predictor
 
 
+def select_features(
+    input_shape: dict[str, ShapeSpec], names: Sequence[str], key: str
+) -> list[ShapeSpec]:
+    """The shapes of the feature maps called ``names``.
+
+    Args:
+        input_shape: of the backbone's feature maps.
+        names: at least one.
+        key: the config key they come from, for the message.
+
+    Raises:
+        UserError: there are none, or the backbone lacks one.
+    """
+    if not names:
+        raise UserError(f"{key} is empty; name some of {', '.join(input_shape)}.")
+    missing = [name for name in names if name not in input_shape]
+    if missing:
+        raise UserError(
+            f"{key}: the backbone has no '{missing[0]}'; it has {', '.join(input_shape)}."
+            f"{suggest(missing[0], input_shape)}"
+        )
+    return [input_shape[name] for name in names]
+
+
+def config_arguments(cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, object]:
+    """The constructor's arguments that all heads have in common, from a config."""
+    head = cfg.MODEL.SEM_SEG_HEAD
+    return {
+        "input_shape": input_shape,
+        "num_classes": head.NUM_CLASSES,
+        "loss_weight": head.LOSS_WEIGHT,
+        "ignore_value": head.IGNORE_VALUE,
+        "align_corners": cfg.MODEL.CLASSIFIER.ALIGN_CORNERS,
+    }
+
+
 class SemSegHead(nn.Module):
     """A head that keeps the contract; subclasses write ``pixel_features``.
 
@@ -102,6 +147,20 @@ class SemSegHead(nn.Module):
         """The backbone's feature maps to logits (B, K, h, w), or whatever the predictor gives."""
         return self.predictor(self.pixel_features(features))
 
+    def training_layers(
+        self, features: dict[str, Tensor], labels: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What ``layers`` gives, and losses that the head has beside that of its prediction.
+
+        Args:
+            features: the backbone's feature maps.
+            labels: (B, H, W) integer.
+
+        Returns:
+            (B, K, h, w), and a dict of scalars with their weights applied; here an empty one.
+        """
+        return self.layers(features), {}
+
     def losses(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Weighted cross-entropy of logits (B, K, h, w) against labels (B, H, W)."""
         loss = segmentation_cross_entropy(
@@ -111,11 +170,11 @@ class SemSegHead(nn.Module):
 
     def forward(self, features: dict[str, Tensor], targets: Tensor | None = None):
         """As Detectron2's heads: (None, losses) in training, (logits at stride 1, {}) otherwise."""
-        predictions = self.layers(features)
         if self.training:
-            return None, self.losses(predictions, targets)
+            predictions, losses = self.training_layers(features, targets)
+            return None, self.losses(predictions, targets) | losses
         predictions = F.interpolate(
-            predictions,
+            self.layers(features),
             scale_factor=self.common_stride,
             mode="bilinear",
             align_corners=self.align_corners,

@@ -31,7 +31,7 @@ from ...classifiers.mask_losses import (
     weighted_mask_losses,
 )
 from ...errors import UserError, suggest
-from .base import SemSegHead
+from .base import SemSegHead, select_features
 
 UPDATERS = ("gated", "add", "none")
 
@@ -183,15 +183,10 @@ class ECEHead(SemSegHead):
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
         head, ece = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.ECE_HEAD
-        missing = [name for name in ece.IN_FEATURES if name not in input_shape]
-        if missing:
-            raise UserError(
-                f"MODEL.ECE_HEAD.IN_FEATURES: the backbone has no '{missing[0]}'; it has "
-                f"{', '.join(input_shape)}.{suggest(missing[0], input_shape)}"
-            )
+        shapes = select_features(input_shape, ece.IN_FEATURES, "MODEL.ECE_HEAD.IN_FEATURES")
         return {
-            "in_channels": [input_shape[name].channels for name in ece.IN_FEATURES],
-            "strides": [input_shape[name].stride for name in ece.IN_FEATURES],
+            "in_channels": [shape.channels for shape in shapes],
+            "strides": [shape.stride for shape in shapes],
             "in_features": ece.IN_FEATURES,
             "num_classes": head.NUM_CLASSES,
             "channels": ece.CHANNELS,

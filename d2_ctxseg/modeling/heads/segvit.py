@@ -29,6 +29,7 @@ from ...classifiers.mask_losses import (
 from ...classifiers.precision import at_least_float32
 from ...errors import UserError, suggest
 from .attention_to_mask import AttentionToMask, initialize_linear
+from .base import config_arguments, select_features
 
 CLASS_EMBEDDINGS = ("learned", "explicit")
 
@@ -178,10 +179,10 @@ class SegViTHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
-        head, segvit = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.SEGVIT_HEAD
-        return {
-            "input_shape": _select_features(input_shape, segvit.IN_FEATURES),
-            "num_classes": head.NUM_CLASSES,
+        segvit = cfg.MODEL.SEGVIT_HEAD
+        names = segvit.IN_FEATURES or list(input_shape)
+        shapes = select_features(input_shape, names, "MODEL.SEGVIT_HEAD.IN_FEATURES")
+        return config_arguments(cfg, dict(zip(names, shapes))) | {
             "channels": segvit.CHANNELS,
             "num_heads": segvit.NUM_HEADS,
             "num_layers": segvit.NUM_LAYERS,
@@ -192,9 +193,6 @@ class SegViTHead(nn.Module):
             "loss_weight_dice": segvit.LOSS_WEIGHT_DICE,
             "no_object_weight": segvit.NO_OBJECT_WEIGHT,
             "loss_stride": segvit.LOSS_STRIDE,
-            "loss_weight": head.LOSS_WEIGHT,
-            "ignore_value": head.IGNORE_VALUE,
-            "align_corners": cfg.MODEL.CLASSIFIER.ALIGN_CORNERS,
         }
 
     def forward(self, features: dict[str, Tensor], targets: Tensor | None = None):
@@ -344,18 +342,6 @@ def classification_loss(
     weight = weight * present.any(dim=1, keepdim=True)
     loss = -class_logits.log_softmax(dim=3).gather(3, target[..., None])[..., 0]
     return (weight * loss).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
-
-
-def _select_features(
-    input_shape: dict[str, ShapeSpec], names: Sequence[str]
-) -> dict[str, ShapeSpec]:
-    missing = [name for name in names if name not in input_shape]
-    if missing:
-        raise UserError(
-            f"MODEL.SEGVIT_HEAD.IN_FEATURES: the backbone has no '{missing[0]}'; it has "
-            f"{', '.join(input_shape)}.{suggest(missing[0], input_shape)}"
-        )
-    return {name: input_shape[name] for name in names or input_shape}
 
 
 def _check_arguments(

@@ -13,7 +13,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
 from ...errors import UserError, suggest
-from .base import SemSegHead
+from .base import SemSegHead, config_arguments
 
 # The decoder's class, and values for arguments to which the class itself gives no default.
 _DECODERS = {
@@ -88,21 +88,16 @@ class SMPDecoderHead(SemSegHead):
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
-        head = cfg.MODEL.SEM_SEG_HEAD
-        options = head.DECODER.OPTIONS
+        decoder = cfg.MODEL.SEM_SEG_HEAD.DECODER
+        options = decoder.OPTIONS
         if len(options) % 2:
             raise UserError(
                 "MODEL.SEM_SEG_HEAD.DECODER.OPTIONS must be [name, value, name, value, ...], "
                 f"but has {len(options)} entries: {options}."
             )
-        return {
-            "input_shape": input_shape,
-            "decoder": head.DECODER.NAME,
+        return config_arguments(cfg, input_shape) | {
+            "decoder": decoder.NAME,
             "decoder_options": dict(zip(options[::2], options[1::2])),
-            "num_classes": head.NUM_CLASSES,
-            "loss_weight": head.LOSS_WEIGHT,
-            "ignore_value": head.IGNORE_VALUE,
-            "align_corners": cfg.MODEL.CLASSIFIER.ALIGN_CORNERS,
         }
 
     def pixel_features(self, features: dict[str, Tensor]) -> Tensor:

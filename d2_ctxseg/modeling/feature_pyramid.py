@@ -1,0 +1,41 @@
+"""A pyramid of feature maps made of those of a plain vision transformer.
+
+As in BEiT (Bao et al., "BEiT: BERT Pre-Training of Image Transformers", ICLR 2022, arXiv
+2106.08254, appendix on segmentation), so that heads for pyramids take a transformer.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
+
+
+class FeaturePyramid(nn.Module):
+    """Four maps of stride 16 to one each of the strides 4, 8, 16 and 32.
+
+    The first is enlarged by two deconvolutions, the second by one, the third stays as it is, the
+    fourth is pooled.
+
+    Args:
+        channels: channels C of every map.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.res2 = nn.Sequential(
+            nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2),
+            nn.BatchNorm2d(channels),
+            nn.GELU(),
+            nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2),
+        )
+        self.res3 = nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2)
+        self.res4 = nn.Identity()
+        self.res5 = nn.MaxPool2d(kernel_size=2)
+
+    def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Four maps (B, C, h, w), from the shallowest, to those called as in ``STRIDES``.
+
+        Their sizes are (4h, 4w), (2h, 2w), (h, w) and (h/2, w/2).
+        """
+        return {name: getattr(self, name)(x) for name, x in zip(STRIDES, maps)}

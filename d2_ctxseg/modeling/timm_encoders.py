@@ -1,0 +1,82 @@
+"""What segmentors do differently from the image classifiers of the same name in timm.
+
+They differ where an image is not of the classifier's size, and where strides were taken away. So
+built, the encoders compute what mmsegmentation's do, and take the weights trained with those.
+"""
+
+import torch.nn.functional as F
+from timm.models.swin_transformer import SwinTransformerBlock
+from torch import Tensor, nn
+
+
+def timm_options(name: str) -> dict[str, object]:
+    """Arguments of ``timm.create_model`` for segmentation.
+
+    Args:
+        name: the encoder's, with ``tu-`` in front.
+    """
+    if name.startswith("tu-hrnet"):
+        # The branches themselves, not what the classifier makes of them.
+        return {"feature_location": ""}
+    if name.startswith("tu-swin_"):
+        # Images of any size; windows are shifted even where one covers the whole feature map.
+        return {"strict_img_size": False, "always_partition": True}
+    if name.startswith("tu-swin"):
+        return {"strict_img_size": False}
+    return {}
+
+
+def adapt_to_segmentation(model: nn.Module, name: str, output_stride: int) -> None:
+    """Change what no argument of timm's changes.
+
+    Args:
+        model: timm's; changed in place.
+        name: with ``tu-`` in front.
+        output_stride: stride of the deepest feature map.
+    """
+    if name.startswith("tu-hrnet"):
+        _interpolate_bilinearly(model)
+    elif name.startswith("tu-swin_"):
+        _pad_before_shifting(model)
+    elif name.startswith("tu-mobilenetv2") and output_stride != 32:
+        _dilate_first_blocks(model.blocks, output_stride)
+
+
+def _interpolate_bilinearly(model: nn.Module) -> None:
+    """HRNet's branches are enlarged to each other's size; classifiers repeat pixels."""
+    for module in model.modules():
+        if isinstance(module, nn.Upsample):
+            module.mode, module.align_corners = "bilinear", False
+
+
+class SegmentationSwinBlock(SwinTransformerBlock):
+    """Pads feature maps to whole windows before it shifts them; timm's block pads afterwards."""
+
+    def _attn(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        bottom, right = -height % self.window_size[0], -width % self.window_size[1]
+        padded = F.pad(x, (0, 0, 0, right, 0, bottom))
+        return super()._attn(padded)[:, :height, :width]
+
+
+def _pad_before_shifting(model: nn.Module) -> None:
+    for module in model.modules():
+        if type(module) is SwinTransformerBlock:
+            module.__class__ = SegmentationSwinBlock
+
+
+def _dilate_first_blocks(stages: nn.Sequential, output_stride: int) -> None:
+    """Dilate the first block of a stage of MobileNetV2, and no other.
+
+    timm dilates all blocks from the second on where a stride was taken away.
+
+    Args:
+        stages: of inverted residual blocks.
+        output_stride: 16 or 8.
+    """
+    # The stride that each stage would have; the stem's is 2.
+    for stage, stride in zip(stages, (2, 4, 8, 16, 16, 32, 32), strict=True):
+        for i, block in enumerate(stage):
+            dilation = 1 if i else max(stride // output_stride, 1)
+            block.conv_dw.dilation = (dilation, dilation)
+            block.conv_dw.padding = (dilation, dilation)
