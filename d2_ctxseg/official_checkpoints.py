@@ -8,12 +8,12 @@ from torch import Tensor
 from .errors import UserError, suggest
 
 # The authors' module names (regular expressions) and ours.
-_CONTEXT_AWARE = {
+CONTEXT_AWARE_NAMES = {
     r"conv_seg": r"predictor",
     r"proj\.([02])": r"estimated_projector.\1",
     r"apd_proj\.([02])": r"oracle_projector.\1",
 }
-_PROTOTYPE = {
+PROTOTYPE_NAMES = {
     r"prototypes": r"prototypes",
     r"feat_norm": r"feature_norm",
     r"mask_norm": r"score_norm",
@@ -22,7 +22,7 @@ _PROTOTYPE = {
     r"proj_head\.proj\.1\.0": r"projection.1",
     r"proj_head\.proj\.2": r"projection.3",
 }
-_EXPLICIT_CLASS = {
+EXPLICIT_CLASS_NAMES = {
     r"conv_seg": r"predictor",
     r"trans": r"assistance.classify",
     r"proj\.conv": r"fuse.0",
@@ -59,9 +59,9 @@ _TENSOR = r"(?:\.(?:weight|bias|running_mean|running_var|num_batches_tracked))?"
 # What comes before the module's name in a checkpoint of a whole model.
 _HEAD = r"(?:module\.)?decode_head\.(?:(?P<stage>\d+)\.)?"
 _METHODS = {
-    "cac": (_CONTEXT_AWARE, _HEAD),
-    "protoseg": (_PROTOTYPE, r"module\."),
-    "ecenet": (_EXPLICIT_CLASS, _HEAD),
+    "cac": (CONTEXT_AWARE_NAMES, _HEAD),
+    "protoseg": (PROTOTYPE_NAMES, r"module\."),
+    "ecenet": (EXPLICIT_CLASS_NAMES, _HEAD),
 }
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .precision import at_least_float32
+from .precision import at_least_float32, without_autocast
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -102,7 +102,7 @@ class PyramidAveragePool(nn.Module):
         Grids one after the other, each row by row.
         """
         # Shares such as 1/43 and sums over many pixels want more than half precision.
-        with torch.autocast(masks.device.type, enabled=False):
+        with without_autocast(masks.device):
             masks = at_least_float32(masks)
             pooled_rows = self._averaging_matrix(masks.shape[2], masks.dtype) @ masks
             columns = self._averaging_matrix(masks.shape[3], masks.dtype)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .precision import at_least_float32
+from .precision import at_least_float32, without_autocast
 from .upsampled_cross_entropy import upsampled_cross_entropy
 
 
@@ -85,7 +85,7 @@ def weighted_class_means(features: Tensor, weights: Tensor, epsilon: float = 1e-
         (B, K, C), at least float32: ``sum_x w_k(x) F(x) / (sum_x w_k(x) + epsilon)``.
     """
     # Sums over all pixels of an image overflow in half precision.
-    with torch.autocast(features.device.type, enabled=False):
+    with without_autocast(features.device):
         features = at_least_float32(features)
         weights = weights.to(features.dtype)
         sums = weights @ features.flatten(2).transpose(1, 2)

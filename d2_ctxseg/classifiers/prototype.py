@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .base import CLASSIFIER_REGISTRY, PixelClassifier, check_choice
 from .clustering import reduction_over_workers, sinkhorn_log_plan
 from .functional import resize_labels, segmentation_cross_entropy
+from .precision import without_autocast
 from .prototype_similarity import DISTANCES, nearest_similarity, prototype_similarity
 
 ASSIGNMENTS = ("gumbel", "argmax")
@@ -213,7 +214,7 @@ class PrototypeClassifier(PixelClassifier):
         joint = self.training and self.synchronization == "joint"
         # Ignored pixels are a segment of their own, of which nothing is read.
         segments = labels.where(valid, self.num_classes)
-        with torch.autocast(labels.device.type, enabled=False):
+        with without_autocast(labels.device):
             log_plan = sinkhorn_log_plan(
                 of_own_class,
                 segments,

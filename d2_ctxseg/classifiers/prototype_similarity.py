@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.amp import is_autocast_available
 from torch.autograd.function import once_differentiable
 
-from .precision import at_least_float32
+from .precision import at_least_float32, without_autocast
 
 DISTANCES = ("cosine", "euclidean", "huber")
 
@@ -67,11 +68,9 @@ def prototype_similarity(
         distance: see ``as_similarity``.
         temperature: divides the similarities in ``log_partition``.
     """
-    device = embeddings.device.type
-    if torch.is_autocast_enabled(device):
-        embeddings = embeddings.to(torch.get_autocast_dtype(device))
+    embeddings = _as_autocast(embeddings)
     table = _table(prototypes.detach(), embeddings.dtype)
-    with torch.autocast(device, enabled=False):
+    with without_autocast(embeddings.device):
         return PrototypeSimilarity(
             *_Similarity.apply(
                 embeddings, table, labels, prototypes.shape[1], distance, temperature
@@ -131,6 +130,14 @@ class _Similarity(torch.autograd.Function):
 def _divide(values: Tensor, temperature: float) -> Tensor:
     """``values``, overwritten with themselves over the temperature."""
     return values if temperature == 1 else values.div_(temperature)
+
+
+def _as_autocast(tensor: Tensor) -> Tensor:
+    """In the precision that a matrix product would take it in."""
+    device = tensor.device.type
+    if is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return tensor.to(torch.get_autocast_dtype(device))
+    return tensor
 
 
 def _table(prototypes: Tensor, dtype: torch.dtype) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .precision import at_least_float32
+from .precision import at_least_float32, without_autocast
 
 # Logits interpolated at a time: on the CPU what the caches hold, on a GPU enough to keep it busy.
 _BAND_ELEMENTS = {"cpu": 2**21, "cuda": 2**25}
@@ -46,7 +46,7 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
         source, ctx.dtype = at_least_float32(logits), logits.dtype
         gradient = torch.zeros_like(source) if needs_gradient else None
         total = source.new_zeros(())
-        with torch.autocast(logits.device.type, enabled=False):
+        with without_autocast(logits.device):
             for out_rows, in_rows, row_weights, column_weights in _bands(
                 source, labels.shape[-2:], align_corners
             ):

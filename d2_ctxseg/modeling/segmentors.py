@@ -116,7 +116,7 @@ class PixelClassifierSegmentor(nn.Module):
         images = self.normalized_images(batched_inputs)
         if self.training:
             labels = self.padded_labels(batched_inputs, images.tensor.shape[-2:])
-            return self._losses(self.backbone(images.tensor), labels)
+            return self.losses(images.tensor, labels)
         return [
             {
                 "sem_seg": sem_seg_postprocess(
@@ -131,7 +131,7 @@ class PixelClassifierSegmentor(nn.Module):
     def _image_logits(self, images: ImageList) -> Iterable[Tensor]:
         """Logits (K, H, W) of each image, at least of the image's size."""
         if self.sliding_window is None:
-            return self._logits(images.tensor)
+            return self.logits(images.tensor)
         return (
             sliding_window_logits(self._window_logits, images[i], self.sliding_window)
             for i in range(len(images))
@@ -145,7 +145,7 @@ class PixelClassifierSegmentor(nn.Module):
             self.backbone.size_divisibility,
             padding_constraints=self.backbone.padding_constraints,
         )
-        return self._logits(padded.tensor)[:, :, :height, :width]
+        return self.logits(padded.tensor)[:, :, :height, :width]
 
     def normalized_images(self, batched_inputs: list[dict]) -> ImageList:
         """The images of ``batched_inputs`` as the backbone takes them, padded to one size."""
@@ -165,8 +165,8 @@ class PixelClassifierSegmentor(nn.Module):
             padded.append(F.pad(labels, (0, right, 0, bottom), value=self.ignore_label))
         return torch.stack(padded)
 
-    def _logits(self, images: Tensor) -> Tensor:
-        """Padded images (B, C, H, W) to logits (B, K, H, W)."""
+    def logits(self, images: Tensor) -> Tensor:
+        """Normalised, padded images (B, C, H, W) to logits (B, K, H, W)."""
         features = self.backbone(images)
         if self.classifier is None:
             logits = self.sem_seg_head(features)[0]
@@ -176,7 +176,9 @@ class PixelClassifierSegmentor(nn.Module):
             logits, size=images.shape[-2:], mode="bilinear", align_corners=self.align_corners
         )
 
-    def _losses(self, features: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+    def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The weighted losses of such images and their labels (B, H, W) int64."""
+        features = self.backbone(images)
         if self.classifier is None:
             losses = self.sem_seg_head.all_losses(features, labels)
         else:

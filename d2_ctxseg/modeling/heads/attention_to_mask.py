@@ -4,11 +4,10 @@ Zhang et al., "SegViT: Semantic Segmentation with Plain Vision Transformers", Ne
 (arXiv 2210.05844), section 3.2. Plain PyTorch.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...classifiers.precision import at_least_float32
+from ...classifiers.precision import at_least_float32, without_autocast
 
 
 class SimilarityAttention(nn.Module):
@@ -59,7 +58,7 @@ def mean_similarity(query: Tensor, key: Tensor, num_heads: int) -> Tensor:
     """
     scale = (query.shape[2] // num_heads) ** -0.5 / num_heads
     # These are mask logits, and those of several stages are added: too much for half precision.
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query.device):
         query, key = at_least_float32(query), at_least_float32(key)
         return (query * scale) @ key.transpose(1, 2)
 

@@ -16,7 +16,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
 from ...classifiers.functional import segmentation_cross_entropy
-from ...classifiers.precision import at_least_float32
+from ...classifiers.precision import at_least_float32, without_autocast
 from .base import SemSegHead, config_arguments, select_features
 from .layers import ConvNormActivation, resize_and_concatenate
 
@@ -32,7 +32,7 @@ def gather_regions(pixels: Tensor, coarse: Tensor) -> Tensor:
         (B, C, K, 1), in the precision of ``pixels``.
     """
     # Weights of many pixels are too small for half precision.
-    with torch.autocast(pixels.device.type, enabled=False):
+    with without_autocast(pixels.device):
         weights = at_least_float32(coarse).flatten(2).softmax(dim=2)
         regions = at_least_float32(pixels).flatten(2) @ weights.transpose(1, 2)
     return regions.to(pixels.dtype).unsqueeze(3)

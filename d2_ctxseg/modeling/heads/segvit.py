@@ -26,7 +26,7 @@ from ...classifiers.mask_losses import (
     mask_targets,
     sigmoid_focal_mask_loss,
 )
-from ...classifiers.precision import at_least_float32
+from ...classifiers.precision import at_least_float32, without_autocast
 from ...errors import UserError, suggest
 from .attention_to_mask import AttentionToMask, initialize_linear
 from .base import config_arguments, select_features
@@ -295,7 +295,7 @@ def log_class_scores(class_logits: Tensor, mask_logits: Tensor, epsilon: float =
         (B, K, h, w), of the dtype of ``mask_logits``.
     """
     # Half precision cannot tell likely classes apart.
-    with torch.autocast(mask_logits.device.type, enabled=False):
+    with without_autocast(mask_logits.device):
         probability = class_logits.to(mask_logits.dtype).softmax(dim=2)[..., :-1]
         scores = torch.einsum("bqk,bqhw->bkhw", probability, mask_logits.sigmoid())
         return (scores + epsilon).log()

@@ -1,0 +1,174 @@
+"""configs/: every leaf loads, is what its name says, builds and trains."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from d2_ctxseg.engine import Trainer, setup_config
+from d2_ctxseg.errors import UserError
+from detectron2.modeling import build_model
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+ROOT = CONFIGS.parent
+# models/ holds the parts without a data set; upstream/ has a test of its own.
+LEAVES = sorted(
+    path
+    for path in CONFIGS.glob("*/*.yaml")
+    if path.parent.name not in ("models", "upstream") and not path.name.startswith("Base-")
+)
+META_ARCHITECTURES = {
+    "linear": "LinearSegmentor",
+    "context_aware": "ContextAwareSegmentor",
+    "prototype": "PrototypeSegmentor",
+    "explicit_class": "ExplicitClassSegmentor",
+}
+# Not for real steps in the tests' time and memory.
+LARGE = ("swin_l", "vit_l", "upernet_swin_b")
+DIVISOR = 64  # a side that every encoder takes
+
+
+def leaf_id(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def is_large(path: Path) -> bool:
+    return any(name in path.stem for name in LARGE)
+
+
+def classifier_of(path: Path) -> str:
+    return next(name for name in META_ARCHITECTURES if path.stem.endswith(f"_{name}"))
+
+
+def load(path: Path, *overrides: str):
+    return setup_config(str(path), ["MODEL.DEVICE", "cpu", *overrides], for_inference=True)
+
+
+def batch(cfg, size: int = DIVISOR) -> list[dict]:
+    num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    return [
+        {
+            "image": torch.randint(0, 255, (3, size, size), dtype=torch.uint8),
+            "sem_seg": torch.randint(0, num_classes, (size, size)),
+        }
+        for _ in range(2)
+    ]
+
+
+every_leaf = pytest.mark.parametrize("path", LEAVES, ids=leaf_id)
+
+
+@every_leaf
+class TestEveryLeaf:
+    def test_loads_and_is_what_its_name_says(self, path):
+        # setup_config refuses unknown keys, names and numbers of classes.
+        cfg = load(path)
+        assert f"output/{path.parent.name}/{path.stem}" == cfg.OUTPUT_DIR
+        expected = META_ARCHITECTURES[classifier_of(path)]
+        if cfg.MODEL.SEM_SEG_HEAD.NAME == "SegViTHead":  # classifies by itself
+            expected = "ExplicitClassSegmentor"
+        assert expected == cfg.MODEL.META_ARCHITECTURE
+
+    def test_is_short(self, path):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 16
+
+    def test_names_bases_that_are_there(self, path):
+        bases = yaml.safe_load(path.read_text(encoding="utf-8"))["_BASE_"]
+        for base in [bases] if isinstance(bases, str) else bases:
+            assert (path.parent / base).is_file()
+
+    def test_differs_from_its_vanilla_twin_in_the_classifier_only(self, path):
+        twin = path.with_name(path.name.replace(classifier_of(path), "linear"))
+        ours, vanilla = load(path).clone(), load(twin).clone()
+        for cfg in (ours, vanilla):
+            cfg.defrost()
+            cfg.OUTPUT_DIR = cfg.MODEL.META_ARCHITECTURE = ""
+            cfg.MODEL.SEGVIT_HEAD.CLASS_EMBEDDINGS = ""
+            del cfg.MODEL.CLASSIFIER["PROTOTYPE"]
+        assert ours == vanilla
+
+
+@pytest.mark.parametrize("path", [path for path in LEAVES if is_large(path)], ids=leaf_id)
+def test_the_largest_build_and_train_where_nothing_is_computed(path):
+    """On the meta device, which works out shapes."""
+    cfg = load(path, "MODEL.DEVICE", "meta")
+    with torch.device("meta"):
+        model = build_model(cfg).train()
+        images = torch.zeros(2, 3, DIVISOR, DIVISOR)
+        labels = torch.zeros(2, DIVISOR, DIVISOR, dtype=torch.int64)
+        losses = model.losses(images, labels)
+        sum(losses.values()).backward()
+        logits = model.eval().logits(images)
+    idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert idle == []
+    assert logits.shape == (2, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, DIVISOR, DIVISOR)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in LEAVES if not is_large(path)], ids=leaf_id)
+def test_trains_for_one_step_and_predicts(path):
+    cfg = load(path)
+    model = build_model(cfg).train()
+    optimizer = Trainer.build_optimizer(cfg, model)
+    losses = model(batch(cfg))
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert idle == []
+    optimizer.step()
+    with torch.no_grad():
+        output = model.eval()(batch(cfg)[:1])[0]["sem_seg"]
+    assert output.shape == (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, DIVISOR, DIVISOR)
+    assert torch.isfinite(output).all()
+
+
+def test_the_systems_of_the_papers_are_there():
+    systems = {
+        "context_aware": (
+            "fcn_mobilenet_v2 fcn_r101 deeplabv3plus_r50 ocrnet_hrnet_w18 pspnet_r50 upernet_r50 "
+            "upernet_swin_t upernet_swin_b upernet_swin_l segformer_mit_b2 segformer_mit_b5"
+        ),
+        "prototype": "fcn_r101 fcn_hrnet_w48 segformer_swin_b segformer_mit_b2 segformer_mit_b4",
+        "explicit_class": "ecenet_swin_b ecenet_swin_t ecenet_r101 ecenet_vit_l segvit_vit_l",
+    }
+    names = {leaf_id(path) for path in LEAVES}
+    for classifier, models in systems.items():
+        assert names >= {f"ade20k/{model}_{classifier}" for model in models.split()}
+
+
+def test_a_mistyped_key_in_a_leaf_is_answered_with_the_nearest(tmp_path):
+    path = CONFIGS / "ade20k/fcn_r101_linear.yaml"
+    text = path.read_text(encoding="utf-8")
+    text = text.replace('"../', f'"{CONFIGS}/').replace('"Base-', f'"{path.parent}/Base-')
+    leaf = tmp_path / "leaf.yaml"
+    leaf.write_text(text + "SOLVER:\n  MAX_ITERS: 100\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"no config key 'SOLVER.MAX_ITERS'.*'SOLVER.MAX_ITER'"):
+        load(leaf)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (("DATASETS.TRAIN", "('ade20k_semseg_train',)"), "Did you mean 'ade20k_sem_seg_train'"),
+        (("MODEL.SEM_SEG_HEAD.NAME", "FCNHaed"), "Did you mean 'FCNHead'"),
+        (("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "151"), "has 150 classes. Set it to 150"),
+        (("MODEL.ENCODER.NAME", "tu-resnet101"), None),
+    ],
+)
+def test_a_mistyped_value_too(override, message):
+    path = CONFIGS / "ade20k/fcn_r101_linear.yaml"
+    if message is None:
+        load(path, *override)
+        return
+    with pytest.raises(UserError, match=message):
+        load(path, *override)
+
+
+def test_every_model_file_is_used():
+    used = set()
+    for path in LEAVES:
+        bases = yaml.safe_load(path.read_text(encoding="utf-8"))["_BASE_"]
+        used.update((path.parent / base).resolve() for base in bases if "models/" in base)
+    models = {p for p in (CONFIGS / "models").glob("*.yaml") if not p.name.startswith("Base-")}
+    assert used == models
