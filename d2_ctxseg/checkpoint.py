@@ -211,5 +211,6 @@ def _some(keys: Iterable[str], count: int = 10) -> str:
 
 
 def _is_numbered(name: str) -> bool:
-    """True for what is written in training: ``model_0001999.pth``, ``model_final.pth``."""
-    return name.startswith("model_") and name.endswith(".pth")
+    """True for what training can go on from: ``model_0001999.pth``, ``model_final.pth``."""
+    is_average = name.endswith("_ema.pth")
+    return name.startswith("model_") and name.endswith(".pth") and not is_average

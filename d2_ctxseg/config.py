@@ -76,7 +76,7 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.SYNC_BN = False
     # Memory format of images and convolutions: faster on GPUs with tensor cores.
     cfg.MODEL.CHANNELS_LAST = False
-    # torch.compile the model for training and evaluation.
+    # torch.compile the backbone, for training and evaluation.
     cfg.MODEL.COMPILE = False
 
     # An FCN head on an intermediate feature map, used in training only.

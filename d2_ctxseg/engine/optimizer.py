@@ -1,21 +1,44 @@
 """Optimizers and their parameter groups."""
 
+import logging
+from collections.abc import Callable
+
 import torch
+from fvcore.common.config import CfgNode
+from tabulate import tabulate
+from timm.models import group_parameters
 from torch import nn
 
-from detectron2.config import CfgNode
-from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.solver.build import maybe_add_gradient_clipping, reduce_param_groups
 
 from ..errors import UserError, suggest
 
+logger = logging.getLogger(__name__)
+
 _OPTIMIZERS = ("SGD", "ADAMW")
+_NORMS = (
+    nn.modules.batchnorm._NormBase,  # batch and instance norms, also over workers
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+    *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else []),
+)
+# Tables of positions and tokens, by the names that timm gives them.
+_EMBEDDINGS = {
+    *("pos_embed", "absolute_pos_embed", "relative_position_bias_table", "rel_pos_h", "rel_pos_w"),
+    *("cls_token", "dist_token", "reg_token", "mask_token"),
+}
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD or AdamW over Detectron2's parameter groups, with gradient clipping as in SOLVER.
+    """SGD or AdamW over the parameters that are to be trained, with gradient clipping.
 
-    The backbone's learning rate is multiplied with SOLVER.BACKBONE_MULTIPLIER; norms decay with
-    SOLVER.WEIGHT_DECAY_NORM, biases with SOLVER.WEIGHT_DECAY_BIAS.
+    SOLVER says each parameter's learning rate and weight decay, see :func:`parameter_groups`;
+    SOLVER.CLIP_GRADIENTS has, besides Detectron2's types, CLIP_TYPE "full_model": one norm over all
+    gradients.
+
+    Raises:
+        UserError: an unknown optimizer, or a value out of its range.
     """
     solver = cfg.SOLVER
     if solver.OPTIMIZER not in _OPTIMIZERS:
@@ -23,25 +46,160 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             f"SOLVER.OPTIMIZER: '{solver.OPTIMIZER}' is not one of {', '.join(_OPTIMIZERS)}."
             f"{suggest(solver.OPTIMIZER.upper(), _OPTIMIZERS)}"
         )
-    groups = get_default_optimizer_params(
+    groups = parameter_groups(
         model,
-        base_lr=solver.BASE_LR,
+        lr=solver.BASE_LR,
         weight_decay=solver.WEIGHT_DECAY,
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
         bias_lr_factor=solver.BIAS_LR_FACTOR,
-        lr_factor_func=lambda name: (
-            solver.BACKBONE_MULTIPLIER if name.startswith("backbone.") else 1.0
-        ),
+        backbone_multiplier=solver.BACKBONE_MULTIPLIER,
+        head_multiplier=solver.HEAD_MULTIPLIER,
+        layer_decay=solver.LAYER_DECAY,
     )
+    logger.info("Parameter groups:\n%s", describe_groups(groups))
     if solver.OPTIMIZER == "ADAMW":
-        return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(
-            groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY
+        return _with_clipping(cfg, torch.optim.AdamW)(
+            groups, lr=solver.BASE_LR, betas=tuple(solver.BETAS), weight_decay=solver.WEIGHT_DECAY
         )
-    return maybe_add_gradient_clipping(cfg, torch.optim.SGD)(
+    return _with_clipping(cfg, torch.optim.SGD)(
         groups,
         lr=solver.BASE_LR,
         momentum=solver.MOMENTUM,
         nesterov=solver.NESTEROV,
         weight_decay=solver.WEIGHT_DECAY,
     )
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    weight_decay_norm: float | None = None,
+    weight_decay_bias: float | None = None,
+    weight_decay_embed: float | None = None,
+    bias_lr_factor: float | None = 1.0,
+    backbone_multiplier: float = 1.0,
+    head_multiplier: float = 1.0,
+    layer_decay: float = 1.0,
+) -> list[dict]:
+    """The parameters that require a gradient, in as few groups as there are different options.
+
+    Args:
+        model: parameters below its ``backbone`` are the backbone's, all others the head's.
+        lr: learning rate.
+        weight_decay: of all that the next three do not concern; each of them may be None for this.
+        weight_decay_norm: of weights and biases of normalisations.
+        weight_decay_bias: of other biases.
+        weight_decay_embed: of position tables and tokens.
+        bias_lr_factor: multiplies the rate of biases.
+        backbone_multiplier, head_multiplier: multiply the rate.
+        layer_decay: the deepest block of a vision transformer learns at this times the rate, the
+            one before it at this squared, and so on down to the patch embedding (BEiT, ICLR 2022,
+            appendix; ELECTRA before it).
+
+    Returns:
+        Groups with "params", "lr" and "weight_decay".
+    """
+    factor_of = _rate_factors(model, backbone_multiplier, head_multiplier, layer_decay)
+    decay_of = {"norm": weight_decay_norm, "bias": weight_decay_bias, "embed": weight_decay_embed}
+    groups, seen = [], set()
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            kind = _kind(module, name)
+            decay = decay_of.get(kind)
+            rate = lr * factor_of(f"{module_name}.{name}" if module_name else name)
+            if name == "bias" and bias_lr_factor is not None:
+                rate *= bias_lr_factor
+            # As in Detectron2: a decay for biases concerns those of norms too.
+            if name == "bias" and weight_decay_bias is not None:
+                decay = weight_decay_bias
+            options = {"lr": rate, "weight_decay": weight_decay if decay is None else decay}
+            groups.append({"params": [parameter], **options})
+    return reduce_param_groups(groups)
+
+
+def describe_groups(groups: list[dict]) -> str:
+    """A table of learning rate, weight decay and number of parameters of each group."""
+    rows = [
+        (
+            group["lr"],
+            group["weight_decay"],
+            len(group["params"]),
+            sum(parameter.numel() for parameter in group["params"]),
+        )
+        for group in groups
+    ]
+    headers = ("learning rate", "weight decay", "tensors", "parameters")
+    return tabulate(rows, headers=headers, tablefmt="pipe", floatfmt="g")
+
+
+def _kind(module: nn.Module, name: str) -> str | None:
+    if isinstance(module, _NORMS):
+        return "norm"
+    if isinstance(module, nn.Embedding) or name in _EMBEDDINGS:
+        return "embed"
+    return "bias" if name == "bias" else None
+
+
+def _rate_factors(
+    model: nn.Module, backbone_multiplier: float, head_multiplier: float, layer_decay: float
+) -> Callable[[str], float]:
+    """A function from a parameter's name to what its rate is multiplied with."""
+    _check_positive("SOLVER.BACKBONE_MULTIPLIER", backbone_multiplier, allow_zero=True)
+    _check_positive("SOLVER.HEAD_MULTIPLIER", head_multiplier, allow_zero=True)
+    _check_positive("SOLVER.LAYER_DECAY", layer_decay)
+    layers = {} if layer_decay == 1.0 else _layers_of(model)
+    depth = max(layers.values(), default=0) + 1
+
+    def factor(name: str) -> float:
+        if not name.startswith("backbone."):
+            return head_multiplier
+        return backbone_multiplier * layer_decay ** (depth - layers.get(name, depth))
+
+    return factor
+
+
+def _layers_of(model: nn.Module) -> dict[str, int]:
+    """Of each parameter of a transformer's encoder the number of its layer; 0: the embedding."""
+    encoder = getattr(getattr(model, "backbone", None), "encoder", None)
+    if not hasattr(encoder, "group_matcher"):
+        raise UserError(
+            "SOLVER.LAYER_DECAY needs an encoder whose layers are known: MODEL.BACKBONE.NAME "
+            "'VisionTransformerBackbone'. Set it to 1.0 for other backbones."
+        )
+    layers = group_parameters(encoder, encoder.group_matcher(coarse=False), reverse=True)
+    return {f"backbone.encoder.{name}": layer for name, layer in layers.items()}
+
+
+def _check_positive(key: str, value: float, allow_zero: bool = False) -> None:
+    if value < 0 or (value == 0 and not allow_zero):
+        raise UserError(f"{key} is {value}, expected a positive number.")
+
+
+def _with_clipping(cfg: CfgNode, optimizer_class: type) -> type:
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if not clip.ENABLED or clip.CLIP_TYPE != "full_model":
+        if clip.ENABLED and clip.CLIP_TYPE not in ("value", "norm"):
+            known = ("value", "norm", "full_model")
+            raise UserError(
+                f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE: '{clip.CLIP_TYPE}' is not one of "
+                f"{', '.join(known)}.{suggest(clip.CLIP_TYPE, known)}"
+            )
+        return maybe_add_gradient_clipping(cfg, optimizer_class)
+
+    class FullModelClipping(optimizer_class):
+        """Scales all gradients alike where their common norm is larger than CLIP_VALUE."""
+
+        def step(self, closure=None):
+            parameters = [p for group in self.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
+            return super().step(closure)
+
+    FullModelClipping.__name__ = f"{optimizer_class.__name__}WithFullModelClipping"
+    return FullModelClipping

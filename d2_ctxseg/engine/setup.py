@@ -41,9 +41,7 @@ def setup_config(config_file: str, opts: list[str], *, for_inference: bool = Fal
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
         logger.warning("No GPU is present: MODEL.DEVICE is set to 'cpu'.")
-    if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
-        cfg.SOLVER.AMP.ENABLED = False
-        logger.warning("Mixed precision needs a GPU: SOLVER.AMP.ENABLED is set to False.")
+    _check_precision(cfg)
     if for_inference:
         cfg.MODEL.ENCODER.WEIGHTS = ""
     register_folder_datasets(cfg.DATASETS.FOLDERS)
@@ -85,6 +83,21 @@ def _merge(cfg: CfgNode, config_file: str, opts: list[str]) -> None:
             merge(argument)
         except (KeyError, AssertionError, ValueError) as error:
             raise UserError(_explain(error, source, known)) from error
+
+
+def _check_precision(cfg: CfgNode) -> None:
+    amp, known = cfg.SOLVER.AMP, ("float16", "bfloat16")
+    if amp.PRECISION not in known:
+        raise UserError(
+            f"SOLVER.AMP.PRECISION: '{amp.PRECISION}' is not one of {', '.join(known)}."
+            f"{suggest(amp.PRECISION, known)}"
+        )
+    if cfg.MODEL.DEVICE == "cpu" and amp.ENABLED and amp.PRECISION == "float16":
+        amp.ENABLED = False
+        logger.warning(
+            "Training in float16 needs a GPU: SOLVER.AMP.ENABLED is set to False. "
+            "SOLVER.AMP.PRECISION 'bfloat16' works on the CPU too."
+        )
 
 
 def _check_names(cfg: CfgNode) -> None:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from functools import partial
 
 import numpy as np
+import torch
 from torch import nn
 
 from detectron2.data import (
@@ -16,14 +17,12 @@ from detectron2.data import (
     build_detection_train_loader,
 )
 from detectron2.engine import (
-    AMPTrainer,
     DefaultTrainer,
     SimpleTrainer,
     TrainerBase,
     create_ddp_model,
     hooks,
 )
-from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
 
 from ..checkpoint import Checkpointer
@@ -32,8 +31,12 @@ from ..errors import UserError
 from ..evaluation import SegmentationEvaluator
 from ..evaluation.evaluator import label_loader
 from ..modeling import SemanticSegmentorWithTTA
+from .ema import AverageWeights, average_of
 from .hooks import CheckpointOnInterrupt, PredictionOverlays, ResumableBestCheckpointer
+from .lr_scheduler import build_lr_scheduler
+from .model_options import compile_model, synchronize_batch_norm, use_channels_last
 from .optimizer import build_optimizer
+from .train_step import PartwiseTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +45,8 @@ class Trainer(DefaultTrainer):
     """Trains, evaluates and keeps the checkpoints of one run, as ``cfg`` says.
 
     Differs from DefaultTrainer in that it trains with several CPU processes as well, writes
-    checkpoints atomically, leaves one behind on Ctrl-C, keeps the best one and draws predictions.
+    checkpoints atomically, leaves one behind on Ctrl-C, keeps the best one and draws predictions,
+    and in gradient accumulation, bfloat16, averaged weights and the other keys of this project.
     """
 
     def __init__(self, cfg):
@@ -52,16 +56,20 @@ class Trainer(DefaultTrainer):
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
         model = self.build_model(cfg)
+        if cfg.MODEL.SYNC_BN:
+            model = synchronize_batch_norm(model)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
+        self.average = None
+        if cfg.SOLVER.EMA.ENABLED:
+            self.average = average_of(model, cfg.SOLVER.EMA.DECAY)
 
-        model = _wrap_for_workers(model)
-        if cfg.SOLVER.AMP.ENABLED:
-            self._trainer = AMPTrainer(model, data_loader, optimizer)
-        else:
-            self._trainer = SimpleTrainer(model, data_loader, optimizer)
+        self._trainer = _build_step(cfg, _wrap_for_workers(model), data_loader, optimizer)
+        model = self._trainer.model
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        if self.average is not None:
+            self.checkpointer.add_checkpointable("ema", self.average)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
@@ -98,6 +106,8 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[hooks.HookBase]:
         """DefaultTrainer's hooks and this project's, which come before the metrics are written."""
         all_hooks = [hook for hook in super().build_hooks() if hook is not None]
+        if self.average is not None:
+            all_hooks = self._with_average(all_hooks)
         writer = [hook for hook in all_hooks if isinstance(hook, hooks.PeriodicWriter)]
         others = [hook for hook in all_hooks if not isinstance(hook, hooks.PeriodicWriter)]
         own = []
@@ -105,6 +115,24 @@ class Trainer(DefaultTrainer):
             own = [self._best_checkpointer(), self._overlays()]
         interrupt = [CheckpointOnInterrupt(self.checkpointer)]
         return others + [hook for hook in own if hook is not None] + writer + interrupt
+
+    def _with_average(self, all_hooks: list[hooks.HookBase]) -> list[hooks.HookBase]:
+        """The hooks with an average that is updated first and evaluated beside the weights."""
+
+        def evaluate():
+            results = self.test(self.cfg, self.model)
+            build = partial(self.build_evaluator, self.cfg, task="sem_seg_EMA")
+            evaluators = [build(name) for name in self.cfg.DATASETS.TEST]
+            merge_results(results, self.test(self.cfg, self.average.module, evaluators))
+            self._last_eval_results = results
+            return results
+
+        model = getattr(self.model, "module", self.model)
+        update = AverageWeights(self.average, model, self.cfg.OUTPUT_DIR)
+        evaluation = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate)
+        return [update] + [
+            evaluation if isinstance(hook, hooks.EvalHook) else hook for hook in all_hooks
+        ]
 
     def _best_checkpointer(self) -> hooks.BestCheckpointer | None:
         metric = self.cfg.TEST.BEST_METRIC
@@ -134,19 +162,33 @@ class Trainer(DefaultTrainer):
         )
 
     @classmethod
+    def build_model(cls, cfg) -> nn.Module:
+        """The config's model on its device, in the memory format and compiled as MODEL says."""
+        model = super().build_model(cfg)
+        if cfg.MODEL.CHANNELS_LAST:
+            use_channels_last(model)
+        if cfg.MODEL.COMPILE:
+            compile_model(model)
+        return model
+
+    @classmethod
     def build_optimizer(cls, cfg, model: nn.Module):
         """See :func:`d2_ctxseg.engine.optimizer.build_optimizer`."""
         return build_optimizer(cfg, model)
 
     @classmethod
     def build_lr_scheduler(cls, cfg, optimizer):
-        """Detectron2's schedules and DeepLab's WarmupPolyLR."""
+        """See :func:`d2_ctxseg.engine.lr_scheduler.build_lr_scheduler`."""
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg):
-        """Endless batches of training images and labels."""
-        return build_detection_train_loader(cfg, mapper=SemanticSegmentorMapper(cfg, is_train=True))
+        """Endless batches of training images and labels, SOLVER.ACCUMULATION_STEPS a step."""
+        return build_detection_train_loader(
+            cfg,
+            mapper=SemanticSegmentorMapper(cfg, is_train=True),
+            total_batch_size=_images_of_a_part(cfg),
+        )
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name: str):
@@ -171,6 +213,37 @@ class Trainer(DefaultTrainer):
         model = SemanticSegmentorWithTTA(model, cfg.TEST.AUG.RATIOS, cfg.TEST.AUG.FLIP)
         build = partial(cls.build_evaluator, cfg, task="sem_seg_TTA")
         return cls.test(cfg, model, [build(name) for name in cfg.DATASETS.TEST])
+
+
+def merge_results(results: dict, others: dict) -> None:
+    """Add the tasks of ``others`` to ``results``: task -> metrics, or data set -> that."""
+    for key, value in others.items():
+        if isinstance(results.get(key), dict):
+            results[key].update(value)
+        else:
+            results[key] = value
+
+
+def _build_step(cfg, model: nn.Module, data_loader, optimizer) -> SimpleTrainer:
+    """What does a step: Detectron2's SimpleTrainer where no key asks for more."""
+    amp, parts = cfg.SOLVER.AMP, cfg.SOLVER.ACCUMULATION_STEPS
+    if parts == 1 and not amp.ENABLED:
+        return SimpleTrainer(model, data_loader, optimizer)
+    precision = getattr(torch, amp.PRECISION) if amp.ENABLED else None
+    return PartwiseTrainer(model, data_loader, optimizer, parts=parts, precision=precision)
+
+
+def _images_of_a_part(cfg) -> int:
+    """Images, over all workers, that go through the model at once."""
+    batch, parts = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATION_STEPS
+    workers = comm.get_world_size()
+    if parts < 1 or batch % (parts * workers):
+        raise UserError(
+            f"SOLVER.ACCUMULATION_STEPS is {parts}, but SOLVER.IMS_PER_BATCH {batch} cannot be "
+            f"shared out to so many parts of {workers} worker(s) each: it must be a multiple of "
+            "their product."
+        )
+    return batch // parts
 
 
 def _wrap_for_workers(model: nn.Module) -> nn.Module:

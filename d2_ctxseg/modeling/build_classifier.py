@@ -33,6 +33,8 @@ def build_classifier(
         classifier_class = _registered(cfg.MODEL.CLASSIFIER.NAME)
     node = _OPTION_NODES.get(classifier_class.__name__)
     options = {key.lower(): value for key, value in cfg.MODEL.CLASSIFIER.get(node, {}).items()}
+    if "accumulation_steps" in inspect.signature(classifier_class).parameters:
+        options["accumulation_steps"] = cfg.SOLVER.ACCUMULATION_STEPS
     options.update(_listed_options(cfg.MODEL.CLASSIFIER.OPTIONS, classifier_class))
     where = f"MODEL.CLASSIFIER.{node}" if node else "MODEL.CLASSIFIER.OPTIONS"
     try:

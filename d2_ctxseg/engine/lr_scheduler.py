@@ -1,0 +1,100 @@
+"""Learning-rate schedules: Detectron2's, DeepLab's, and poly with a minimum."""
+
+from fvcore.common.config import CfgNode
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from detectron2.projects import deeplab
+
+from ..errors import UserError
+
+
+def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
+    """The schedule of SOLVER.LR_SCHEDULER_NAME; "WarmupPolyLR" ends at SOLVER.MIN_LR.
+
+    Raises:
+        UserError: a minimum below 0, above BASE_LR, or together with another schedule.
+    """
+    solver = cfg.SOLVER
+    if not 0 <= solver.MIN_LR <= solver.BASE_LR:
+        raise UserError(
+            f"SOLVER.MIN_LR is {solver.MIN_LR}, expected a number from 0 to SOLVER.BASE_LR, which "
+            f"is {solver.BASE_LR}."
+        )
+    if solver.MIN_LR == 0:
+        return deeplab.build_lr_scheduler(cfg, optimizer)
+    if solver.LR_SCHEDULER_NAME != "WarmupPolyLR" or solver.POLY_LR_CONSTANT_ENDING:
+        raise UserError(
+            "SOLVER.MIN_LR belongs to LR_SCHEDULER_NAME 'WarmupPolyLR' without "
+            f"POLY_LR_CONSTANT_ENDING, but the schedule is '{solver.LR_SCHEDULER_NAME}' with "
+            f"{solver.POLY_LR_CONSTANT_ENDING}. Set it to 0."
+        )
+    return WarmupPolyMinimumLR(
+        optimizer,
+        solver.MAX_ITER,
+        minimum=solver.MIN_LR,
+        warmup_factor=solver.WARMUP_FACTOR,
+        warmup_iters=solver.WARMUP_ITERS,
+        warmup_method=solver.WARMUP_METHOD,
+        power=solver.POLY_LR_POWER,
+    )
+
+
+class WarmupPolyMinimumLR(LRScheduler):
+    """``(base - minimum) * (1 - iteration / max_iters) ** power + minimum``, times the warm-up.
+
+    mmsegmentation's poly schedule (``min_lr``, before its version 1.0). The minimum is the same
+    number for all parameter groups; a group whose own rate is lower keeps that.
+
+    Args:
+        optimizer: the optimizer.
+        max_iters: the iteration at which the minimum is reached.
+        minimum: the last rate.
+        warmup_factor: the first rate is this times the schedule's.
+        warmup_iters: length of the warm-up.
+        warmup_method: "linear" or "constant".
+        power: of the poly.
+        last_epoch: the last iteration done; -1 at the start.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_iters: int,
+        *,
+        minimum: float,
+        warmup_factor: float = 0.001,
+        warmup_iters: int = 1000,
+        warmup_method: str = "linear",
+        power: float = 0.9,
+        last_epoch: int = -1,
+    ):
+        if warmup_method not in ("linear", "constant"):
+            raise UserError(
+                f"SOLVER.WARMUP_METHOD: '{warmup_method}' is not one of 'linear', 'constant'."
+            )
+        self.max_iters = max_iters
+        self.minimum = minimum
+        self.warmup_factor = warmup_factor
+        self.warmup_iters = warmup_iters
+        self.warmup_method = warmup_method
+        self.power = power
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        """The rates of the groups at the iteration ``last_epoch``."""
+        poly = max(1 - self.last_epoch / self.max_iters, 0) ** self.power
+        warmup = self._warmup()
+        return [
+            warmup * ((base - minimum) * poly + minimum)
+            for base in self.base_lrs
+            for minimum in [min(self.minimum, base)]
+        ]
+
+    def _warmup(self) -> float:
+        if self.last_epoch >= self.warmup_iters:
+            return 1.0
+        if self.warmup_method == "constant":
+            return self.warmup_factor
+        done = self.last_epoch / self.warmup_iters
+        return self.warmup_factor * (1 - done) + done

@@ -1,0 +1,91 @@
+"""A training step in parts and in mixed precision."""
+
+import time
+from collections.abc import Iterable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from detectron2.engine import SimpleTrainer
+
+
+class PartwiseTrainer(SimpleTrainer):
+    """Detectron2's SimpleTrainer and AMPTrainer in one, whose step may take several batches.
+
+    The gradients of the parts are averaged before the optimizer's one step, and so are the losses
+    that are logged. Without BatchNorm, and where all parts have as many labelled pixels, it is the
+    step on one large batch. Workers exchange gradients in the last part only.
+
+    Args:
+        model: takes a batch and returns losses by name. It is put into training mode.
+        data_loader: batches without end, one a part.
+        optimizer: of the model's parameters.
+        parts: batches that make one step.
+        precision: what autocast computes in, torch.float16 (with scaled gradients) or
+            torch.bfloat16; None turns it off.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable,
+        optimizer: torch.optim.Optimizer,
+        *,
+        parts: int = 1,
+        precision: torch.dtype | None = None,
+    ):
+        super().__init__(model, data_loader, optimizer)
+        self.parts = parts
+        self.precision = precision
+        self.device_type = next(model.parameters()).device.type
+        # Where it is not enabled it hands everything through.
+        self.grad_scaler = torch.amp.GradScaler(
+            self.device_type, enabled=precision == torch.float16
+        )
+
+    def run_step(self) -> None:
+        """All parts forward and backward, metrics, one step of the optimizer."""
+        assert self.model.training, "the model was changed to eval mode"
+        self.optimizer.zero_grad()
+        losses: dict[str, Tensor] = {}
+        data_time = 0.0
+        for part in range(self.parts):
+            start = time.perf_counter()
+            batch = next(self._data_loader_iter)
+            data_time += time.perf_counter() - start
+            with self._local_gradients(is_last=part == self.parts - 1):
+                part_losses = self._losses(batch)
+                total = sum(part_losses.values()) / self.parts
+                self.grad_scaler.scale(total).backward()
+            for name, loss in part_losses.items():
+                losses[name] = losses.get(name, 0) + loss.detach() / self.parts
+        self.after_backward()
+        self._write_metrics(losses, data_time)
+        # Unscales the gradients, and leaves the step out where they are not finite.
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def _losses(self, batch) -> dict[str, Tensor]:
+        enabled = self.precision is not None
+        with torch.autocast(self.device_type, dtype=self.precision, enabled=enabled):
+            return self.model(batch)
+
+    def _local_gradients(self, is_last: bool):
+        if isinstance(self.model, DistributedDataParallel) and not is_last:
+            return self.model.no_sync()
+        return nullcontext()
+
+    def state_dict(self) -> dict:
+        """The base class's state and, with scaled gradients, "grad_scaler", as AMPTrainer's."""
+        state = super().state_dict()
+        if self.grad_scaler.is_enabled():
+            state["grad_scaler"] = self.grad_scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restore what ``state_dict`` returned."""
+        super().load_state_dict(state_dict)
+        if self.grad_scaler.is_enabled() and state_dict.get("grad_scaler"):
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
