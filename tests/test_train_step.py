@@ -1,0 +1,292 @@
+"""Steps in parts, in mixed precision, with averaged weights, channels last, compiled."""
+
+import copy
+import json
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from train_net_runs import run_train_net
+
+from d2_ctxseg.checkpoint import load_weights
+from d2_ctxseg.engine import Trainer, setup_config
+from d2_ctxseg.engine.ema import average_of
+from d2_ctxseg.engine.model_options import use_channels_last
+from d2_ctxseg.engine.train_step import PartwiseTrainer
+from d2_ctxseg.errors import UserError
+from detectron2.engine import SimpleTrainer
+from detectron2.modeling import build_model
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventStorage
+
+
+class Model(nn.Module):
+    """Losses of a linear map, without batch statistics."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(4, 3)
+        self.dtypes = []
+
+    def forward(self, batch):
+        output = self.layer(batch)
+        self.dtypes.append(output.dtype)
+        return {"loss_a": output.square().mean(), "loss_b": output.float().mean().exp()}
+
+
+def batches(count, size=8):
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(size, 4, generator=generator) for _ in range(count)]
+
+
+def one_step(trainer_class, loader, model=None, **options):
+    model = model or Model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = trainer_class(model, loader, optimizer, **options)
+    trainer.iter = 0
+    with EventStorage() as storage:
+        trainer.run_step()
+        metrics = {key: value for key, (value, _) in storage.latest().items() if "loss" in key}
+    return {k: v.detach().clone() for k, v in model.state_dict().items()}, metrics
+
+
+class TestPartwiseTrainer:
+    def test_parts_are_the_step_on_one_large_batch(self):
+        parts = batches(4)
+        weights, metrics = one_step(PartwiseTrainer, parts, parts=4)
+        # The second loss is no mean over images; on parts it is one of parts.
+        expected = Model()
+        optimizer = torch.optim.SGD(expected.parameters(), lr=0.1)
+        losses = [expected(part) for part in parts]
+        (sum(sum(part.values()) for part in losses) / 4).backward()
+        optimizer.step()
+        for key, value in expected.state_dict().items():
+            torch.testing.assert_close(weights[key], value)
+        for key in ("loss_a", "loss_b"):
+            mean = sum(part[key] for part in losses).item() / 4
+            assert metrics[key] == pytest.approx(mean)
+        assert metrics["total_loss"] == pytest.approx(metrics["loss_a"] + metrics["loss_b"])
+
+    def test_one_part_is_simple_trainers_step(self):
+        ours = one_step(PartwiseTrainer, batches(1))
+        theirs = one_step(SimpleTrainer, batches(1))
+        for key, value in theirs[0].items():
+            assert torch.equal(ours[0][key], value)
+        assert ours[1] == theirs[1]
+
+    def test_bfloat16_is_computed_in(self):
+        model = Model()
+        weights, _ = one_step(PartwiseTrainer, batches(1), model, precision=torch.bfloat16)
+        assert model.dtypes == [torch.bfloat16]
+        assert {value.dtype for value in weights.values()} == {torch.float32}
+        expected, _ = one_step(SimpleTrainer, batches(1))
+        for key, value in expected.items():
+            torch.testing.assert_close(weights[key], value, rtol=0, atol=2e-3)
+
+    def test_its_checkpoints_are_those_of_simple_trainer_and_amp_trainer(self):
+        model = Model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        plain = PartwiseTrainer(model, [], optimizer)
+        plain.iter = 3
+        assert set(plain.state_dict()) >= {"iteration", "optimizer"}
+        assert "grad_scaler" not in plain.state_dict()
+        scaled = PartwiseTrainer(model, [], optimizer, precision=torch.float16)
+        scaled.iter = 3
+        state = scaled.state_dict()
+        assert state["grad_scaler"]["scale"] == scaled.grad_scaler.get_scale()
+        state["grad_scaler"]["scale"] = 8.0
+        scaled.load_state_dict(state)
+        assert scaled.grad_scaler.get_scale() == 8.0
+        # A training that goes on in half precision, or no longer does.
+        plain.load_state_dict(state)
+        scaled.load_state_dict(plain.state_dict())
+
+    @pytest.mark.slow
+    def test_workers_exchange_gradients_of_all_parts(self, tmp_path):
+        torch.multiprocessing.spawn(_worker, args=(str(tmp_path),), nprocs=2)
+        first, second = (torch.load(tmp_path / f"{rank}.pth") for rank in range(2))
+        weights, _ = one_step(PartwiseTrainer, batches(4), parts=4)
+        for key, value in weights.items():
+            torch.testing.assert_close(first[f"module.{key}"], value)
+            assert torch.equal(first[f"module.{key}"], second[f"module.{key}"])
+
+
+def _worker(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    model = DistributedDataParallel(Model())
+    weights, _ = one_step(PartwiseTrainer, batches(4)[rank::2], model, parts=2)
+    torch.save(weights, f"{folder}/{rank}.pth")
+    dist.destroy_process_group()
+
+
+class TestAverage:
+    def test_follows_the_weights_and_copies_buffers(self):
+        model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+        average = average_of(model, 0.75)
+        start = torch.full_like(model[0].weight, 4.0)
+        with torch.no_grad():
+            model[0].weight.copy_(start)  # as a checkpoint does before training
+            average.update_parameters(model)
+            model[0].weight.zero_()
+            model[1].running_mean.fill_(3.0)
+        average.update_parameters(model)
+        torch.testing.assert_close(average.module[0].weight, 0.75 * start)
+        assert torch.equal(average.module[1].running_mean, model[1].running_mean)
+        assert not average.module.training
+        assert not any(parameter.requires_grad for parameter in average.parameters())
+
+    @pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
+    def test_decay_is_checked(self, decay):
+        with pytest.raises(UserError, match=r"SOLVER\.EMA\.DECAY is .*\[0, 1\)"):
+            average_of(nn.Linear(1, 1), decay)
+
+
+EMA = ("SOLVER.EMA.ENABLED", "True", "SOLVER.EMA.DECAY", "0.5")
+
+
+def train(tiny_run, *overrides, resume=False):
+    cfg = setup_config(str(tiny_run), list(overrides))
+    seed_all_rng(cfg.SEED)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    results = trainer.train()
+    return trainer, results
+
+
+def total_losses(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return [row["total_loss"] for row in rows if "total_loss" in row]
+
+
+@pytest.mark.slow
+class TestTrainingWithAnAverage:
+    def test_is_evaluated_and_written_beside_the_weights(self, tiny_run, tmp_path):
+        trainer, results = train(tiny_run, *EMA)
+        assert set(results) == {"sem_seg", "sem_seg_EMA"}
+        assert results["sem_seg_EMA"]["mIoU"] >= 0
+        output = tmp_path / "output"
+        model = build_model(trainer.cfg)
+        load_weights(model, str(output / "model_final_ema.pth"))
+        averaged = trainer.average.module.state_dict()
+        trained = trainer.model.state_dict()
+        assert all(torch.equal(value, averaged[key]) for key, value in model.state_dict().items())
+        assert any(not torch.equal(value, averaged[key]) for key, value in trained.items())
+        checkpoint = torch.load(output / "model_final.pth", weights_only=True)
+        assert int(checkpoint["ema"]["n_averaged"]) == 4
+
+    def test_goes_on_exactly_where_it_was(self, tiny_run, tmp_path):
+        whole, _ = train(tiny_run, *EMA, "OUTPUT_DIR", str(tmp_path / "whole"))
+        cut = ("DATASETS.TEST", "()", "OUTPUT_DIR", str(tmp_path / "cut"))
+        train(tiny_run, *EMA, *cut, "SOLVER.MAX_ITER", "2")
+        before = torch.load(tmp_path / "cut/model_final.pth", weights_only=True)["ema"]
+        resumed, _ = train(tiny_run, *EMA, *cut, resume=True)
+        after = resumed.average.state_dict()
+        assert int(before["n_averaged"]) == 2 and int(after["n_averaged"]) == 4
+        checkpoint = torch.load(tmp_path / "cut/model_final.pth", weights_only=True)["ema"]
+        assert all(torch.equal(checkpoint[key], after[key]) for key in after)
+
+
+@pytest.mark.slow
+class TestKeys:
+    """Each key alone, through train_net's trainer."""
+
+    def losses(self, tiny_run, tmp_path, *overrides):
+        output = tmp_path / ("_".join(overrides).replace(".", "_") or "plain")
+        train(tiny_run, "DATASETS.TEST", "()", "OUTPUT_DIR", str(output), *overrides)
+        return total_losses(output)
+
+    def test_channels_last_changes_nothing_but_rounding(self, tiny_run, tmp_path):
+        plain = self.losses(tiny_run, tmp_path)
+        assert self.losses(tiny_run, tmp_path, "MODEL.CHANNELS_LAST", "True") == pytest.approx(
+            plain, rel=1e-3
+        )
+
+    def test_bfloat16_trains_on_the_cpu(self, tiny_run, tmp_path):
+        plain = self.losses(tiny_run, tmp_path)
+        amp = ("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.PRECISION", "bfloat16")
+        losses = self.losses(tiny_run, tmp_path, *amp)
+        assert losses != plain
+        assert losses == pytest.approx(plain, rel=0.2)
+
+    def test_accumulation_takes_the_same_number_of_images(self, tiny_run, tmp_path):
+        cfg = setup_config(str(tiny_run), ["SOLVER.ACCUMULATION_STEPS", "2"])
+        batch = next(iter(Trainer.build_train_loader(cfg)))
+        assert 2 * len(batch) == cfg.SOLVER.IMS_PER_BATCH == 4
+        losses = self.losses(tiny_run, tmp_path, "SOLVER.ACCUMULATION_STEPS", "2")
+        assert losses and all(loss > 0 for loss in losses)
+
+    def test_prototypes_move_once_a_step(self, tiny_run):
+        overrides = ["MODEL.META_ARCHITECTURE", "PrototypeSegmentor"]
+        cfg = setup_config(str(tiny_run), [*overrides, "SOLVER.ACCUMULATION_STEPS", "2"])
+        assert build_model(cfg).classifier.accumulation_steps == 2
+
+    def test_two_workers_with_everything(self, tiny_run, tmp_path):
+        overrides = [*EMA, "SOLVER.ACCUMULATION_STEPS", "2", "MODEL.CHANNELS_LAST", "True"]
+        overrides += ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.PRECISION", "bfloat16"]
+        overrides += ["MODEL.SYNC_BN", "True", "MODEL.ENCODER.ACTIVATION_CHECKPOINTING", "True"]
+        overrides += ["MODEL.META_ARCHITECTURE", "PrototypeSegmentor"]
+        code, output = run_train_net("--config-file", tiny_run, "--num-gpus", 2, *overrides)
+        assert code == 0, output
+        assert "MODEL.SYNC_BN has no effect" in output
+        [results] = json.loads((tmp_path / "output/evaluation.json").read_text()).values()
+        assert set(results["context_shapes_sem_seg_val"]) == {"sem_seg", "sem_seg_EMA"}
+
+    def test_a_compiled_backbone_computes_the_same_under_the_same_names(self, tiny_run, tmp_path):
+        plain = setup_config(str(tiny_run), [])
+        torch.manual_seed(0)
+        expected = Trainer.build_model(plain).eval()
+        compiled = Trainer.build_model(
+            setup_config(str(tiny_run), ["MODEL.COMPILE", "True"])
+        ).eval()
+        assert list(compiled.state_dict()) == list(expected.state_dict())
+        compiled.load_state_dict(expected.state_dict())
+        for size in ((64, 64), (96, 64)):
+            inputs = [{"image": torch.randint(0, 255, (3, *size), dtype=torch.uint8)}]
+            with torch.no_grad():
+                torch.testing.assert_close(
+                    compiled(inputs)[0]["sem_seg"],
+                    expected(inputs)[0]["sem_seg"],
+                    rtol=1e-3,
+                    atol=1e-3,
+                )
+
+
+def test_channels_last_reaches_the_backbones_input(tiny_config):
+    model = build_model(tiny_config).eval()
+    plain = copy.deepcopy(model)
+    use_channels_last(model)
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    inputs = [{"image": torch.randint(0, 255, (3, 64, 96), dtype=torch.uint8)}]
+    with torch.no_grad():
+        result, expected = model(inputs)[0]["sem_seg"], plain(inputs)[0]["sem_seg"]
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("SOLVER.ACCUMULATION_STEPS", "3"), "must be a multiple of their product"),
+        (("SOLVER.ACCUMULATION_STEPS", "0"), "SOLVER.ACCUMULATION_STEPS is 0"),
+        (("SOLVER.AMP.PRECISION", "bf16"), "Did you mean 'bfloat16'"),
+        (("SOLVER.EMA.DECAY", "1.5", "SOLVER.EMA.ENABLED", "True"), "SOLVER.EMA.DECAY is 1.5"),
+        (("SOLVER.MIN_LR", "1.0"), "SOLVER.MIN_LR is 1.0"),
+        (("SOLVER.LAYER_DECAY", "0.9"), "SOLVER.LAYER_DECAY needs an encoder"),
+    ],
+)
+def test_bad_values_are_named(tiny_run, overrides, message):
+    with pytest.raises(UserError, match=message):
+        Trainer(setup_config(str(tiny_run), list(overrides)))
+
+
+def test_float16_is_turned_off_on_the_cpu_and_bfloat16_is_not(tiny_run, caplog):
+    enabled = ["MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", "True"]
+    assert not setup_config(str(tiny_run), enabled).SOLVER.AMP.ENABLED
+    assert "float16 needs a GPU" in caplog.text
+    both = [*enabled, "SOLVER.AMP.PRECISION", "bfloat16"]
+    assert setup_config(str(tiny_run), both).SOLVER.AMP.ENABLED
