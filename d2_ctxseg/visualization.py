@@ -83,7 +83,25 @@ def draw_comparison(image_rgb, truth, prediction, metadata, alpha: float = 0.6):
     }
     row = _side_by_side(panels)
     present = np.union1d(truth, prediction)
-    return np.vstack([row, _legend_strip(metadata, present, row.shape[1])])
+    return np.vstack([row, draw_legend_strip(metadata, present, row.shape[1])])
+
+
+def draw_labelled(image_rgb, labels, metadata, alpha: float = 0.6):
+    """Image and labels side by side, ignored pixels hatched in grey; without a legend.
+
+    Args:
+        image_rgb: uint8 array (H, W, 3).
+        labels: integer tensor or array (H, W).
+        metadata, alpha: as in :func:`draw_overlay`.
+
+    Returns:
+        uint8 RGB array (k * H, 2 * k * W, 3), where k > 1 if the image is small.
+
+    Raises:
+        ValueError: the image is not uint8 (H, W, 3), or the label map has another size.
+    """
+    image, labels = _enlarged(*_checked(image_rgb, labels))
+    return np.hstack([image, _overlay(image, labels, metadata, alpha, True).get_image()])
 
 
 def class_shares(labels: np.ndarray) -> dict[int, float]:
@@ -129,6 +147,35 @@ def draw_legend(metadata, height: int, shares: dict[int, float] | None = None) -
             draw = ImageDraw.Draw(picture)
             draw.text((left + width, middle), share, INK, font, anchor="rm")
         left += width
+    return np.asarray(picture)
+
+
+def draw_legend_strip(metadata, labels: np.ndarray, width: int) -> np.ndarray:
+    """List classes one after another, in as many lines as the width asks for.
+
+    Args:
+        metadata: as in :func:`draw_overlay`.
+        labels: the classes, integers; those that are no class are left out.
+        width: of the picture, in pixels.
+
+    Returns:
+        uint8 RGB array (any height, width, 3).
+    """
+    names = metadata.stuff_classes
+    size = _font_size(width // 4)
+    font, step = _font(size), round(1.9 * size)
+    x, y, places = size, size // 2 + step // 2, []
+    for label in labels.tolist():
+        if 0 <= label < len(names):
+            entry_width = round(1.6 * size) + _width(font, _name(names, label))
+            if x > size and x + entry_width > width - size:
+                x, y = size, y + step
+            places.append((label, x, y))
+            x += entry_width + round(1.5 * size)
+
+    picture = Image.new("RGB", (width, y + step // 2 + size // 2), GROUND)
+    for label, x, y in places:
+        _draw_entry(picture, x, y, font, metadata, label)
     return np.asarray(picture)
 
 
@@ -217,26 +264,6 @@ def _side_by_side(panels: dict[str, np.ndarray]) -> np.ndarray:
         if _width(font, title) > width:
             font = _font(max(size * width // _width(font, title), 6))
         draw.text((left + width // 2, title_height // 2), title, INK, font, anchor="mm")
-    return np.asarray(picture)
-
-
-def _legend_strip(metadata, labels: np.ndarray, width: int) -> np.ndarray:
-    """The classes among ``labels`` one after another, in as many lines as the width asks for."""
-    names = metadata.stuff_classes
-    size = _font_size(width // 4)
-    font, step = _font(size), round(1.9 * size)
-    x, y, places = size, size // 2 + step // 2, []
-    for label in labels.tolist():
-        if 0 <= label < len(names):
-            entry_width = round(1.6 * size) + _width(font, _name(names, label))
-            if x > size and x + entry_width > width - size:
-                x, y = size, y + step
-            places.append((label, x, y))
-            x += entry_width + round(1.5 * size)
-
-    picture = Image.new("RGB", (width, y + step // 2 + size // 2), GROUND)
-    for label, x, y in places:
-        _draw_entry(picture, x, y, font, metadata, label)
     return np.asarray(picture)
 
 

@@ -4,16 +4,20 @@
     python tools/check_dataset.py camvid_sem_seg_train
     python tools/check_dataset.py --folder mydata.yaml
     python tools/check_dataset.py --config-file configs/mydata/mymodel.yaml --json
+    python tools/check_dataset.py camvid_sem_seg_train --sheet output/sheets
 
-The exit code is 1 if there are problems.
+With --sheet, FOLDER/NAME.png shows some of the images beside their labels. The exit code is 1 if
+there are problems.
 """
 
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from d2_ctxseg import add_ctxseg_config
 from d2_ctxseg.data import DatasetError, check_dataset, register_folder_datasets
+from d2_ctxseg.data.sample_sheet import draw_sample_sheet, write_png
 from d2_ctxseg.errors import run_command
 from detectron2.config import get_cfg
 
@@ -31,6 +35,11 @@ def parse_arguments() -> argparse.Namespace:
         help="config file; without NAMEs its DATASETS.TRAIN and DATASETS.TEST are checked",
     )
     parser.add_argument("--workers", type=int, help="number of threads that read files")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FOLDER", help="draw a sheet of samples of each NAME there"
+    )
+    parser.add_argument("--samples", type=int, default=12, help="images of a sheet (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="another one draws others")
     parser.add_argument("--json", action="store_true", help="print the reports as JSON")
     return parser.parse_args()
 
@@ -52,9 +61,23 @@ def names_to_check(arguments: argparse.Namespace) -> list[str]:
     return names
 
 
+def draw_sheets(names: list[str], folder: Path, num_samples: int, seed: int) -> None:
+    """One sheet a name; a data set without a readable pair has none."""
+    for name in names:
+        path = folder / f"{name}.png"
+        try:
+            write_png(path, draw_sample_sheet(name, num_samples, seed))
+            print(f"Samples of {name} are in {path}", file=sys.stderr)
+        except DatasetError as error:
+            print(f"No samples of {name}: {error}", file=sys.stderr)
+
+
 def main() -> None:
     arguments = parse_arguments()
-    reports = [check_dataset(name, arguments.workers) for name in names_to_check(arguments)]
+    names = names_to_check(arguments)
+    reports = [check_dataset(name, arguments.workers) for name in names]
+    if arguments.sheet:
+        draw_sheets(names, arguments.sheet, arguments.samples, arguments.seed)
     if arguments.json:
         print(json.dumps([report.as_dict() for report in reports], indent=2))
     else:

@@ -1,0 +1,110 @@
+"""Images with their labels on one sheet, to see at a glance whether they fit."""
+
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from detectron2.data import MetadataCatalog
+
+from ..files import atomic_write
+from ..visualization import draw_labelled, draw_legend_strip
+from .errors import DatasetError
+from .images import read_image
+from .labels import LabelFormat, check_same_size, read_label
+from .pairing import pair_split
+from .registration import folder_dataset_of
+
+GAP = 8
+GROUND = 255
+
+
+def draw_sample_sheet(name: str, num_samples: int = 12, seed: int = 0) -> np.ndarray:
+    """A sheet of images of a registered split, drawn at random, each beside its labels.
+
+    Pairs that cannot be read are left out: ``check_dataset`` names them. Shows a progress bar.
+
+    Args:
+        name: a name of DatasetCatalog that was registered from a YAML file.
+        num_samples: how many pairs; all if there are fewer.
+        seed: another one chooses others.
+
+    Returns:
+        uint8 RGB array (H, W, 3).
+
+    Raises:
+        DatasetError: ``name`` is no folder data set, it is not there, or no pair can be read.
+    """
+    dataset, split = folder_dataset_of(name)
+    pairs = list(pair_split(dataset, split).pairs.values())
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    label_format = LabelFormat(len(dataset.classes), dataset.ignore_label, dataset.label_map)
+    samples = []
+    with tqdm(total=min(num_samples, len(pairs)), desc=f"{name} sheet", unit="image") as bar:
+        for index in order:
+            if len(samples) == num_samples:
+                break
+            try:
+                samples.append(_read_pair(*pairs[index], label_format))
+            except DatasetError:
+                continue
+            bar.update()
+    if not samples:
+        raise DatasetError(f"No pair of image and label of '{name}' can be read.")
+    return labelled_sheet(samples, MetadataCatalog.get(name))
+
+
+def labelled_sheet(
+    samples: Iterable[tuple[np.ndarray, np.ndarray]],
+    metadata,
+    columns: int = 2,
+    tile_width: int = 760,
+) -> np.ndarray:
+    """Images beside their labels, and a legend of the classes that occur.
+
+    Args:
+        samples: RGB images uint8 (H, W, 3) and labels (H, W).
+        metadata: Detectron2 ``Metadata`` with ``stuff_classes`` and perhaps ``stuff_colors``.
+        columns: pairs in a row.
+        tile_width: of a pair, in pixels.
+
+    Returns:
+        uint8 RGB array.
+    """
+    tiles, classes = [], set()
+    for image, labels in samples:
+        tiles.append(_scaled(draw_labelled(image, labels, metadata), tile_width))
+        classes.update(np.unique(labels).tolist())
+    rows = [_row(tiles[i : i + columns], columns) for i in range(0, len(tiles), columns)]
+    sheet = np.concatenate(rows)
+    legend = draw_legend_strip(metadata, np.array(sorted(classes)), sheet.shape[1])
+    return np.concatenate([sheet, legend])
+
+
+def write_png(path, picture: np.ndarray) -> None:
+    """Write an RGB array (H, W, 3) as a PNG file, atomically."""
+    with atomic_write(path, "wb") as file:
+        file.write(cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes())
+
+
+def _read_pair(image_path, label_path, label_format: LabelFormat):
+    image = read_image(image_path, "RGB")
+    label = read_label(label_path, label_format.label_map)
+    check_same_size(image, label, image_path, label_path)
+    return image, label
+
+
+def _scaled(picture: np.ndarray, width: int) -> np.ndarray:
+    height = max(round(picture.shape[0] * width / picture.shape[1]), 1)
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _row(tiles: list[np.ndarray], columns: int) -> np.ndarray:
+    """Tiles of one width side by side, with gaps, as wide as a full row."""
+    height, width = max(tile.shape[0] for tile in tiles), tiles[0].shape[1]
+    row = np.full((height + GAP, columns * (width + GAP) - GAP, 3), GROUND, np.uint8)
+    for number, tile in enumerate(tiles):
+        left = number * (width + GAP)
+        row[: tile.shape[0], left : left + width] = tile
+    return row
