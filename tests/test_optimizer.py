@@ -8,6 +8,7 @@ from torch import nn
 from d2_ctxseg.engine import setup_config
 from d2_ctxseg.engine.optimizer import build_optimizer, describe_groups, parameter_groups
 from d2_ctxseg.errors import UserError
+from detectron2.layers import get_norm
 from detectron2.solver.build import get_default_optimizer_params
 
 
@@ -64,6 +65,30 @@ class TestParameterGroups:
             "backbone.encoder.pos_embed",
             "backbone.encoder.cls_token",
         }
+
+    def test_norms_and_biases_of_other_kinds_are_found(self):
+        modules = nn.ModuleList([get_norm("LN", 4), nn.MultiheadAttention(4, 2)])
+        decay = options_of(modules, "weight_decay", weight_decay_norm=0.0, weight_decay_bias=0.1)
+        assert decay == {
+            "0.weight": 0.0,
+            "0.bias": 0.1,
+            "1.in_proj_weight": 0.5,
+            "1.in_proj_bias": 0.1,
+            "1.out_proj.weight": 0.5,
+            "1.out_proj.bias": 0.1,
+        }
+
+    def test_what_a_model_itself_says_is_no_weight_does_not_decay(self):
+        class Encoder(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.scale, self.weight = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+
+            def no_weight_decay(self):
+                return {"scale"}
+
+        decay = options_of(nn.Sequential(Encoder()), "weight_decay", weight_decay_embed=0.0)
+        assert decay == {"0.scale": 0.0, "0.weight": 0.5}
 
     def test_swins_position_tables_are_found(self):
         swin = timm.create_model("swin_tiny_patch4_window7_224", depths=(1, 1, 1, 1), embed_dim=24)

@@ -72,6 +72,11 @@ class TestTools:
         assert "1 problems" in captured.out
         assert "No samples of" in captured.err
 
+    def test_check_dataset_wants_at_least_one_sample(self, name, tmp_path, capsys):
+        arguments = [name, "--sheet", tmp_path, "--samples", 0]
+        assert run_script(TOOLS / "check_dataset.py", *arguments) == 1
+        assert "--samples must be at least 1" in capsys.readouterr().err
+
     def test_visualize_data_draws_crops_as_training_takes_them(self, tiny_run, tmp_path, capsys):
         output = tmp_path / "pictures"
         script = TOOLS / "visualize_data.py"

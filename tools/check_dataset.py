@@ -18,7 +18,7 @@ from pathlib import Path
 from d2_ctxseg import add_ctxseg_config
 from d2_ctxseg.data import DatasetError, check_dataset, register_folder_datasets
 from d2_ctxseg.data.sample_sheet import draw_sample_sheet, write_png
-from d2_ctxseg.errors import run_command
+from d2_ctxseg.errors import UserError, run_command
 from detectron2.config import get_cfg
 
 
@@ -41,7 +41,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=12, help="images of a sheet (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another one draws others")
     parser.add_argument("--json", action="store_true", help="print the reports as JSON")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.samples < 1:
+        raise UserError(f"--samples must be at least 1, got {arguments.samples}.")
+    return arguments
 
 
 def names_to_check(arguments: argparse.Namespace) -> list[str]:

@@ -9,6 +9,7 @@ from tabulate import tabulate
 from timm.models import group_parameters
 from torch import nn
 
+from detectron2.layers.batch_norm import LayerNorm
 from detectron2.solver.build import maybe_add_gradient_clipping, reduce_param_groups
 
 from ..errors import UserError, suggest
@@ -20,6 +21,7 @@ _NORMS = (
     nn.modules.batchnorm._NormBase,  # batch and instance norms, also over workers
     nn.GroupNorm,
     nn.LayerNorm,
+    LayerNorm,  # Detectron2's, over channels
     nn.LocalResponseNorm,
     *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else []),
 )
@@ -104,20 +106,23 @@ def parameter_groups(
         Groups with "params", "lr" and "weight_decay".
     """
     factor_of = _rate_factors(model, backbone_multiplier, head_multiplier, layer_decay)
-    decay_of = {"norm": weight_decay_norm, "bias": weight_decay_bias, "embed": weight_decay_embed}
+    embeddings = _names_of_embeddings(model)
+    decay_of = {"norm": weight_decay_norm, "embed": weight_decay_embed}
     groups, seen = [], set()
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad or parameter in seen:
                 continue
             seen.add(parameter)
-            kind = _kind(module, name)
+            full_name = f"{module_name}.{name}" if module_name else name
+            is_bias = name == "bias" or name.endswith("_bias")
+            kind = "embed" if full_name in embeddings else _kind(module, name)
             decay = decay_of.get(kind)
-            rate = lr * factor_of(f"{module_name}.{name}" if module_name else name)
-            if name == "bias" and bias_lr_factor is not None:
+            rate = lr * factor_of(full_name)
+            if is_bias and bias_lr_factor is not None:
                 rate *= bias_lr_factor
             # As in Detectron2: a decay for biases concerns those of norms too.
-            if name == "bias" and weight_decay_bias is not None:
+            if is_bias and weight_decay_bias is not None:
                 decay = weight_decay_bias
             options = {"lr": rate, "weight_decay": weight_decay if decay is None else decay}
             groups.append({"params": [parameter], **options})
@@ -144,7 +149,16 @@ def _kind(module: nn.Module, name: str) -> str | None:
         return "norm"
     if isinstance(module, nn.Embedding) or name in _EMBEDDINGS:
         return "embed"
-    return "bias" if name == "bias" else None
+    return None
+
+
+def _names_of_embeddings(model: nn.Module) -> set[str]:
+    """What timm's models themselves say should not decay."""
+    names = set()
+    for prefix, module in model.named_modules():
+        if callable(getattr(module, "no_weight_decay", None)):
+            names.update(f"{prefix}.{name}".lstrip(".") for name in module.no_weight_decay())
+    return names
 
 
 def _rate_factors(
