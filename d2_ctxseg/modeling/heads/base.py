@@ -1,6 +1,6 @@
 """The contract between a sem-seg head and the classifier that replaces its last layer.
 
-Detectron2's own per-pixel heads (SemSegFPNHead, DeepLabV3Head, DeepLabV3PlusHead) keep it, and so
+Detectron2's own per-pixel heads keep it (DeepLabV3Head in part: see detectron2_heads.py), and so
 does any head of a user's that has these members:
 
 - ``layers(features)``: from the backbone's feature maps to the output of ``predictor``;
