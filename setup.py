@@ -30,7 +30,7 @@ setup(
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",
-        "timm>=1.0.9,<2",
+        "timm>=1.0.20,<2",
         "segmentation-models-pytorch>=0.5,<1",
         "fvcore>=0.1.5.post20221221",
         "cloudpickle>=2",

@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from timm.layers import RmsNorm
 from torch import nn
 
 from d2_ctxseg.engine import setup_config
@@ -67,7 +68,7 @@ class TestParameterGroups:
         }
 
     def test_norms_and_biases_of_other_kinds_are_found(self):
-        modules = nn.ModuleList([get_norm("LN", 4), nn.MultiheadAttention(4, 2)])
+        modules = nn.ModuleList([get_norm("LN", 4), nn.MultiheadAttention(4, 2), RmsNorm(4)])
         decay = options_of(modules, "weight_decay", weight_decay_norm=0.0, weight_decay_bias=0.1)
         assert decay == {
             "0.weight": 0.0,
@@ -76,6 +77,7 @@ class TestParameterGroups:
             "1.in_proj_bias": 0.1,
             "1.out_proj.weight": 0.5,
             "1.out_proj.bias": 0.1,
+            "2.weight": 0.0,
         }
 
     def test_what_a_model_itself_says_is_no_weight_does_not_decay(self):
@@ -192,9 +194,20 @@ class TestBuildOptimizer:
         ("overrides", "message"),
         [
             (("SOLVER.OPTIMIZER", "ADAM"), "Did you mean 'ADAMW'"),
+            (
+                ("SOLVER.BETAS", "(0.9, 1.5)"),
+                r"SOLVER\.BETAS is \(0\.9, 1\.5\), expected two numbers",
+            ),
+            (("SOLVER.BETAS", "(0.9,)"), r"SOLVER\.BETAS is"),
+            (("SOLVER.BASE_LR", "-1.0"), r"SOLVER\.BASE_LR is -1\.0, expected a number from 0"),
+            (("SOLVER.WEIGHT_DECAY_EMBED", "-1.0"), r"SOLVER\.WEIGHT_DECAY_EMBED is -1\.0"),
+            (
+                ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "0.0"),
+                r"CLIP_VALUE is 0\.0, expected a positive",
+            ),
             (("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full"), "not one of value, norm, full_model"),
         ],
     )
-    def test_unknown_names_are_answered(self, tiny_run, overrides, message):
+    def test_bad_values_are_answered(self, tiny_run, overrides, message):
         with pytest.raises(UserError, match=message):
             self.build(tiny_run, *overrides, "SOLVER.CLIP_GRADIENTS.ENABLED", "True")

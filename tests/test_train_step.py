@@ -13,7 +13,7 @@ from train_net_runs import run_train_net
 from d2_ctxseg.checkpoint import load_weights
 from d2_ctxseg.engine import Trainer, setup_config
 from d2_ctxseg.engine.ema import average_of
-from d2_ctxseg.engine.model_options import use_channels_last
+from d2_ctxseg.engine.model_options import synchronize_batch_norm, use_channels_last
 from d2_ctxseg.engine.train_step import PartwiseTrainer
 from d2_ctxseg.errors import UserError
 from detectron2.engine import SimpleTrainer
@@ -69,6 +69,40 @@ class TestPartwiseTrainer:
             mean = sum(part[key] for part in losses).item() / 4
             assert metrics[key] == pytest.approx(mean)
         assert metrics["total_loss"] == pytest.approx(metrics["loss_a"] + metrics["loss_b"])
+
+    def test_parts_of_means_over_images_are_one_joined_batch(self):
+        class Mean(Model):
+            def forward(self, batch):
+                return {"loss": super().forward(batch)["loss_a"]}
+
+        weights, metrics = one_step(PartwiseTrainer, batches(4), Mean(), parts=4)
+        expected, joined = one_step(SimpleTrainer, [torch.cat(batches(4))], Mean())
+        for key, value in expected.items():
+            torch.testing.assert_close(weights[key], value)
+        assert metrics == pytest.approx(joined)
+
+    def test_float16_takes_the_step_of_float32_up_to_rounding(self):
+        weights, _ = one_step(PartwiseTrainer, batches(4), parts=4, precision=torch.float16)
+        expected, _ = one_step(PartwiseTrainer, batches(4), parts=4)
+        for key, value in expected.items():
+            torch.testing.assert_close(weights[key], value, rtol=0, atol=1e-3)
+
+    def test_a_step_whose_gradients_overflow_is_left_out(self):
+        model = Model()
+        trainer = PartwiseTrainer(
+            model,
+            batches(2),
+            torch.optim.SGD(model.parameters(), lr=0.1),
+            parts=2,
+            precision=torch.float16,
+        )
+        trainer.iter = 0
+        before, scale = model.layer.weight.clone(), trainer.grad_scaler.get_scale()
+        model.layer.weight.register_hook(lambda gradient: gradient * float("inf"))
+        with EventStorage():
+            trainer.run_step()
+        assert torch.equal(model.layer.weight, before)
+        assert trainer.grad_scaler.get_scale() == scale / 2
 
     def test_one_part_is_simple_trainers_step(self):
         ours = one_step(PartwiseTrainer, batches(1))
@@ -157,9 +191,9 @@ def train(tiny_run, *overrides, resume=False):
     return trainer, results
 
 
-def total_losses(folder):
-    rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-    return [row["total_loss"] for row in rows if "total_loss" in row]
+def losses_of(trainer):
+    """The total loss of each iteration."""
+    return [loss for loss, _ in trainer.storage.history("total_loss").values()]
 
 
 @pytest.mark.slow
@@ -175,14 +209,20 @@ class TestTrainingWithAnAverage:
         trained = trainer.model.state_dict()
         assert all(torch.equal(value, averaged[key]) for key, value in model.state_dict().items())
         assert any(not torch.equal(value, averaged[key]) for key, value in trained.items())
+        assert Trainer.test(trainer.cfg, model)["sem_seg"] == results["sem_seg_EMA"]
         checkpoint = torch.load(output / "model_final.pth", weights_only=True)
         assert int(checkpoint["ema"]["n_averaged"]) == 4
 
     def test_goes_on_exactly_where_it_was(self, tiny_run, tmp_path):
-        whole, _ = train(tiny_run, *EMA, "OUTPUT_DIR", str(tmp_path / "whole"))
         cut = ("DATASETS.TEST", "()", "OUTPUT_DIR", str(tmp_path / "cut"))
         train(tiny_run, *EMA, *cut, "SOLVER.MAX_ITER", "2")
         before = torch.load(tmp_path / "cut/model_final.pth", weights_only=True)["ema"]
+        cfg = setup_config(str(tiny_run), [*EMA, *cut])
+        restored = Trainer(cfg)
+        restored.resume_or_load(resume=True)
+        state = restored.average.state_dict()
+        assert list(state) == list(before)
+        assert all(torch.equal(before[key], state[key]) for key in before)
         resumed, _ = train(tiny_run, *EMA, *cut, resume=True)
         after = resumed.average.state_dict()
         assert int(before["n_averaged"]) == 2 and int(after["n_averaged"]) == 4
@@ -196,8 +236,10 @@ class TestKeys:
 
     def losses(self, tiny_run, tmp_path, *overrides):
         output = tmp_path / ("_".join(overrides).replace(".", "_") or "plain")
-        train(tiny_run, "DATASETS.TEST", "()", "OUTPUT_DIR", str(output), *overrides)
-        return total_losses(output)
+        trainer, _ = train(tiny_run, "DATASETS.TEST", "()", "OUTPUT_DIR", str(output), *overrides)
+        losses = losses_of(trainer)
+        assert len(losses) == 4
+        return losses
 
     def test_channels_last_changes_nothing_but_rounding(self, tiny_run, tmp_path):
         plain = self.losses(tiny_run, tmp_path)
@@ -217,7 +259,17 @@ class TestKeys:
         batch = next(iter(Trainer.build_train_loader(cfg)))
         assert 2 * len(batch) == cfg.SOLVER.IMS_PER_BATCH == 4
         losses = self.losses(tiny_run, tmp_path, "SOLVER.ACCUMULATION_STEPS", "2")
-        assert losses and all(loss > 0 for loss in losses)
+        assert all(loss > 0 for loss in losses)
+
+    def test_a_compiled_backbone_trains_alike(self, tiny_run, tmp_path):
+        plain = self.losses(tiny_run, tmp_path)
+        compiled = self.losses(tiny_run, tmp_path, "MODEL.COMPILE", "True")
+        assert compiled == pytest.approx(plain, rel=1e-2)
+        names = [
+            list(torch.load(path, weights_only=True)["model"])
+            for path in sorted(tmp_path.glob("*/model_final.pth"))
+        ]
+        assert len(names) == 2 and names[0] == names[1]
 
     def test_prototypes_move_once_a_step(self, tiny_run):
         overrides = ["MODEL.META_ARCHITECTURE", "PrototypeSegmentor"]
@@ -255,6 +307,18 @@ class TestKeys:
                 )
 
 
+def test_synchronised_batch_norm_keeps_the_names_in_checkpoints(tiny_config, monkeypatch):
+    model = build_model(tiny_config)
+    names = list(model.state_dict())
+    assert synchronize_batch_norm(model) is model  # one worker
+    monkeypatch.setattr("d2_ctxseg.engine.model_options.comm.get_world_size", lambda: 2)
+    assert not any(isinstance(m, nn.SyncBatchNorm) for m in synchronize_batch_norm(model).modules())
+    on_gpus = synchronize_batch_norm(build_model(tiny_config).to("meta"))  # anything but the CPU
+    assert list(on_gpus.state_dict()) == names
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in on_gpus.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in on_gpus.modules())
+
+
 def test_channels_last_reaches_the_backbones_input(tiny_config):
     model = build_model(tiny_config).eval()
     plain = copy.deepcopy(model)
@@ -273,6 +337,10 @@ def test_channels_last_reaches_the_backbones_input(tiny_config):
     [
         (("SOLVER.ACCUMULATION_STEPS", "3"), "must be a multiple of their product"),
         (("SOLVER.ACCUMULATION_STEPS", "0"), "SOLVER.ACCUMULATION_STEPS is 0"),
+        (
+            ("SOLVER.ACCUMULATION_STEPS", "0", "MODEL.META_ARCHITECTURE", "PrototypeSegmentor"),
+            "SOLVER.ACCUMULATION_STEPS is 0",
+        ),
         (("SOLVER.AMP.PRECISION", "bf16"), "Did you mean 'bfloat16'"),
         (("SOLVER.EMA.DECAY", "1.5", "SOLVER.EMA.ENABLED", "True"), "SOLVER.EMA.DECAY is 1.5"),
         (("SOLVER.MIN_LR", "1.0"), "SOLVER.MIN_LR is 1.0"),

@@ -13,7 +13,8 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
     """The schedule of SOLVER.LR_SCHEDULER_NAME; "WarmupPolyLR" ends at SOLVER.MIN_LR.
 
     Raises:
-        UserError: a minimum below 0, above BASE_LR, or together with another schedule.
+        UserError: a minimum below 0, above BASE_LR, or together with another schedule; an
+            unknown schedule or warm-up.
     """
     solver = cfg.SOLVER
     if not 0 <= solver.MIN_LR <= solver.BASE_LR:
@@ -22,7 +23,13 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
             f"is {solver.BASE_LR}."
         )
     if solver.MIN_LR == 0:
-        return deeplab.build_lr_scheduler(cfg, optimizer)
+        try:
+            return deeplab.build_lr_scheduler(cfg, optimizer)
+        except ValueError as error:
+            raise UserError(
+                f"SOLVER.LR_SCHEDULER_NAME '{solver.LR_SCHEDULER_NAME}', SOLVER.WARMUP_METHOD "
+                f"'{solver.WARMUP_METHOD}': {error} The schedule may also be 'WarmupPolyLR'."
+            ) from error
     if solver.LR_SCHEDULER_NAME != "WarmupPolyLR" or solver.POLY_LR_CONSTANT_ENDING:
         raise UserError(
             "SOLVER.MIN_LR belongs to LR_SCHEDULER_NAME 'WarmupPolyLR' without "

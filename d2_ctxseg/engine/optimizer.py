@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from fvcore.common.config import CfgNode
 from tabulate import tabulate
+from timm.layers import RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d
 from timm.models import group_parameters
 from torch import nn
 
@@ -24,6 +25,7 @@ _NORMS = (
     LayerNorm,  # Detectron2's, over channels
     nn.LocalResponseNorm,
     *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else []),
+    *(RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d),  # timm's
 )
 # Tables of positions and tokens, by the names that timm gives them.
 _EMBEDDINGS = {
@@ -48,6 +50,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             f"SOLVER.OPTIMIZER: '{solver.OPTIMIZER}' is not one of {', '.join(_OPTIMIZERS)}."
             f"{suggest(solver.OPTIMIZER.upper(), _OPTIMIZERS)}"
         )
+    _check_values(solver)
     groups = parameter_groups(
         model,
         lr=solver.BASE_LR,
@@ -191,9 +194,21 @@ def _layers_of(model: nn.Module) -> dict[str, int]:
     return {f"backbone.encoder.{name}": layer for name, layer in layers.items()}
 
 
+def _check_values(solver: CfgNode) -> None:
+    decays = ("WEIGHT_DECAY", "WEIGHT_DECAY_NORM", "WEIGHT_DECAY_BIAS", "WEIGHT_DECAY_EMBED")
+    for key in ("BASE_LR", *decays):
+        _check_positive(f"SOLVER.{key}", solver[key] or 0, allow_zero=True)
+    if solver.CLIP_GRADIENTS.ENABLED:
+        _check_positive("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", solver.CLIP_GRADIENTS.CLIP_VALUE)
+    betas = solver.BETAS
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise UserError(f"SOLVER.BETAS is {tuple(betas)}, expected two numbers in [0, 1).")
+
+
 def _check_positive(key: str, value: float, allow_zero: bool = False) -> None:
     if value < 0 or (value == 0 and not allow_zero):
-        raise UserError(f"{key} is {value}, expected a positive number.")
+        expected = "a number from 0" if allow_zero else "a positive number"
+        raise UserError(f"{key} is {value}, expected {expected}.")
 
 
 def _with_clipping(cfg: CfgNode, optimizer_class: type) -> type:

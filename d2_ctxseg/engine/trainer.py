@@ -55,6 +55,7 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
+        _images_of_a_part(cfg)  # where it cannot be, say so before the model is built
         model = self.build_model(cfg)
         if cfg.MODEL.SYNC_BN:
             model = synchronize_batch_norm(model)
