@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from data_folders import write_image
@@ -245,6 +246,12 @@ class TestRun:
             )
             expected = [[{0: 255, 1: 0, 2: 1, 3: 2}[v] for v in row] for row in official.tolist()]
             assert made.tolist() == expected
+
+    def test_works_in_a_process_whose_opencv_has_threads(self, tmp_path):
+        cv2.setNumThreads(4)
+        cv2.GaussianBlur(np.zeros((2000, 2000), np.float32), (9, 9), 1.0)
+        report = prepare_files(label_files(tmp_path, 20), num_workers=2)
+        assert (report.written, report.errors) == (20, [])
 
     def test_again_changes_nothing(self, tmp_path):
         files = label_files(tmp_path, 3)

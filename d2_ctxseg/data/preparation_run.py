@@ -125,12 +125,8 @@ def _run(prepare, files: Sequence, num_workers: int) -> Iterator:
     if num_workers == 1:
         yield from map(prepare, files)
         return
-    # Forking saves each worker the seconds that importing torch takes.
-    method = "fork" if sys.platform == "linux" else "spawn"
     others = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(
-        num_workers, multiprocessing.get_context(method), initializer=_start_worker
-    )
+    pool = ProcessPoolExecutor(num_workers, _context(), initializer=_start_worker)
     try:
         yield from pool.map(prepare, files, chunksize=_FILES_PER_TASK)
         pool.shutdown()
@@ -142,6 +138,17 @@ def _run(prepare, files: Sequence, num_workers: int) -> Iterator:
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         _end_workers([p for p in multiprocessing.active_children() if p not in others], files)
+
+
+def _context():
+    """How workers are started."""
+    if sys.platform == "win32":
+        return multiprocessing.get_context("spawn")
+    # Forked from a process that has imported everything and started no thread: OpenCV's threads
+    # do not survive a fork, and importing torch in each worker would take seconds.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _end_workers(workers: list, files: Sequence) -> None:
