@@ -389,7 +389,9 @@ class TestTrainedModel:
         assert add(old_run, train, output, *arguments, "--evaluate", val) == 0
 
         before, after = (metrics[val]["sem_seg"] for metrics in results_in(output))
-        assert before["mIoU-new"] == 0 and after["mIoU-new"] > 8
+        # Calling every pixel rose has an IoU of 3.6, its share. Runs differ with the number of
+        # threads: 7.3 to 9.5 were seen.
+        assert before["mIoU-new"] == 0 and after["mIoU-new"] > 5.5
         for metric in ("mIoU-old", "mIoU-old-without-new-pixels"):
             assert after[metric] > before[metric] - 5
 
