@@ -14,14 +14,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import tqdm
-from inputs import find_images, names_a_file, plan_outputs, refuse_to_overwrite
 from PIL import Image
-from predictor import SemSegPredictor
 from video import CODECS, VideoReader, VideoWriter
 
 from d2_ctxseg.engine.setup import setup_config
 from d2_ctxseg.errors import UserError, run_command
 from d2_ctxseg.files import atomic_write
+from d2_ctxseg.image_files import find_images, names_a_file, plan_outputs, refuse_to_overwrite
+from d2_ctxseg.predictor import SemSegPredictor
 from d2_ctxseg.visualization import draw_legend, draw_overlay
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.logger import setup_logger

@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-import d2_ctxseg  # noqa: F401  (makes detectron2 importable)
-from d2_ctxseg.checkpoint import load_weights
-from d2_ctxseg.errors import UserError
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
+
+from .checkpoint import load_weights
+from .errors import UserError
 
 
 class SemSegPredictor:
@@ -51,9 +51,13 @@ class SemSegPredictor:
     @torch.no_grad()
     def __call__(self, image_rgb: np.ndarray) -> np.ndarray:
         """The label map, int64 (H, W), of a uint8 RGB image (H, W, 3)."""
+        (result,) = self.model(self.model_inputs(image_rgb))
+        return result["sem_seg"].argmax(dim=0).cpu().numpy()
+
+    def model_inputs(self, image_rgb: np.ndarray) -> list[dict]:
+        """What the model takes to predict a uint8 RGB image (H, W, 3): a batch of one."""
         height, width = image_rgb.shape[:2]
         image = image_rgb if self.image_format == "RGB" else image_rgb[:, :, ::-1]
         image = self.resize.get_transform(image).apply_image(image)
         image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()
-        (result,) = self.model([{"image": image, "height": height, "width": width}])
-        return result["sem_seg"].argmax(dim=0).cpu().numpy()
+        return [{"image": image, "height": height, "width": width}]

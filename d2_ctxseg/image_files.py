@@ -1,11 +1,11 @@
-"""Which images the demo reads and where the pictures go."""
+"""Which images a command line names, and where the pictures made from them go."""
 
 import glob
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from d2_ctxseg.errors import MissingFileError, UserError
+from .errors import MissingFileError, UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
