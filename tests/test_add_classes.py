@@ -385,13 +385,13 @@ class TestTrainedModel:
         Trainer(setup_config(str(old_run.config), opts)).train()
         old_run.weights = tmp_path / "output" / "model_final.pth"
         folder, train, val = shapes(CLASSES)
-        output, arguments = tmp_path / "new", ("--folder", folder, "--num-images", 3)
+        output, arguments = tmp_path / "new", ("--folder", folder, "--num-images", 12)
         assert add(old_run, train, output, *arguments, "--evaluate", val) == 0
 
         before, after = (metrics[val]["sem_seg"] for metrics in results_in(output))
         # Calling every pixel rose has an IoU of 3.6, its share. Runs differ with the number of
-        # threads: 7.3 to 9.5 were seen.
-        assert before["mIoU-new"] == 0 and after["mIoU-new"] > 5.5
+        # threads: 18.9 to 20.9 were seen.
+        assert before["mIoU-new"] == 0 and after["mIoU-new"] > 10
         for metric in ("mIoU-old", "mIoU-old-without-new-pixels"):
             assert after[metric] > before[metric] - 5
 
