@@ -15,6 +15,7 @@ from d2_ctxseg.data import generate_missing
 from d2_ctxseg.engine import Trainer, launch_or_join, refuse_used_folder, setup_config
 from d2_ctxseg.errors import run_command
 from d2_ctxseg.evaluation import add_to_results_file, by_dataset, merge_tasks
+from d2_ctxseg.report import write_report
 from d2_ctxseg.runtime import describe_runtime
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
@@ -25,6 +26,8 @@ logger = logging.getLogger("d2_ctxseg.train_net")
 
 def main(args):
     """Train or evaluate; every worker runs this."""
+    if args.save_predictions:
+        args.opts += ["TEST.SAVE_PREDICTIONS", "True"]
     cfg = setup_config(args.config_file, args.opts, for_inference=args.eval_only)
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="d2_ctxseg", abbrev_name="ctxseg")
     if not args.eval_only and not args.resume:
@@ -37,23 +40,36 @@ def main(args):
     if args.eval_only:
         model = Trainer.build_model(cfg)
         load_weights(model, cfg.MODEL.WEIGHTS)
-        results, weights = Trainer.test(cfg, model), cfg.MODEL.WEIGHTS
+        test = Trainer.test_with_TTA if cfg.TEST.AUG.ENABLED else Trainer.test
+        results, weights = [test(cfg, model)], cfg.MODEL.WEIGHTS
     else:
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
-        results, weights = trainer.train(), os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
-        model = trainer.model
-    results_tta = Trainer.test_with_TTA(cfg, model) if cfg.TEST.AUG.ENABLED else {}
+        results, weights = [trainer.train()], os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+        if cfg.TEST.AUG.ENABLED:
+            results.append(Trainer.test_with_TTA(cfg, trainer.model))
     if comm.is_main_process() and cfg.DATASETS.TEST:
-        datasets = merge_tasks(*(by_dataset(r, cfg.DATASETS.TEST) for r in (results, results_tta)))
-        path = os.path.join(cfg.OUTPUT_DIR, "evaluation.json")
-        add_to_results_file(path, weights, datasets)
-        logger.info("Evaluation results are in %s", path)
+        write_results(cfg, results, weights)
+
+
+def write_results(cfg, results: list[dict], weights: str) -> None:
+    """Enter the results into OUTPUT_DIR's evaluation.json, and write the report if asked for."""
+    path = os.path.join(cfg.OUTPUT_DIR, "evaluation.json")
+    datasets = merge_tasks(*(by_dataset(result, cfg.DATASETS.TEST) for result in results))
+    add_to_results_file(path, weights, datasets)
+    logger.info("Evaluation results are in %s", path)
+    if cfg.TEST.REPORT:
+        logger.info("The report is in %s", write_report([cfg.OUTPUT_DIR]))
 
 
 if __name__ == "__main__":
     parser = default_argument_parser(epilog=__doc__)
     # Detectron2's default is one fixed port a user, so that a second training could not start.
     parser.set_defaults(dist_url="auto")
+    parser.add_argument(
+        "--save-predictions",
+        action="store_true",
+        help="write predictions as label images and COCO RLE (TEST.SAVE_PREDICTIONS)",
+    )
     arguments = parser.parse_args()
     run_command(lambda: launch_or_join(main, arguments))

@@ -302,5 +302,16 @@ def _add_engine_config(cfg: CN) -> None:
     # Windows that go through the model at once.
     cfg.TEST.SLIDING_WINDOW.BATCH_SIZE = 4
     # Scales of multi-scale testing (TEST.AUG.ENABLED), relative to the size that single-scale
-    # testing uses. Detectron2's TEST.AUG.MIN_SIZES and MAX_SIZE are not used.
+    # testing uses. Empty: the shortest edge becomes TEST.AUG.MIN_SIZES, the longest at most
+    # TEST.AUG.MAX_SIZE.
     cfg.TEST.AUG.RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    # What is averaged over the scales: "probabilities" or "logits".
+    cfg.TEST.AUG.AVERAGE = "probabilities"
+    # Boundary IoU as well. It takes several times as long as all other metrics.
+    cfg.TEST.BOUNDARY_IOU = False
+    # Write predictions as label images with the data set's own ids, and as COCO RLE.
+    cfg.TEST.SAVE_PREDICTIONS = False
+    # Keep the predictions of so many of the worst, and of the best, images for the report.
+    cfg.TEST.NUM_EXAMPLES = 6
+    # Write report.html into OUTPUT_DIR after the evaluation.
+    cfg.TEST.REPORT = False

@@ -9,6 +9,7 @@ from detectron2.modeling import build_model
 
 from .checkpoint import load_weights
 from .errors import UserError
+from .modeling.test_time_augmentation import image_scores
 
 
 class SemSegPredictor:
@@ -51,8 +52,8 @@ class SemSegPredictor:
     @torch.no_grad()
     def __call__(self, image_rgb: np.ndarray) -> np.ndarray:
         """The label map, int64 (H, W), of a uint8 RGB image (H, W, 3)."""
-        (result,) = self.model(self.model_inputs(image_rgb))
-        return result["sem_seg"].argmax(dim=0).cpu().numpy()
+        (scores,) = image_scores(self.model, self.model_inputs(image_rgb))
+        return scores.label_map().cpu().numpy()
 
     def model_inputs(self, image_rgb: np.ndarray) -> list[dict]:
         """What the model takes to predict a uint8 RGB image (H, W, 3): a batch of one."""

@@ -205,8 +205,12 @@ def test_images_are_resized_and_converted_as_the_config_says(demo, model_folder,
     opts = ["MODEL.WEIGHTS", str(model_folder / "model.pth")]
     opts += ["INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "80", "INPUT.FORMAT", "BGR"]
     predictor = demo.SemSegPredictor(setup_config(str(model_folder / "config.yaml"), opts))
-    seen = []
-    predictor.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0]))
+    seen, normalized = [], predictor.model.normalized_images
+    monkeypatch.setattr(
+        predictor.model,
+        "normalized_images",
+        lambda inputs: seen.extend(inputs) or normalized(inputs),
+    )
     image = np.zeros((96, 128, 3), np.uint8)
     image[..., 0] = 250
     labels = predictor(image)

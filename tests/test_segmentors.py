@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from d2_ctxseg.classifiers import (
     CLASSIFIER_REGISTRY,
@@ -11,7 +12,12 @@ from d2_ctxseg.classifiers import (
     PrototypeClassifier,
 )
 from d2_ctxseg.errors import UserError
-from d2_ctxseg.modeling import SemanticSegmentorWithTTA
+from d2_ctxseg.modeling import (
+    LabelMapPredictor,
+    SemanticSegmentorWithTTA,
+    TestTimeAugmentation,
+)
+from detectron2.evaluation import inference_context
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 
@@ -269,34 +275,114 @@ class PositionModel(torch.nn.Module):
         return outputs
 
 
+def augmented(model, ratios, **options):
+    return SemanticSegmentorWithTTA(model, TestTimeAugmentation(ratios, **options))
+
+
 class TestTestTimeAugmentation:
     image = torch.arange(3 * 4 * 6, dtype=torch.uint8).reshape(3, 4, 6)
 
     def test_probabilities_sum_to_one_at_the_size_asked_for(self):
-        model = SemanticSegmentorWithTTA(PositionModel(), (0.5, 1.0, 1.5), flip=True)
+        model = augmented(PositionModel(), (0.5, 1.0, 1.5))
         output = model([{"image": self.image, "height": 8, "width": 12}])[0]["sem_seg"]
         assert output.shape == (3, 8, 12)
         torch.testing.assert_close(output.sum(0), torch.ones(8, 12))
 
     def test_one_scale_is_the_softmax_of_the_model(self):
-        model = SemanticSegmentorWithTTA(PositionModel(), (1.0,), flip=False)
+        model = augmented(PositionModel(), (1.0,), flip=False)
         output = model([{"image": self.image}])[0]["sem_seg"]
         torch.testing.assert_close(output, self.image.float().softmax(0))
 
-    def test_mirrored_predictions_are_mirrored_back(self):
-        flipped = SemanticSegmentorWithTTA(PositionModel(), (1.0,), flip=True)
+    @pytest.mark.parametrize("average", ["probabilities", "logits"])
+    def test_mirrored_predictions_are_mirrored_back(self, average):
+        flipped = augmented(PositionModel(), (1.0,), average=average)
         output = flipped([{"image": self.image}])[0]["sem_seg"]
-        torch.testing.assert_close(output, self.image.float().softmax(0))
+        expected = self.image.float()
+        expected = expected.softmax(0) if average == "probabilities" else expected
+        torch.testing.assert_close(output, expected)
 
-    def test_models_of_this_project_run(self, tiny_config):
+    @pytest.mark.parametrize("average", ["probabilities", "logits"])
+    def test_models_of_this_project_average_what_they_say_of_each_copy(self, tiny_config, average):
         model = build_model(tiny_config).eval()
-        output = SemanticSegmentorWithTTA(model, (0.5, 1.0))(batch((40, 56)))[0]["sem_seg"]
-        torch.testing.assert_close(output.sum(0), torch.ones(40, 56))
+        (inputs,) = batch((64, 96))
+        image = inputs["image"] = inputs["image"].float()
+        half = F.interpolate(image[None], (32, 48), mode="bilinear")[0]
+        total = 0.0
+        with torch.no_grad():
+            for scaled in (half, image):
+                for view in (scaled, scaled.flip(-1)):
+                    logits = model([{"image": view, "height": 64, "width": 96}])[0]["sem_seg"]
+                    logits = logits if view is scaled else logits.flip(-1)
+                    total = total + (logits.softmax(0) if average == "probabilities" else logits)
+        output = augmented(model, (0.5, 1.0), average=average)([inputs])[0]["sem_seg"]
+        torch.testing.assert_close(output, total / 4)
 
-    @pytest.mark.parametrize("ratios", [(), (0.0, 1.0)])
-    def test_scales_must_be_positive(self, ratios):
-        with pytest.raises(UserError, match="TEST.AUG.RATIOS"):
-            SemanticSegmentorWithTTA(PositionModel(), ratios)
+    def test_scales_may_be_sizes_of_the_shortest_edge(self):
+        augmentation = TestTimeAugmentation(min_sizes=(20, 40, 400), max_size=300)
+        assert augmentation.sizes(50, 100) == [(20, 40), (40, 80), (150, 300)]
+
+    @pytest.mark.parametrize(
+        "options, message",
+        [
+            ({"ratios": (0.0, 1.0)}, "TEST.AUG.RATIOS"),
+            ({}, "TEST.AUG.MIN_SIZES"),
+            ({"ratios": (1.0,), "average": "mean"}, "TEST.AUG.AVERAGE must be one of prob"),
+        ],
+    )
+    def test_bad_values_are_named(self, options, message):
+        with pytest.raises(UserError, match=message):
+            TestTimeAugmentation(**options)
+
+
+class TestLabelMapPredictor:
+    """Label maps equal the highest of all scores; random models have no ties."""
+
+    sizes = [(64, 96), (50, 70), (33, 120)]
+
+    def inputs(self):
+        return [
+            {**inputs, "height": height, "width": 77}
+            for inputs, height in zip(batch(*self.sizes), (64, 120, 40))
+        ]
+
+    @pytest.mark.parametrize("windows", [False, True])
+    def test_of_one_view(self, tiny_config, windows):
+        options, inputs = tiny_config.TEST.SLIDING_WINDOW, self.inputs()
+        options.ENABLED, options.SIZE, options.STRIDE = windows, [48, 48], [32, 32]
+        model = build_model(tiny_config).eval()
+        with torch.no_grad():
+            scores = [output["sem_seg"] for output in model(inputs)]
+        for output, expected in zip(LabelMapPredictor(model)(inputs), scores):
+            assert output["label_map"].dtype == torch.int64
+            assert torch.equal(output["label_map"], expected.argmax(0))
+
+    @pytest.mark.parametrize("ratios", [(0.5, 1.0), (0.5, 1.5)])
+    def test_of_one_and_of_several_views_from_one_pass(self, tiny_config, ratios):
+        model = build_model(tiny_config).eval()
+        calls = []
+        model.backbone.register_forward_hook(lambda *_: calls.append(1))
+        inputs = self.inputs()
+        outputs = LabelMapPredictor(model, TestTimeAugmentation(ratios))(inputs)
+        assert len(calls) == len(inputs) * (4 if 1.0 in ratios else 5)
+        several = augmented(model, ratios)(inputs)
+        with torch.no_grad():
+            for one, output, average in zip(inputs, outputs, several):
+                assert torch.equal(output["label_map"], model([one])[0]["sem_seg"].argmax(0))
+                assert torch.equal(output["label_map_TTA"], average["sem_seg"].argmax(0))
+
+    def test_any_model_of_detectron2_can_be_predicted_with(self):
+        image = TestTestTimeAugmentation.image
+        predictor = LabelMapPredictor(PositionModel(), TestTimeAugmentation((1.0, 2.0)))
+        (output,) = predictor([{"image": image, "height": 4, "width": 6}])
+        assert torch.equal(output["label_map"], image.float().argmax(0))
+
+    def test_the_mode_of_the_model_comes_back(self, tiny_config):
+        model = build_model(tiny_config)
+        for mode in (True, False):
+            model.train(mode)
+            with inference_context(LabelMapPredictor(model)):
+                assert not model.training
+            assert model.training == mode and model.backbone.training == mode
 
 
 def test_backbones_of_detectron2_say_their_shape_as_ours_do(tiny_config):

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2_ctxseg.errors import UserError
-from d2_ctxseg.modeling.sliding_window import SlidingWindow, sliding_window_logits, window_starts
+from d2_ctxseg.modeling.scores import Logits
+from d2_ctxseg.modeling.sliding_window import SlidingWindow, sliding_window_scores, window_starts
 
 
 class TestWindowStarts:
@@ -35,7 +36,13 @@ class TestWindowStarts:
         assert len(window_starts(length, window, stride)) == count
 
 
-class TestSlidingWindowLogits:
+def sliding_window_logits(predict, image, windows):
+    """All scores of a function from images (B, C, h, w) to logits (B, K, h, w)."""
+    scores = sliding_window_scores(lambda x: map(Logits, predict(x)), image, windows)
+    return scores.tensor()
+
+
+class TestSlidingWindowScores:
     @settings(deadline=None, max_examples=40)
     @given(
         st.tuples(st.integers(1, 40), st.integers(1, 40)),

@@ -57,7 +57,7 @@ class TestTraining:
             assert 0 <= task["mIoU"] <= 100
             assert "IoU-amber" in task
         log = (output / "log.txt").read_text()
-        assert "sem_seg_TTA on context_shapes_sem_seg_val, per class" in log
+        assert "sem_seg_TTA on context_shapes_sem_seg_val (5 images), per class" in log
         assert "| amber" in log
         assert "Running on the" in log
 

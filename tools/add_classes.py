@@ -42,6 +42,7 @@ from d2_ctxseg.data import (
 from d2_ctxseg.engine import Trainer, setup_config
 from d2_ctxseg.errors import UserError, run_command, suggest
 from d2_ctxseg.evaluation import SegmentationEvaluator, add_to_results_file, by_dataset
+from d2_ctxseg.evaluation.confusion import iou_per_class
 from d2_ctxseg.evaluation.evaluator import label_loader
 from d2_ctxseg.files import atomic_write
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -338,20 +339,17 @@ class OldAndNewEvaluator(SegmentationEvaluator):
     def evaluate(self) -> dict:
         """``{"sem_seg": {metric: per cent}}``."""
         results = super().evaluate()
-        # Rows: predicted, columns: true; the last of each is the ignored label.
-        confusion = self._conf_matrix[:-1, :-1]
+        confusion = self.confusion[:-1, :-1]
         is_old = np.isin(np.arange(len(confusion)), self.old_classes)
-        iou, without_new = iou_per_class(confusion), iou_per_class(confusion * is_old)
+        is_true = confusion.sum(axis=0) > 0
+        iou, without_new = (
+            np.where(is_true, 100 * iou_per_class(counted), np.nan)
+            for counted in (confusion, confusion * is_old)
+        )
         results["sem_seg"]["mIoU-old"] = _mean(iou[is_old])
         results["sem_seg"]["mIoU-old-without-new-pixels"] = _mean(without_new[is_old])
         results["sem_seg"]["mIoU-new"] = _mean(iou[~is_old])
         return results
-
-
-def iou_per_class(confusion: np.ndarray) -> np.ndarray:
-    """(K, K) pixels, rows predicted, columns true, to (K,) per cent; NaN for absent classes."""
-    hits, true, predicted = confusion.diagonal(), confusion.sum(0), confusion.sum(1)
-    return np.where(true > 0, 100 * hits / np.maximum(true + predicted - hits, 1), np.nan)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -21,6 +21,7 @@ from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils import comm
 
 from ..files import atomic_write
+from ..modeling.test_time_augmentation import image_scores
 from ..visualization import draw_comparison
 
 logger = logging.getLogger(__name__)
@@ -181,10 +182,10 @@ class PredictionOverlays(HookBase):
         logger.info("Drew %d predictions into %s", len(self.records), self.folder)
 
     def _picture(self, record: dict) -> np.ndarray:
-        logits = self.model([self.mapper(copy.copy(record))])[0]["sem_seg"]
+        (scores,) = image_scores(self.model, [self.mapper(copy.copy(record))])
         return draw_comparison(
             read_image(record["file_name"], "RGB"),
             self.load_labels(record["sem_seg_file_name"]),
-            logits.argmax(dim=0).cpu().numpy(),
+            scores.label_map().cpu().numpy(),
             self.metadata,
         )

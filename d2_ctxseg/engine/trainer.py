@@ -23,6 +23,7 @@ from detectron2.engine import (
     create_ddp_model,
     hooks,
 )
+from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
 
 from ..checkpoint import Checkpointer
@@ -30,12 +31,13 @@ from ..data import SemanticSegmentorMapper
 from ..errors import UserError
 from ..evaluation import SegmentationEvaluator
 from ..evaluation.evaluator import label_loader
-from ..modeling import SemanticSegmentorWithTTA
+from ..modeling import LabelMapPredictor, TestTimeAugmentation
 from .ema import AverageWeights, average_of
 from .hooks import CheckpointOnInterrupt, PredictionOverlays, ResumableBestCheckpointer
 from .lr_scheduler import build_lr_scheduler
 from .model_options import compile_model, synchronize_batch_norm, use_channels_last
 from .optimizer import build_optimizer
+from .progress import WithProgressBar
 from .train_step import PartwiseTrainer
 
 logger = logging.getLogger(__name__)
@@ -124,7 +126,8 @@ class Trainer(DefaultTrainer):
             results = self.test(self.cfg, self.model)
             build = partial(self.build_evaluator, self.cfg, task="sem_seg_EMA")
             evaluators = [build(name) for name in self.cfg.DATASETS.TEST]
-            merge_results(results, self.test(self.cfg, self.average.module, evaluators))
+            average = LabelMapPredictor(self.average.module)
+            merge_results(results, self.test(self.cfg, average, evaluators))
             self._last_eval_results = results
             return results
 
@@ -147,7 +150,7 @@ class Trainer(DefaultTrainer):
 
     def _overlays(self) -> PredictionOverlays | None:
         cfg, name = self.cfg, self.cfg.DATASETS.TEST[0]
-        records = DatasetCatalog.get(name)
+        records = [r for r in DatasetCatalog.get(name) if r.get("sem_seg_file_name")]
         count = min(cfg.TEST.NUM_OVERLAYS, len(records))
         if count == 0:
             return None
@@ -193,27 +196,51 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name: str):
-        """Test images one by one, each on exactly one worker."""
-        return build_detection_test_loader(
+        """Test images one by one, each on exactly one worker, with a progress bar."""
+        loader = build_detection_test_loader(
             cfg, dataset_name, mapper=SemanticSegmentorMapper(cfg, is_train=False)
         )
+        return WithProgressBar(loader, dataset_name)
 
     @classmethod
-    def build_evaluator(cls, cfg, dataset_name: str, task: str = "sem_seg"):
-        """The evaluator of a data set; it writes to ``{OUTPUT_DIR}/{task}/{dataset_name}``."""
+    def build_evaluator(
+        cls, cfg, dataset_name: str, task: str = "sem_seg", prediction_key: str = "label_map"
+    ):
+        """The evaluator of a data set, as TEST says.
+
+        It writes to ``{OUTPUT_DIR}/inference/{task}/{dataset_name}``.
+        """
         return SegmentationEvaluator(
             dataset_name,
             task=task,
+            prediction_key=prediction_key,
             output_dir=os.path.join(cfg.OUTPUT_DIR, "inference", task, dataset_name),
+            boundary_iou=cfg.TEST.BOUNDARY_IOU,
+            save_predictions=cfg.TEST.SAVE_PREDICTIONS,
+            num_examples=cfg.TEST.NUM_EXAMPLES,
         )
 
     @classmethod
+    def test(cls, cfg, model: nn.Module, evaluators=None) -> OrderedDict:
+        """As DefaultTrainer's; without ``evaluators``, full scores are never made."""
+        if evaluators is None:
+            model = LabelMapPredictor(getattr(model, "module", model))
+        return super().test(cfg, model, evaluators)
+
+    @classmethod
     def test_with_TTA(cls, cfg, model: nn.Module) -> OrderedDict:
-        """Evaluate with multi-scale and flip testing (TEST.AUG); results under "sem_seg_TTA"."""
+        """Evaluate single-scale, "sem_seg", and as TEST.AUG says, "sem_seg_TTA", in one pass."""
         logger.info("Running inference with test-time augmentation ...")
-        model = SemanticSegmentorWithTTA(model, cfg.TEST.AUG.RATIOS, cfg.TEST.AUG.FLIP)
-        build = partial(cls.build_evaluator, cfg, task="sem_seg_TTA")
-        return cls.test(cfg, model, [build(name) for name in cfg.DATASETS.TEST])
+        model = getattr(model, "module", model)
+        model = LabelMapPredictor(model, TestTimeAugmentation.from_config(cfg))
+        tasks = {"sem_seg": "label_map", "sem_seg_TTA": "label_map_TTA"}
+        evaluators = [
+            DatasetEvaluators(
+                [cls.build_evaluator(cfg, name, task, key) for task, key in tasks.items()]
+            )
+            for name in cfg.DATASETS.TEST
+        ]
+        return cls.test(cfg, model, evaluators)
 
 
 def merge_results(results: dict, others: dict) -> None:

@@ -1,17 +1,32 @@
-"""Detectron2's evaluator with this project's labels and a table per class."""
+"""Evaluates label maps as they come; only counts are kept."""
 
+import itertools
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
+import torch
 
-from detectron2.data import MetadataCatalog
-from detectron2.evaluation import SemSegEvaluator
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
 
-from ..data import LabelFormat, check_label_values, read_label
-from .results import format_class_table
+from ..data import DatasetError, LabelFormat, check_label_values, read_label
+from ..errors import UserError
+from .confusion import (
+    MOST_CLASSES_FOR_BOUNDARY,
+    boundary,
+    confusion_matrix,
+    image_metrics,
+    segmentation_metrics,
+    smallest_label_type,
+)
+from .examples import WorstAndBest
+from .results import EvaluationFiles, format_class_table
+from .saved_predictions import PredictionWriter, remove_predictions
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +43,22 @@ def _load_label(path: str, dtype=np.int64, *, label_format: LabelFormat) -> np.n
     return label.astype(dtype)
 
 
-class SegmentationEvaluator(SemSegEvaluator):
+class SegmentationEvaluator(DatasetEvaluator):
     """mIoU, fwIoU, mACC, pACC and their values per class, in per cent.
 
+    Equal to Detectron2's SemSegEvaluator on the same predictions. Images without labels are
+    predicted (and saved) but not rated.
+
     Args:
-        dataset_name: a registered data set with labels.
+        dataset_name: a registered data set.
         task: the name of the results, "sem_seg" or "sem_seg_TTA".
-        output_dir: predictions (COCO RLE) and results are written there; None writes nothing.
+        prediction_key: which of the model's outputs is rated, label maps (H, W). Where a model has
+            none of that name, the highest scores of "sem_seg" (K, H, W) are taken.
+        output_dir: results are written there; None writes nothing.
         distributed: gather over all workers.
+        boundary_iou: compute Boundary IoU too (slow; at most 254 classes).
+        save_predictions: write label images and COCO RLE to ``output_dir``.
+        num_examples: of how many of the worst, and of the best, images to keep the predictions.
     """
 
     def __init__(
@@ -43,24 +66,213 @@ class SegmentationEvaluator(SemSegEvaluator):
         dataset_name: str,
         *,
         task: str = "sem_seg",
+        prediction_key: str = "label_map",
         output_dir: str | None = None,
         distributed: bool = True,
+        boundary_iou: bool = False,
+        save_predictions: bool = False,
+        num_examples: int = 0,
     ):
-        super().__init__(
-            dataset_name,
-            distributed,
-            output_dir,
-            sem_seg_loading_fn=label_loader(dataset_name),
+        self.dataset_name, self.task, self.prediction_key = dataset_name, task, prediction_key
+        self._output_dir = Path(output_dir) if output_dir else None
+        self._distributed = distributed
+        self._metadata = MetadataCatalog.get(dataset_name)
+        self._label_format = LabelFormat.from_metadata(self._metadata)
+        self._num_classes = self._label_format.num_classes
+        self._dtype = smallest_label_type(self._num_classes)
+        self._boundary_iou = boundary_iou and self._can_have_boundaries()
+        self._save_predictions = save_predictions and self._output_dir is not None
+        self._num_examples = num_examples if self._output_dir else 0
+        self._label_files = {
+            record["file_name"]: record.get("sem_seg_file_name")
+            for record in DatasetCatalog.get(dataset_name)
+        }
+
+    def _can_have_boundaries(self) -> bool:
+        if self._num_classes <= MOST_CLASSES_FOR_BOUNDARY:
+            return True
+        logger.warning(
+            "No boundary IoU for %s: it has %d classes, boundary IoU is computed for at most %d.",
+            self.dataset_name,
+            self._num_classes,
+            MOST_CLASSES_FOR_BOUNDARY,
         )
-        self.task = task
+        return False
+
+    def reset(self) -> None:
+        """Forget all images."""
+        shape = (self._num_classes + 1, self._num_classes + 1)
+        #: Rows: predicted, columns: true; the last of each is "ignored".
+        self.confusion = np.zeros(shape, np.int64)
+        self._boundary_confusion = np.zeros(shape, np.int64) if self._boundary_iou else None
+        self._images: dict[str, dict[str, float]] = {}
+        self._examples = WorstAndBest(self._num_examples)
+        self._writer = None
+        if self._save_predictions:
+            self._writer = self._make_writer()
+
+    def _make_writer(self) -> PredictionWriter:
+        if self._rank() == 0:
+            remove_predictions(self._output_dir)
+        if self._distributed:
+            comm.synchronize()
+        ids = original_ids(self._metadata, self._label_format)
+        return PredictionWriter(self._output_dir, list(self._label_files), ids, self._rank())
+
+    def _rank(self) -> int:
+        return comm.get_rank() if self._distributed else 0
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Take in one batch.
+
+        Args:
+            inputs: dicts with "file_name". An image that was there before is not counted again.
+            outputs: dicts with a label map (H, W), integers, or scores; see ``prediction_key``.
+
+        Raises:
+            UserError: an image is not in the data set, or its prediction has another size than its
+                label.
+            DatasetError: a label holds what is neither a class nor the ignore label.
+        """
+        for input_, output in zip(inputs, outputs):
+            file_name = input_["file_name"]
+            if file_name not in self._label_files:
+                raise UserError(
+                    f"The image {file_name} is not in the data set '{self.dataset_name}' that it "
+                    "is evaluated on."
+                )
+            if file_name not in self._images:
+                self._images[file_name] = {}
+                self._process_image(file_name, self._predicted_labels(output))
+
+    def _predicted_labels(self, output: dict) -> np.ndarray:
+        """(H, W) of the smallest type, on the CPU."""
+        labels = output.get(self.prediction_key)
+        if labels is None:
+            labels = output["sem_seg"].argmax(dim=0)
+        if self._dtype is np.uint8:
+            labels = labels.to(torch.uint8)  # before it goes over the bus
+        return labels.cpu().numpy().astype(self._dtype, copy=False)
+
+    def _process_image(self, file_name: str, prediction: np.ndarray) -> None:
+        if self._writer is not None:
+            self._writer.write(file_name, prediction)
+        label_file = self._label_files[file_name]
+        if label_file is None:
+            return
+        truth = self._load_truth(label_file, file_name, prediction.shape)
+        confusion = confusion_matrix(prediction, truth, self._num_classes)
+        self.confusion += confusion
+        if self._boundary_confusion is not None:
+            self._boundary_confusion += confusion_matrix(
+                boundary(prediction), boundary(truth), self._num_classes
+            )
+        metrics = image_metrics(confusion)
+        self._images[file_name] = metrics
+        self._examples.add(file_name, label_file, metrics["mIoU"], prediction)
+
+    def _load_truth(self, label_file: str, file_name: str, shape: tuple) -> np.ndarray:
+        """The label (H, W), in which the number of classes means "ignored"."""
+        label = read_label(label_file, self._label_format.label_map)
+        check_label_values(label, self._label_format, label_file)
+        if label.shape != shape:
+            raise UserError(
+                f"The prediction for {file_name} has the size {shape}, but its label {label_file} "
+                f"has {label.shape} (height, width). A model has to predict the size of the image "
+                "file."
+            )
+        if self._label_format.ignore_label != self._num_classes:
+            label[label == self._label_format.ignore_label] = self._num_classes
+        return label.astype(self._dtype, copy=False)
 
     def evaluate(self) -> OrderedDict | None:
-        """``{task: {metric: per cent}}`` on the main process, None on the others."""
-        results = super().evaluate()
-        if results is None:
-            return None
-        metrics = results["sem_seg"]
+        """``{task: {metric: per cent}}`` on the main process, None on the others.
+
+        Raises:
+            UserError: two workers were given the same image.
+        """
+        if self._distributed and comm.get_world_size() > 1:
+            self._gather()
+            if not comm.is_main_process():
+                return None
+        if self._writer is not None:
+            self._writer.join(comm.get_world_size() if self._distributed else 1)
+        if not self.confusion.any():
+            logger.warning(
+                "%s on %s: there is no labelled pixel, so there are no metrics.",
+                self.task,
+                self.dataset_name,
+            )
+            return OrderedDict()
+        names = self._metadata.stuff_classes
+        metrics = segmentation_metrics(self.confusion, names, self._boundary_confusion)
         logger.info(
-            "%s on %s, per class:\n%s", self.task, self._dataset_name, format_class_table(metrics)
+            "%s on %s (%d images), per class:\n%s",
+            self.task,
+            self.dataset_name,
+            len(self._images),
+            format_class_table(metrics),
         )
+        if self._output_dir:
+            self._write(metrics)
         return OrderedDict({self.task: metrics})
+
+    def _gather(self) -> None:
+        """Bring all counts together on the main process."""
+        self.confusion = sum(comm.all_gather(self.confusion))
+        if self._boundary_confusion is not None:
+            self._boundary_confusion = sum(comm.all_gather(self._boundary_confusion))
+        images, examples = comm.all_gather(self._images), comm.gather(self._examples.examples())
+        for first, second in itertools.combinations(images, 2):
+            twice = first.keys() & second.keys()
+            if twice:
+                raise UserError(
+                    f"Two workers evaluated the image {sorted(twice)[0]}: it would count twice. "
+                    "Use a test loader that gives each image to one worker, such as Detectron2's "
+                    "build_detection_test_loader."
+                )
+        self._images = {name: metrics for one in images for name, metrics in one.items()}
+        merged = WorstAndBest(self._num_examples)
+        for example in {example.file_name: example for one in examples for example in one}.values():
+            merged.add_example(example)
+        self._examples = merged
+
+    def _write(self, metrics: dict[str, float]) -> None:
+        EvaluationFiles(
+            dataset=self.dataset_name,
+            task=self.task,
+            metrics=metrics,
+            confusion=self.confusion,
+            # In the data set's order, whichever worker had an image.
+            images=[
+                {"file_name": name, "sem_seg_file_name": label or "", **self._images[name]}
+                for name, label in self._label_files.items()
+                if name in self._images
+            ],
+            worst=self._examples.worst(),
+            best=self._examples.best(),
+        ).write(self._output_dir)
+
+
+def original_ids(metadata, label_format: LabelFormat) -> dict[int, int] | None:
+    """Class index -> the id that the data set's publishers use; None where they are the same."""
+    known = metadata.get("original_ids")
+    if known:
+        return dict(enumerate(known))
+    dataset_ids = metadata.get("stuff_dataset_id_to_contiguous_id")
+    if dataset_ids:
+        return {own: theirs for theirs, own in dataset_ids.items()}
+    if label_format.label_map is None:
+        return None
+    ids: dict[int, int] = {}
+    for raw, index in sorted(label_format.label_map.items(), reverse=True):
+        ids[index] = raw  # of several values that become one class, the lowest
+    ids.pop(label_format.ignore_label, None)
+    missing = set(range(label_format.num_classes)) - ids.keys()
+    if missing:
+        raise DatasetError(
+            f"'{metadata.name}': no value of 'label_map' stands for the class {min(missing)}, so "
+            "its predictions cannot be saved with the data set's own ids. Add 'original_ids' to "
+            "its YAML."
+        )
+    return ids

@@ -1,30 +1,106 @@
-"""Results of an evaluation: as a table for people, and joined for files."""
+"""Results of an evaluation: as a table for people, and as files."""
 
+import csv
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from tabulate import tabulate
 
-from ..files import write_json
+from ..files import atomic_write, write_json
+from .confusion import class_counts
+from .examples import Example, write_examples
+
+_MEANS = ("mIoU", "fwIoU", "mACC", "pACC")
 
 
 def format_class_table(results: Mapping[str, float]) -> str:
-    """IoU and accuracy per class, then their means, as a table.
+    """IoU and accuracy per class, their means, and a line with all means, as a table.
 
     Args:
         results: in per cent, with the keys of Detectron2's SemSegEvaluator: ``mIoU``, ``mACC``,
             ``IoU-{class}`` and ``ACC-{class}``. NaN marks a class absent from the ground truth.
     """
-    names = [key.removeprefix("IoU-") for key in results if key.startswith("IoU-")]
+    names = _class_names(results)
     rows = [(name, results[f"IoU-{name}"], results[f"ACC-{name}"]) for name in names]
     rows.append(("mean", results["mIoU"], results["mACC"]))
     # NaN is the only value that differs from itself.
     rows = [[value if value == value else "-" for value in row] for row in rows]
-    return tabulate(
+    table = tabulate(
         rows, headers=["class", "IoU", "ACC"], tablefmt="pipe", floatfmt=".2f", numalign="right"
     )
+    means = ", ".join(f"{key} {results[key]:.2f}" for key in _MEANS if key in results)
+    return f"{table}\n{means}"
+
+
+def _class_names(results: Mapping[str, float]) -> list[str]:
+    return [key.removeprefix("IoU-") for key in results if key.startswith("IoU-")]
+
+
+@dataclass(frozen=True)
+class EvaluationFiles:
+    """What an evaluation leaves behind, for the report and for other programs.
+
+    Attributes:
+        dataset, task: names.
+        metrics: of ``segmentation_metrics``.
+        confusion: (K + 1, K + 1) int64, rows predicted, columns true, the last is "ignored".
+        images: one dict an image: "file_name", "sem_seg_file_name", and where it is labelled "mIoU"
+            and "pACC".
+        worst, best: examples to keep.
+    """
+
+    dataset: str
+    task: str
+    metrics: Mapping[str, float]
+    confusion: np.ndarray
+    images: Sequence[Mapping]
+    worst: Sequence[Example] = ()
+    best: Sequence[Example] = ()
+
+    def write(self, folder: str | os.PathLike) -> None:
+        """``results.json``, ``classes.csv``, ``confusion_matrix.npy``, ``images.csv``, examples."""
+        folder = Path(folder)
+        results = {
+            "dataset": self.dataset,
+            "task": self.task,
+            "num_images": len(self.images),
+            "metrics": dict(self.metrics),
+        }
+        write_json(folder / "results.json", results)
+        with atomic_write(folder / "confusion_matrix.npy", "wb") as file:
+            np.save(file, self.confusion, allow_pickle=False)
+        _write_csv(folder / "classes.csv", self._classes())
+        _write_csv(folder / "images.csv", self.images)
+        write_examples(folder, self.worst, self.best)
+
+    def _classes(self) -> list[dict]:
+        _, true, predicted = class_counts(self.confusion[:-1, :-1])
+        rows = []
+        for index, name in enumerate(_class_names(self.metrics)):
+            row = {"class": name}
+            for metric in ("IoU", "ACC", "BoundaryIoU"):
+                if f"{metric}-{name}" in self.metrics:
+                    row[metric] = self.metrics[f"{metric}-{name}"]
+            row["truth_pixels"], row["predicted_pixels"] = int(true[index]), int(predicted[index])
+            rows.append(row)
+        return rows
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping]) -> None:
+    """All keys of all rows as columns; NaN is left empty."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with atomic_write(path) as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            empty = [key for key, value in row.items() if isinstance(value, float)]
+            empty = [key for key in empty if math.isnan(row[key])]
+            writer.writerow({**row, **dict.fromkeys(empty, "")})
 
 
 def by_dataset(results: Mapping, dataset_names: tuple[str, ...]) -> dict[str, dict]:

@@ -14,6 +14,7 @@ from .heads import (
     UPerHead,
     take_predictor,
 )
+from .label_map_prediction import LabelMapPredictor
 from .segmentors import (
     ContextAwareSegmentor,
     ExplicitClassSegmentor,
@@ -21,7 +22,7 @@ from .segmentors import (
     PixelClassifierSegmentor,
     PrototypeSegmentor,
 )
-from .test_time_augmentation import SemanticSegmentorWithTTA
+from .test_time_augmentation import SemanticSegmentorWithTTA, TestTimeAugmentation
 from .vision_transformer import VisionTransformerBackbone
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "EncoderBackbone",
     "ExplicitClassSegmentor",
     "FCNHead",
+    "LabelMapPredictor",
     "LinearSegmentor",
     "OCRHead",
     "PSPHead",
@@ -41,6 +43,7 @@ __all__ = [
     "SegViTHead",
     "SemSegHead",
     "SemanticSegmentorWithTTA",
+    "TestTimeAugmentation",
     "UPerHead",
     "VisionTransformerBackbone",
     "take_predictor",

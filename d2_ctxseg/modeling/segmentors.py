@@ -1,6 +1,6 @@
 """Meta-architectures: any backbone, any head with the contract, a classifier of this project."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -14,7 +14,6 @@ from detectron2.modeling import (
     build_backbone,
     build_sem_seg_head,
 )
-from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import ImageList
 
 from ..classifiers import (
@@ -28,7 +27,8 @@ from ..errors import UserError, suggest
 from .build_classifier import build_classifier
 from .heads import AuxiliaryFCNHead, classifies_by_itself, take_predictor
 from .heads.detectron2_heads import adapt_detectron2_head
-from .sliding_window import SlidingWindow, sliding_window_logits
+from .scores import Logits, Resized, Scores
+from .sliding_window import SlidingWindow, sliding_window_scores
 
 
 @META_ARCH_REGISTRY.register()
@@ -117,35 +117,44 @@ class PixelClassifierSegmentor(nn.Module):
         if self.training:
             labels = self.padded_labels(batched_inputs, images.tensor.shape[-2:])
             return self.losses(images.tensor, labels)
-        return [
-            {
-                "sem_seg": sem_seg_postprocess(
-                    logit, size, inputs.get("height", size[0]), inputs.get("width", size[1])
-                )
-            }
-            for logit, size, inputs in zip(
-                self._image_logits(images), images.image_sizes, batched_inputs
-            )
-        ]
+        return [{"sem_seg": scores.tensor()} for scores in self._scores(images, batched_inputs)]
 
-    def _image_logits(self, images: ImageList) -> Iterable[Tensor]:
-        """Logits (K, H, W) of each image, at least of the image's size."""
+    @torch.no_grad()
+    def image_scores(self, batched_inputs: list[dict]) -> Iterator[Scores]:
+        """The scores (K, height, width) of each image, which need not be made all at once.
+
+        Args:
+            batched_inputs: as at test time, see :meth:`forward`.
+        """
+        yield from self._scores(self.normalized_images(batched_inputs), batched_inputs)
+
+    def _scores(self, images: ImageList, batched_inputs: list[dict]) -> Iterator[Scores]:
         if self.sliding_window is None:
-            return self.logits(images.tensor)
-        return (
-            sliding_window_logits(self._window_logits, images[i], self.sliding_window)
-            for i in range(len(images))
-        )
+            of_images = self._whole_scores(images)
+        else:
+            of_images = (
+                sliding_window_scores(self._window_scores, images[i], self.sliding_window)
+                for i in range(len(images))
+            )
+        for scores, inputs in zip(of_images, batched_inputs):
+            height, width = scores.shape[1:]
+            size = inputs.get("height", height), inputs.get("width", width)
+            yield scores if size == (height, width) else Resized(scores, size)
 
-    def _window_logits(self, windows: Tensor) -> Tensor:
-        """Windows (B, C, H, W) of normalised images to logits (B, K, H, W)."""
-        height, width = windows.shape[-2:]
+    def _window_scores(self, windows: Tensor) -> Iterator[Scores]:
+        """The scores (K, H, W) of each of the windows (B, C, H, W) of a normalised image."""
         padded = ImageList.from_tensors(
             list(windows),
             self.backbone.size_divisibility,
             padding_constraints=self.backbone.padding_constraints,
         )
-        return self.logits(padded.tensor)[:, :, :height, :width]
+        return self._whole_scores(padded)
+
+    def _whole_scores(self, images: ImageList) -> Iterator[Scores]:
+        """The scores of each image without its padding."""
+        padded_size = images.tensor.shape[-2:]
+        for logits, size in zip(self.low_resolution_logits(images.tensor), images.image_sizes):
+            yield Resized(Logits(logits), padded_size, size, self.align_corners)
 
     def normalized_images(self, batched_inputs: list[dict]) -> ImageList:
         """The images of ``batched_inputs`` as the backbone takes them, padded to one size."""
@@ -167,14 +176,19 @@ class PixelClassifierSegmentor(nn.Module):
 
     def logits(self, images: Tensor) -> Tensor:
         """Normalised, padded images (B, C, H, W) to logits (B, K, H, W)."""
+        return F.interpolate(
+            self.low_resolution_logits(images),
+            size=images.shape[-2:],
+            mode="bilinear",
+            align_corners=self.align_corners,
+        )
+
+    def low_resolution_logits(self, images: Tensor) -> Tensor:
+        """Such images to logits (B, K, h, w) of the size that the head works in."""
         features = self.backbone(images)
         if self.classifier is None:
-            logits = self.sem_seg_head(features)[0]
-        else:
-            logits = self.classifier(self.sem_seg_head.layers(features))
-        return F.interpolate(
-            logits, size=images.shape[-2:], mode="bilinear", align_corners=self.align_corners
-        )
+            return self.sem_seg_head(features)[0]
+        return self.classifier(self.sem_seg_head.layers(features))
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The weighted losses of such images and their labels (B, H, W) int64."""

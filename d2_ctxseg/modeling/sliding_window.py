@@ -1,6 +1,6 @@
 """Sliding-window prediction: an image in overlapping windows, averaged where they overlap."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import product
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .scores import Scores, Windows
 
 
 @dataclass(frozen=True)
@@ -62,45 +63,26 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
-def sliding_window_logits(
-    predict: Callable[[Tensor], Tensor], image: Tensor, windows: SlidingWindow
-) -> Tensor:
-    """The mean over all windows of each pixel's logits.
+def sliding_window_scores(
+    predict: Callable[[Tensor], Iterable[Scores]], image: Tensor, windows: SlidingWindow
+) -> Windows:
+    """The mean over all windows of each pixel's scores.
 
     Args:
-        predict: from images (B, C, h, w) to logits (B, K, h, w), B at most ``windows.batch_size``.
+        predict: from images (B, C, h, w) to the scores (K, h, w) of each, B at most
+            ``windows.batch_size``.
         image: (C, H, W); where it is smaller than a window, the window is cut to it.
         windows: size, stride and batch size.
 
     Returns:
-        Logits (K, H, W) in the type that ``predict`` gives, at least float32.
+        Scores (K, H, W), at least float32.
     """
     height, width = image.shape[-2:]
     h, w = min(windows.size[0], height), min(windows.size[1], width)
     rows = window_starts(height, h, windows.stride[0])
     columns = window_starts(width, w, windows.stride[1])
-    places = list(product(rows, columns))
-    total = None
-    for batch in _batches(places, windows.batch_size):
-        logits = predict(torch.stack([image[:, y : y + h, x : x + w] for y, x in batch]))
-        if total is None:
-            dtype = torch.promote_types(logits.dtype, torch.float32)
-            total = logits.new_zeros((logits.shape[1], height, width), dtype=dtype)
-        for (y, x), window_logits in zip(batch, logits):
-            total[:, y : y + h, x : x + w] += window_logits
-    # How many windows cover a pixel is a product of how many cover its row and its column.
-    count = torch.outer(_cover(rows, h, height), _cover(columns, w, width))
-    return total.div_(count.to(total))
-
-
-def _cover(starts: Sequence[int], window: int, length: int) -> Tensor:
-    """How many windows cover each of ``length`` positions, int64."""
-    steps = torch.zeros(length + 1, dtype=torch.int64)
-    ends = [start + window for start in starts]
-    steps.index_add_(0, torch.tensor(starts), torch.ones(len(starts), dtype=torch.int64))
-    steps.index_add_(0, torch.tensor(ends), -torch.ones(len(ends), dtype=torch.int64))
-    return steps[:-1].cumsum(0)
-
-
-def _batches(places: list, size: int):
-    return (places[i : i + size] for i in range(0, len(places), size))
+    places, scores = list(product(rows, columns)), []
+    for start in range(0, len(places), windows.batch_size):
+        batch = places[start : start + windows.batch_size]
+        scores += predict(torch.stack([image[:, y : y + h, x : x + w] for y, x in batch]))
+    return Windows((height, width), [(y, x, one) for (y, x), one in zip(places, scores)])

@@ -1,0 +1,43 @@
+"""What evaluation asks of a model: label maps, from one view and from several at once."""
+
+import torch
+from torch import Tensor, nn
+
+from .test_time_augmentation import (
+    SemanticSegmentorWithTTA,
+    TestTimeAugmentation,
+    image_scores,
+)
+
+
+class LabelMapPredictor(nn.Module):
+    """Predicts label maps with any Detectron2 semantic segmentor, without full scores.
+
+    Args:
+        model: takes and returns what Detectron2's SemanticSegmentor does. With one of this
+            project's, memory does not grow with classes times pixels of the image.
+        augmentation: predict with it as well; the image as it is goes through the model once.
+    """
+
+    def __init__(self, model: nn.Module, augmentation: TestTimeAugmentation | None = None):
+        super().__init__()
+        self.model = model
+        self.augmented = augmentation and SemanticSegmentorWithTTA(model, augmentation)
+        self.training = model.training  # what restores the mode of this one restores the model's
+
+    @torch.no_grad()
+    def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
+        """One dict an image with "label_map", and "label_map_TTA" with augmentation.
+
+        Both are (height, width) int64, on the model's device.
+        """
+        if self.augmented is None:
+            scores = image_scores(self.model, batched_inputs)
+            return [{"label_map": one.label_map()} for one in scores]
+        return [self._from_views(inputs) for inputs in batched_inputs]
+
+    def _from_views(self, inputs: dict) -> dict[str, Tensor]:
+        plain, average = self.augmented.scores(inputs)
+        if plain is None:  # none of the scales is the image's own
+            (plain,) = image_scores(self.model, [inputs])
+        return {"label_map": plain.label_map(), "label_map_TTA": average.label_map()}

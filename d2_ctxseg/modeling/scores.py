@@ -1,0 +1,257 @@
+"""Class scores of an image that are made a band of rows at a time.
+
+Detectron2 resizes logits (K, h, w) to the image and takes the argmax. With many classes and large
+images that takes the most memory of a prediction: 847 classes at 1024x2048 are 7 GB. Here resizing,
+averaging over windows and views, and the argmax happen in bands, so that only what the network
+itself gives is kept whole.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Numbers in a band, by device: on a CPU it shall stay in the cache, on a GPU fill it.
+_BAND_ELEMENTS = {"cpu": 1 << 20}
+_BAND_ELEMENTS_ELSEWHERE = 1 << 26
+_LEAST_ROWS = 4
+# Makes any difference of two scores larger than a class's rank.
+_HUGE = 3e38
+
+
+class Scores(ABC):
+    """Scores of K classes for each pixel of an image.
+
+    Attributes:
+        shape: (K, H, W).
+        device: where they are.
+    """
+
+    shape: tuple[int, int, int]
+    device: torch.device
+
+    @abstractmethod
+    def tensor(self) -> Tensor:
+        """All of them, (K, H, W)."""
+
+    @abstractmethod
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Those of the rows ``start`` to ``stop``, (K, stop - start, W)."""
+
+    def label_map(self, band_elements: int | None = None) -> Tensor:
+        """The class with the highest score at each pixel, (H, W) int64.
+
+        As ``tensor().argmax(0)``, except where the two best classes differ by no more than
+        rounding; of equal scores the first class wins. The scores must be finite.
+
+        Args:
+            band_elements: about how many scores there are at once; None: what suits the device.
+                At least four rows.
+        """
+        num_classes, height, width = self.shape
+        if band_elements is None:
+            band_elements = _BAND_ELEMENTS.get(self.device.type, _BAND_ELEMENTS_ELSEWHERE)
+        step = max(band_elements // (num_classes * width), _LEAST_ROWS)
+        starts = range(0, height, step)
+        return torch.cat(
+            [_first_argmax(self.rows(start, min(start + step, height))) for start in starts]
+        )
+
+
+class Logits(Scores):
+    """Scores (K, H, W) that are there already, of any floating-point type."""
+
+    def __init__(self, logits: Tensor):
+        self._logits = logits
+        self.shape, self.device = tuple(logits.shape), logits.device
+
+    def tensor(self) -> Tensor:
+        return self._logits
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return self._logits[:, start:stop]
+
+
+class Resized(Scores):
+    """Scores resized bilinearly to a size, of which the upper left part is kept.
+
+    Args:
+        scores: what is resized.
+        size: height and width.
+        crop: height and width of the part; None: all.
+        align_corners: as in ``F.interpolate``.
+    """
+
+    def __init__(
+        self,
+        scores: Scores,
+        size: Sequence[int],
+        crop: Sequence[int] | None = None,
+        align_corners: bool = False,
+    ):
+        self._scores, self._size, self._align_corners = scores, tuple(size), align_corners
+        self.shape, self.device = (scores.shape[0], *(crop or size)), scores.device
+        self._table: tuple[list[int], list[int], Tensor] | None = None
+
+    def tensor(self) -> Tensor:
+        return self._interpolate(self._scores.tensor(), self._size)[:, : self.shape[1]]
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        first, second, weight = self._row_table()
+        top, bottom = first[start], second[stop - 1] + 1
+        rows = self._scores.rows(top, bottom)
+        if rows.dtype in (torch.float16, torch.bfloat16):
+            rows = rows.float()
+        # The widths first, row by row, as F.interpolate does.
+        rows = self._interpolate(rows, (bottom - top, self._size[1]))
+        above, below = (
+            torch.tensor(index[start:stop], device=rows.device) - top for index in (first, second)
+        )
+        weight = weight[start:stop, None].to(rows)
+        if rows.device.type != "cpu":
+            return torch.lerp(rows[:, above], rows[:, below], weight)
+        # On a CPU a product with two numbers in each row is the fastest; on a GPU it could be
+        # rounded to TF32.
+        matrix = rows.new_zeros(stop - start, bottom - top)
+        matrix.scatter_add_(1, above[:, None], 1 - weight).scatter_add_(1, below[:, None], weight)
+        return matrix @ rows
+
+    def _interpolate(self, scores: Tensor, size: Sequence[int]) -> Tensor:
+        resized = F.interpolate(
+            scores[None], size=size, mode="bilinear", align_corners=self._align_corners
+        )
+        return resized[0, :, :, : self.shape[2]]
+
+    def _row_table(self) -> tuple[list[int], list[int], Tensor]:
+        """Between which two rows each new row lies, and how near it is to the second one.
+
+        The rows as Python numbers, for slices without waiting for a device.
+        """
+        if self._table is None:
+            rows, size = self._scores.shape[1], self._size[0]
+            place = torch.arange(size, dtype=torch.float32)
+            if self._align_corners:
+                place = place * ((rows - 1) / max(size - 1, 1))
+            else:
+                place = ((place + 0.5) * (rows / size) - 0.5).clamp(min=0)
+            first = place.long().clamp(max=rows - 1)
+            second = (first + 1).clamp(max=rows - 1)
+            self._table = first.tolist(), second.tolist(), place - first
+        return self._table
+
+
+class Mirrored(Scores):
+    """Scores mirrored left to right."""
+
+    def __init__(self, scores: Scores):
+        self._scores = scores
+        self.shape, self.device = scores.shape, scores.device
+
+    def tensor(self) -> Tensor:
+        return self._scores.tensor().flip(-1)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return self._scores.rows(start, stop).flip(-1)
+
+
+class Probabilities(Scores):
+    """The softmax of scores over the classes, at least float32."""
+
+    def __init__(self, scores: Scores):
+        self._scores = scores
+        self.shape, self.device = scores.shape, scores.device
+
+    def tensor(self) -> Tensor:
+        return _softmax(self._scores.tensor())
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return _softmax(self._scores.rows(start, stop))
+
+
+class Mean(Scores):
+    """The mean of the scores of several views of an image."""
+
+    def __init__(self, views: Sequence[Scores]):
+        self._views = list(views)
+        self.shape, self.device = self._views[0].shape, self._views[0].device
+
+    def tensor(self) -> Tensor:
+        return self._mean(view.tensor() for view in self._views)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return self._mean(view.rows(start, stop) for view in self._views)
+
+    def _mean(self, scores: Iterable[Tensor]) -> Tensor:
+        total = 0.0
+        for view in scores:
+            total = total + _at_least_float32(view)
+        return total / len(self._views)
+
+
+class Windows(Scores):
+    """The mean of the windows that cover each pixel.
+
+    Args:
+        size: height and width of the image.
+        windows: top, left and scores of each; all of one size, and they cover the image.
+    """
+
+    def __init__(self, size: tuple[int, int], windows: Sequence[tuple[int, int, Scores]]):
+        self._windows = list(windows)
+        num_classes, *window = self._windows[0][2].shape
+        self.shape, self.device = (num_classes, *size), self._windows[0][2].device
+        # They lie on a grid: how many cover a pixel is a product over its row and its column.
+        tops, lefts = ({window[i] for window in self._windows} for i in (0, 1))
+        self._count = torch.outer(
+            _cover(tops, window[0], size[0]), _cover(lefts, window[1], size[1])
+        )
+
+    def tensor(self) -> Tensor:
+        return self.rows(0, self.shape[1])
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        total = None
+        for top, left, scores in self._windows:
+            height, width = scores.shape[1:]
+            first, last = max(start, top), min(stop, top + height)
+            if first >= last:
+                continue
+            is_whole = last - first == height
+            part = scores.tensor() if is_whole else scores.rows(first - top, last - top)
+            part = _at_least_float32(part)
+            if total is None:
+                total = part.new_zeros((self.shape[0], stop - start, self.shape[2]))
+            total[:, first - start : last - start, left : left + width] += part
+        return total.div_(self._count[start:stop].to(total))
+
+
+def _cover(starts: Iterable[int], window: int, length: int) -> Tensor:
+    """How many windows cover each of ``length`` positions, int64."""
+    starts = torch.tensor(sorted(starts))
+    steps = torch.zeros(length + 1, dtype=torch.int64)
+    steps.index_add_(0, starts, torch.ones_like(starts))
+    steps.index_add_(0, starts + window, -torch.ones_like(starts))
+    return steps[:-1].cumsum(0)
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    return _at_least_float32(scores).softmax(dim=0)
+
+
+def _at_least_float32(scores: Tensor) -> Tensor:
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
+def _first_argmax(band: Tensor) -> Tensor:
+    """``band.argmax(0)`` of (K, rows, width). On a CPU several times as fast."""
+    if band.device.type != "cpu":
+        return band.argmax(0)
+    band = _at_least_float32(band)
+    last = band.shape[0] - 1
+    rank = torch.arange(last, -1, -1, dtype=band.dtype, device=band.device)
+    # The best has its rank, any other far less.
+    difference = band - band.amax(0)
+    torch.add(rank[:, None, None], difference, alpha=_HUGE, out=difference)
+    return (last - difference.amax(0).long()).clamp_(0, last)

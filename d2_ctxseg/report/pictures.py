@@ -1,0 +1,197 @@
+"""Image, truth, prediction and errors of one example, as pictures inside the page."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ..data.images import read_image
+from ..data.labels import read_label
+from ..errors import UserError
+from .classes import DatasetClasses
+from .confusion import Confusion, top_confusions
+from .run import Example
+
+# (width in pixels, JPEG quality), tried until the pictures are small enough.
+_SIZES = ((480, 85), (480, 70), (360, 75), (240, 70), (240, 50))
+_WRONG = (213, 94, 0)
+_IGNORED_DARK, _IGNORED_LIGHT = (33, 33, 33), (92, 92, 92)
+
+
+@dataclass(frozen=True)
+class ExamplePictures:
+    """What is shown of an example.
+
+    Attributes:
+        panels: title -> "data:" address of a picture.
+        confusions: the largest of the image; ``share`` is of all labelled pixels.
+        accuracy: the share of labelled pixels that are right, or None.
+        shown_classes: classes in truth or prediction, those with the most pixels first.
+        note: what is left out, or None.
+    """
+
+    panels: dict[str, str]
+    confusions: list[Confusion]
+    accuracy: float | None
+    shown_classes: list[int]
+    note: str | None
+
+
+def draw_example(example: Example, classes: DatasetClasses, max_bytes: int) -> ExamplePictures:
+    """Draw an example; its pictures together take about ``max_bytes`` at most.
+
+    What cannot be read is left out, and the note says so.
+    """
+    notes = []
+    prediction = _read(notes, read_label, example.prediction)
+    if prediction is None:
+        return ExamplePictures({}, [], None, [], notes[0])
+    image = _read(notes, read_image, example.file_name, "RGB")
+    truth = None
+    if classes.load_truth is None:
+        notes.append(classes.note or "")
+    else:
+        truth = _read(notes, classes.load_truth, example.sem_seg_file_name)
+    image = _fitting(notes, "image", image, prediction)
+    truth = _fitting(notes, "truth", truth, prediction)
+
+    shown = _classes_by_size(prediction, truth, len(classes.names))
+    confusions, accuracy = [], None
+    if truth is not None:
+        confusions, accuracy = _compare(truth, prediction, len(classes.names))
+    for width, quality in _SIZES:
+        panels = _panels(image, truth, prediction, classes, width, quality)
+        if sum(map(len, panels.values())) <= max_bytes:
+            break
+    return ExamplePictures(panels, confusions, accuracy, shown, " ".join(notes) or None)
+
+
+def color_labels(labels: np.ndarray, colors: Sequence[Sequence[int]]) -> np.ndarray:
+    """Label map (H, W) as uint8 RGB (H, W, 3); labels that are no class are hatched in grey."""
+    return _color_table(colors)[_color_indices(labels, len(colors))]
+
+
+def draw_errors(
+    image: np.ndarray | None, truth: np.ndarray, prediction: np.ndarray, num_classes: int
+) -> np.ndarray:
+    """The image in pale grey, wrong pixels in orange, ignored ones hatched: uint8 (H, W, 3)."""
+    picture = np.full((*truth.shape, 3), 235, np.uint8)
+    if image is not None:
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        picture = np.repeat((110 + grey[:, :, None] * 0.55).astype(np.uint8), 3, axis=2)
+    labelled = (truth >= 0) & (truth < num_classes)
+    wrong = labelled & (truth != prediction)
+    picture[wrong] = (0.25 * picture[wrong] + 0.75 * np.array(_WRONG)).astype(np.uint8)
+    hatch = np.array([_IGNORED_DARK, _IGNORED_LIGHT], np.uint8)[_stripes(truth.shape)]
+    return np.where(labelled[:, :, None], picture, hatch)
+
+
+def _read(notes: list[str], reader, path, *arguments) -> np.ndarray | None:
+    try:
+        return reader(path, *arguments)
+    except (OSError, UserError) as error:
+        notes.append(f"{error}.".replace("..", "."))
+        return None
+
+
+def _fitting(notes: list[str], what: str, array, prediction: np.ndarray) -> np.ndarray | None:
+    """The array, or None and a note if it has another size than the prediction."""
+    if array is None or array.shape[:2] == prediction.shape:
+        return array
+    height, width = prediction.shape
+    notes.append(
+        f"The {what} is {array.shape[1]}x{array.shape[0]} pixels, the prediction {width}x{height}."
+    )
+    return None
+
+
+def _classes_by_size(prediction: np.ndarray, truth: np.ndarray | None, number: int) -> list[int]:
+    labels = [prediction.ravel()] if truth is None else [prediction.ravel(), truth.ravel()]
+    values, counts = np.unique(np.concatenate(labels), return_counts=True)
+    ordered = values[np.argsort(-counts, kind="stable")].tolist()
+    return [label for label in ordered if 0 <= label < number]
+
+
+def _compare(truth: np.ndarray, prediction: np.ndarray, number: int):
+    """The three largest confusions, their share of all labelled pixels, and the accuracy."""
+    labelled = (truth >= 0) & (truth < number)
+    total = int(labelled.sum())
+    if not total:
+        return [], None
+    present = np.unique([*np.unique(truth[labelled]), *np.unique(prediction[labelled])])
+    rows = np.searchsorted(present, truth[labelled])
+    columns = np.searchsorted(present, prediction[labelled])
+    size = len(present)
+    counts = np.bincount(rows * size + columns, minlength=size**2).reshape(size, size)
+    confusions = [
+        Confusion(int(present[c.truth]), int(present[c.predicted]), c.pixels, c.pixels / total)
+        for c in top_confusions(counts, 3, by="pixels")
+    ]
+    return confusions, counts.trace() / total
+
+
+def _panels(image, truth, prediction, classes, width, quality) -> dict[str, str]:
+    panels = {}
+    if image is not None:
+        panels["image"] = _jpeg(image, width, quality)
+    if truth is not None:
+        panels["truth"] = _png(truth, classes.colors, width)
+    panels["prediction"] = _png(prediction, classes.colors, width)
+    if truth is not None:
+        errors = draw_errors(image, truth, prediction, len(classes.names))
+        panels["errors"] = _jpeg(errors, width, quality)
+    return panels
+
+
+def _jpeg(picture: np.ndarray, width: int, quality: int) -> str:
+    small = _scaled(picture, width, cv2.INTER_AREA)
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    return _address("jpeg", cv2.imencode(".jpg", small[:, :, ::-1], options)[1].tobytes())
+
+
+def _png(labels: np.ndarray, colors, width: int) -> str:
+    small = _scaled(labels.astype(np.int32), width, cv2.INTER_NEAREST)
+    present, indices = np.unique(_color_indices(small, len(colors)), return_inverse=True)
+    table = _color_table(colors)[present]
+    indices = indices.reshape(small.shape)
+    if len(present) <= 256:  # a palette image: a fraction of the size
+        picture = Image.fromarray(indices.astype(np.uint8))
+        picture.putpalette(table.tobytes())
+    else:
+        picture = Image.fromarray(table[indices])
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return _address("png", file.getvalue())
+
+
+def _address(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _scaled(array: np.ndarray, width: int, interpolation: int) -> np.ndarray:
+    if array.shape[1] <= width:
+        return array
+    height = max(round(array.shape[0] * width / array.shape[1]), 1)
+    return cv2.resize(array, (width, height), interpolation=interpolation)
+
+
+def _color_table(colors: Sequence[Sequence[int]]) -> np.ndarray:
+    """The K classes' colours and the hatching's two, uint8 (K + 2, 3)."""
+    return np.array([*colors, _IGNORED_DARK, _IGNORED_LIGHT], dtype=np.uint8)
+
+
+def _color_indices(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Rows of :func:`_color_table` for a label map, int64 (H, W)."""
+    is_class = (labels >= 0) & (labels < num_classes)
+    return np.where(is_class, labels, num_classes + _stripes(labels.shape))
+
+
+def _stripes(shape: tuple[int, int]) -> np.ndarray:
+    """1 on slanted stripes, else 0: int64 (H, W). They are as wide as can be seen in the page."""
+    y, x = np.indices(shape)
+    period = max(14, 14 * shape[1] // _SIZES[0][0])
+    return ((x + y) % period < period // 3).astype(np.int64)
