@@ -25,7 +25,13 @@ setup(
     packages=find_packages(include=["d2_ctxseg", "d2_ctxseg.*"]),
     # The embedded runtime is put on sys.path, not imported as d2_ctxseg.embedded: see runtime.py.
     package_data={
-        "d2_ctxseg": ["data/**/*.yaml", "embedded/**/*.py", "embedded/**/*.yaml"],
+        "d2_ctxseg": [
+            "data/**/*.yaml",
+            "embedded/**/*.py",
+            "embedded/**/*.yaml",
+            "report/*.css",
+            "report/*.js",
+        ],
     },
     install_requires=[
         "torch>=2.4",

@@ -218,6 +218,7 @@ class Trainer(DefaultTrainer):
             boundary_iou=cfg.TEST.BOUNDARY_IOU,
             save_predictions=cfg.TEST.SAVE_PREDICTIONS,
             num_examples=cfg.TEST.NUM_EXAMPLES,
+            weights=cfg.MODEL.WEIGHTS,
         )
 
     @classmethod

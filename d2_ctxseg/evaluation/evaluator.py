@@ -58,6 +58,7 @@ class SegmentationEvaluator(DatasetEvaluator):
         distributed: gather over all workers.
         boundary_iou: compute Boundary IoU too (slow; at most 254 classes).
         save_predictions: write label images and COCO RLE to ``output_dir``.
+        weights: the checkpoint's name, to be noted in the results.
         num_examples: of how many of the worst, and of the best, images to keep the predictions.
     """
 
@@ -72,6 +73,7 @@ class SegmentationEvaluator(DatasetEvaluator):
         boundary_iou: bool = False,
         save_predictions: bool = False,
         num_examples: int = 0,
+        weights: str = "",
     ):
         self.dataset_name, self.task, self.prediction_key = dataset_name, task, prediction_key
         self._output_dir = Path(output_dir) if output_dir else None
@@ -82,6 +84,7 @@ class SegmentationEvaluator(DatasetEvaluator):
         self._dtype = smallest_label_type(self._num_classes)
         self._boundary_iou = boundary_iou and self._can_have_boundaries()
         self._save_predictions = save_predictions and self._output_dir is not None
+        self._weights = weights
         self._num_examples = num_examples if self._output_dir else 0
         self._label_files = {
             record["file_name"]: record.get("sem_seg_file_name")
@@ -241,6 +244,8 @@ class SegmentationEvaluator(DatasetEvaluator):
         EvaluationFiles(
             dataset=self.dataset_name,
             task=self.task,
+            weights=self._weights,
+            class_names=self._metadata.stuff_classes,
             metrics=metrics,
             confusion=self.confusion,
             # In the data set's order, whichever worker had an image.

@@ -47,6 +47,8 @@ class EvaluationFiles:
 
     Attributes:
         dataset, task: names.
+        weights: the checkpoint, as MODEL.WEIGHTS names it.
+        class_names: K names.
         metrics: of ``segmentation_metrics``.
         confusion: (K + 1, K + 1) int64, rows predicted, columns true, the last is "ignored".
         images: one dict an image: "file_name", "sem_seg_file_name", and where it is labelled "mIoU"
@@ -56,6 +58,8 @@ class EvaluationFiles:
 
     dataset: str
     task: str
+    weights: str
+    class_names: Sequence[str]
     metrics: Mapping[str, float]
     confusion: np.ndarray
     images: Sequence[Mapping]
@@ -68,6 +72,7 @@ class EvaluationFiles:
         results = {
             "dataset": self.dataset,
             "task": self.task,
+            "weights": self.weights,
             "num_images": len(self.images),
             "metrics": dict(self.metrics),
         }
@@ -81,7 +86,7 @@ class EvaluationFiles:
     def _classes(self) -> list[dict]:
         _, true, predicted = class_counts(self.confusion[:-1, :-1])
         rows = []
-        for index, name in enumerate(_class_names(self.metrics)):
+        for index, name in enumerate(self.class_names):
             row = {"class": name}
             for metric in ("IoU", "ACC", "BoundaryIoU"):
                 if f"{metric}-{name}" in self.metrics:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Numbers in a band, by device: on a CPU it shall stay in the cache, on a GPU fill it.
-_BAND_ELEMENTS = {"cpu": 1 << 20}
+_BAND_ELEMENTS = {"cpu": 1 << 19}
 _BAND_ELEMENTS_ELSEWHERE = 1 << 26
 _LEAST_ROWS = 4
 # Makes any difference of two scores larger than a class's rank.
@@ -54,10 +54,13 @@ class Scores(ABC):
         if band_elements is None:
             band_elements = _BAND_ELEMENTS.get(self.device.type, _BAND_ELEMENTS_ELSEWHERE)
         step = max(band_elements // (num_classes * width), _LEAST_ROWS)
-        starts = range(0, height, step)
-        return torch.cat(
-            [_first_argmax(self.rows(start, min(start + step, height))) for start in starts]
-        )
+        labels = torch.empty((height, width), dtype=torch.int64, device=self.device)
+        for start in range(0, height, step):
+            stop = min(start + step, height)
+            band = _at_least_float32(self.rows(start, stop))
+            # Bands of logits that are there already are parts of them, which stay as they are.
+            labels[start:stop] = _first_argmax(band.clone() if band._is_view() else band)
+        return labels
 
 
 class Logits(Scores):
@@ -245,13 +248,12 @@ def _at_least_float32(scores: Tensor) -> Tensor:
 
 
 def _first_argmax(band: Tensor) -> Tensor:
-    """``band.argmax(0)`` of (K, rows, width). On a CPU several times as fast."""
+    """``band.argmax(0)`` of (K, rows, width). On a CPU several times as fast; changes the band."""
     if band.device.type != "cpu":
         return band.argmax(0)
-    band = _at_least_float32(band)
     last = band.shape[0] - 1
     rank = torch.arange(last, -1, -1, dtype=band.dtype, device=band.device)
     # The best has its rank, any other far less.
-    difference = band - band.amax(0)
-    torch.add(rank[:, None, None], difference, alpha=_HUGE, out=difference)
-    return (last - difference.amax(0).long()).clamp_(0, last)
+    band -= band.amax(0)
+    torch.add(rank[:, None, None], band, alpha=_HUGE, out=band)
+    return (last - band.amax(0).long()).clamp_(0, last)

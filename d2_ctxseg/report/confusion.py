@@ -46,7 +46,8 @@ def top_confusions(counts: np.ndarray, number: int, *, by: str) -> list[Confusio
     """
     errors = np.array(counts)
     np.fill_diagonal(errors, 0)
-    shares = errors / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    shares = shares_of_truth(counts)
+    np.fill_diagonal(shares, 0)
     weight = {"pixels": errors, "share": shares}[by]
     order = np.argsort(-weight, axis=None, kind="stable")[:number]
     pairs = zip(*np.unravel_index(order, errors.shape))

@@ -48,6 +48,7 @@ class Evaluation:
 
     Attributes:
         metrics: in per cent, NaN for null.
+        weights: the checkpoint that was evaluated, "" if unknown.
         num_images: None if unknown.
         classes: in the order of their indices.
         confusion: int64 (K + 1, K + 1), rows predicted, columns true, the last ones ignored.
@@ -59,6 +60,7 @@ class Evaluation:
     dataset: str
     task: str
     metrics: dict[str, float]
+    weights: str = ""
     num_images: int | None = None
     classes: list[ClassScore] = field(default_factory=list)
     confusion: np.ndarray | None = None
@@ -173,7 +175,8 @@ def _with_dataset(key: str, dataset: str) -> str:
 def _read_evaluations(folder: Path, datasets: list[str], notes: list[str]) -> dict:
     """From the folders under inference/, or else the scores in evaluation.json."""
     found: dict[tuple[str, str], Evaluation] = {}
-    for path in sorted((folder / "inference").glob("*/*/results.json")):
+    paths = (folder / "inference").glob("*/*/results.json")
+    for path in sorted(paths, key=lambda path: (path.stat().st_mtime, path)):
         evaluation = _read(path, _read_evaluation, notes, f"results of {path.parent.name}")
         if evaluation is not None:
             found[evaluation.dataset, evaluation.task] = evaluation
@@ -181,7 +184,23 @@ def _read_evaluations(folder: Path, datasets: list[str], notes: list[str]) -> di
         path = folder / "evaluation.json"
         summary = _read(path, _read_summary, notes, "results")
         found = {(item.dataset, item.task): item for item in summary or []}
-    return _in_order(found, datasets)
+    return _in_order(_of_last_weights(found, notes), datasets)
+
+
+def _of_last_weights(found: dict, notes: list[str]) -> dict:
+    """Without tasks that other weights were evaluated for than the latest of their data set.
+
+    Args:
+        found: evaluations by data set and task, the latest last.
+    """
+    last = {dataset: evaluation.weights for (dataset, _), evaluation in found.items()}
+    kept = {key: item for key, item in found.items() if item.weights == last[key[0]]}
+    for dataset, task in found.keys() - kept.keys():
+        notes.append(
+            f"No {task} on {dataset}: it is of {found[dataset, task].weights or 'other weights'}, "
+            f"the latest evaluation of {last[dataset] or 'those of this run'}."
+        )
+    return kept
 
 
 def _in_order(found: dict[tuple[str, str], Evaluation], datasets: list[str]) -> dict:
@@ -221,6 +240,7 @@ def _read_evaluation(path: Path) -> Evaluation:
         str(content.get("dataset", folder.name)),
         str(content.get("task", folder.parent.name)),
         metrics,
+        weights=str(content.get("weights", "")),
         num_images=count if isinstance(count, int) else None,
         notes=notes,
     )
