@@ -3,7 +3,6 @@
 Labels outside the data set's classes (255 and other ignored ones) get no colour.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import cv2
@@ -134,7 +133,9 @@ def draw_legend(metadata, height: int, shares: dict[int, float] | None = None) -
     share_width = max((_width(font, share) for _, share in rows), default=0)
     rows_per_column = max((height - size) // step, 1)
     columns = [rows[i : i + rows_per_column] for i in range(0, len(rows), rows_per_column)]
-    name_widths = [max(_width(font, _name(names, label)) for label, _ in c) for c in columns]
+    name_widths = [
+        max(_width(font, class_name(metadata, label)) for label, _ in c) for c in columns
+    ]
     # A column: margin, patch, gap, name, gap, share.
     widths = [round(3.4 * size) + width + share_width for width in name_widths]
 
@@ -167,7 +168,7 @@ def draw_legend_strip(metadata, labels: np.ndarray, width: int) -> np.ndarray:
     x, y, places = size, size // 2 + step // 2, []
     for label in labels.tolist():
         if 0 <= label < len(names):
-            entry_width = round(1.6 * size) + _width(font, _name(names, label))
+            entry_width = round(1.6 * size) + _width(font, class_name(metadata, label))
             if x > size and x + entry_width > width - size:
                 x, y = size, y + step
             places.append((label, x, y))
@@ -184,17 +185,17 @@ def _overlay(image, labels, metadata, alpha, hatch_ignored=False) -> VisImage:
     names = metadata.stuff_classes
     for label in np.unique(labels):
         if 0 <= label < len(names):
-            color = np.divide(_color(metadata, label), 255)
+            color = np.divide(class_color(metadata, label), 255)
             visualizer.draw_soft_mask((labels == label).astype(np.float32), color, alpha=alpha)
     visualizer.draw_soft_mask(_borders(labels).astype(np.float32), "white", alpha=0.45)
     if hatch_ignored:
         _hatch(visualizer, (labels < 0) | (labels >= len(names)))
 
     size = _font_size(image.shape[0])
-    for label, position in _places_of_names(labels, names, size):
-        color = np.divide(_color(metadata, label), 255)
+    for label, position in _places_of_names(labels, metadata, size):
+        color = np.divide(class_color(metadata, label), 255)
         visualizer.draw_text(
-            _name(names, label),
+            class_name(metadata, label),
             position,
             font_size=size * POINTS_PER_PIXEL,
             color=0.5 + 0.5 * color,  # pastel, readable on the dark ground draw_text lays
@@ -217,7 +218,7 @@ def _borders(labels: np.ndarray) -> np.ndarray:
     return borders
 
 
-def _places_of_names(labels: np.ndarray, names: Sequence[str], size: int):
+def _places_of_names(labels: np.ndarray, metadata, size: int):
     """Yield (label, (x, y) of the middle of the name's upper edge) for classes with enough room.
 
     A name lies in the image wholly and in its class mostly, and covers no other name.
@@ -225,9 +226,9 @@ def _places_of_names(labels: np.ndarray, names: Sequence[str], size: int):
     free = np.ones(labels.shape, dtype=np.float32)
     shares = class_shares(labels)
     for label in sorted(shares, key=lambda i: -shares[i]):
-        if not 0 <= label < len(names):
+        if not 0 <= label < len(metadata.stuff_classes):
             continue
-        box = _width(_font(size), _name(names, label)) + size // 2, round(1.5 * size)
+        box = _width(_font(size), class_name(metadata, label)) + size // 2, round(1.5 * size)
         if box[0] >= labels.shape[1] or box[1] >= labels.shape[0]:
             continue
         mask = (labels == label).astype(np.uint8)
@@ -272,8 +273,8 @@ def _draw_entry(picture: Image.Image, x: int, y: int, font, metadata, label: int
     size, half = round(font.size), round(0.6 * font.size)
     draw = ImageDraw.Draw(picture)
     patch = (x, y - half, x + 2 * half, y + half)
-    draw.rectangle(patch, tuple(_color(metadata, label)), FRAME)
-    name = _name(metadata.stuff_classes, label)
+    draw.rectangle(patch, class_color(metadata, label), FRAME)
+    name = class_name(metadata, label)
     draw.text((x + round(1.6 * size), y), name, INK, font, anchor="lm")
 
 
@@ -303,17 +304,18 @@ def _enlarged(image: np.ndarray, *label_maps: np.ndarray) -> tuple[np.ndarray, .
     return enlarged, *(np.kron(m, np.ones((factor, factor), m.dtype)) for m in label_maps)
 
 
-def _color(metadata, label: int) -> Sequence[int]:
+def class_color(metadata, label: int) -> tuple[int, int, int]:
     """The class's (R, G, B) in [0, 255]; one of Detectron2's palette if it has none."""
     colors = metadata.get("stuff_colors")
     if colors is None:
         palette = colormap(rgb=True, maximum=255).astype(int).tolist()
-        return palette[label % len(palette)]
-    return colors[label]
+        return tuple(palette[label % len(palette)])
+    return tuple(int(value) for value in colors[label])
 
 
-def _name(names: Sequence[str], label: int) -> str:
-    name = names[label]
+def class_name(metadata, label: int) -> str:
+    """A class's name, shortened if it is long."""
+    name = metadata.stuff_classes[label]
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
