@@ -12,6 +12,9 @@ TEST_REQUIREMENTS = [
     "onnxscript>=0.5,<1",
     "ruff>=0.14,<1",
     "scipy>=1.11,<2",
+    # The page is tested in a browser where the system has Chromium.
+    "gradio>=6,<7",
+    "playwright>=1.50,<2",
 ]
 
 setup(
@@ -53,7 +56,9 @@ setup(
     ],
     extras_require={
         "test": TEST_REQUIREMENTS,
-        "demo": ["gradio>=5,<7"],
+        "demo": ["gradio>=6,<7"],
+        # Side by side in benchmarks/evaluation.py.
+        "benchmark": ["torchmetrics>=1.4,<2"],
         # Of data sets whose labels are MATLAB files.
         "prepare": ["scipy>=1.11,<2"],
     },

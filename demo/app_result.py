@@ -1,0 +1,219 @@
+"""The result as HTML: each model's classes over the picture, a legend, links to the label maps.
+
+Opacity and the class under the pointer are the browser's work (app.js): the panels carry what it
+needs, so that neither asks the server. Panels show a smaller copy of large pictures; shares and
+label maps are those of the whole picture.
+"""
+
+import base64
+import io
+import json
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from d2_ctxseg.classifier_views import ClassifierView
+from d2_ctxseg.visualization import class_color, class_shares
+
+LONGEST_SHOWN = 1280
+BORDER = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one model says about a picture.
+
+    Attributes:
+        model: the model's name.
+        labels: int64 array (H, W).
+        metadata: Detectron2 ``Metadata`` with ``stuff_classes`` and, if the classes have colours
+            of their own, ``stuff_colors``.
+        seconds: how long the prediction took.
+    """
+
+    model: str
+    labels: np.ndarray
+    metadata: object
+    seconds: float
+
+
+def draw_result(image_rgb: np.ndarray, predictions: list[Prediction], file_stem: str) -> str:
+    """HTML of all predictions of one picture, side by side, with one legend.
+
+    Args:
+        image_rgb: uint8 array (H, W, 3).
+        predictions: of this picture.
+        file_stem: what the names of the label maps' files start with.
+    """
+    photo = _data_url(_encode(Image.fromarray(shrink(image_rgb, LONGEST_SHOWN)), "JPEG"), "jpeg")
+    panels = "".join(_panel(photo, prediction, file_stem) for prediction in predictions)
+    return f'<div class="panels">{panels}</div>{agreement(predictions)}{legend(predictions)}'
+
+
+def draw_views(views_of_models: dict[str, list[ClassifierView]]) -> str:
+    """HTML of pictures with their captions, below the name of the model that they show."""
+    parts = []
+    for model, views in views_of_models.items():
+        parts.append(f"<h3>{escape(model)}</h3>")
+        for view in views:
+            url = _data_url(_encode(Image.fromarray(view.picture), "PNG"), "png")
+            caption = escape(view.caption)
+            parts.append(
+                f'<figure class="view"><figcaption>{caption}</figcaption>'
+                f'<img alt="{caption}" src="{url}"></figure>'
+            )
+    return "".join(parts)
+
+
+def draw_message(text: str, is_problem: bool = False) -> str:
+    """HTML of a sentence in place of a result; as an alert if it is a problem."""
+    kind = 'class="message problem" role="alert"' if is_problem else 'class="message"'
+    return f"<div {kind}>{escape(text)}</div>"
+
+
+def agreement(predictions: list[Prediction]) -> str:
+    """HTML: on how many pixels two models of the same classes agree; "" for other numbers."""
+    sentences = []
+    for first, second in pairwise(predictions):
+        if first.metadata.stuff_classes == second.metadata.stuff_classes:
+            share = (first.labels == second.labels).mean()
+            names = f"<b>{escape(first.model)}</b> and <b>{escape(second.model)}</b>"
+            sentences.append(f"{names} agree on {percent(share)} of the pixels.")
+    return f'<p class="agreement">{" ".join(sentences)}</p>' if sentences else ""
+
+
+def legend(predictions: list[Prediction]) -> str:
+    """HTML table: a row a class that occurs, a column a model, with the class's shares.
+
+    The class with the largest share comes first. Classes of the same name share a row.
+    """
+    shares = [named_shares(prediction) for prediction in predictions]
+    largest: dict[str, float] = {}
+    for column in shares:
+        for name, share in column.items():
+            largest[name] = max(share, largest.get(name, 0))
+    heads = "".join(f"<th>{escape(prediction.model)}</th>" for prediction in predictions)
+    rows = []
+    for name in sorted(largest, key=lambda name: -largest[name]):
+        cells = "".join(
+            _share_cell(column.get(name), _color_of_name(prediction.metadata, name))
+            for column, prediction in zip(shares, predictions)
+        )
+        rows.append(f"<tr><th>{escape(name)}</th>{cells}</tr>")
+    return (
+        f'<table class="legend"><thead><tr><th>Class</th>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def named_shares(prediction: Prediction) -> dict[str, float]:
+    """The share of each class that occurs, as {name: share in (0, 1]}."""
+    names = prediction.metadata.stuff_classes
+    return {names[label]: share for label, share in class_shares(prediction.labels).items()}
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] for people: "12.3 %"; a very small one is not called 0."""
+    return "< 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
+
+
+def palette(metadata) -> np.ndarray:
+    """uint8 (K, 3): the classes' colours; Detectron2's palette if they have none."""
+    count = len(metadata.stuff_classes)
+    return np.array([class_color(metadata, label) for label in range(count)], dtype=np.uint8)
+
+
+def label_map_png(labels: np.ndarray, metadata) -> bytes:
+    """A PNG file of the class numbers: 8 bits with the classes' colours as its palette.
+
+    With more than 256 classes: 16 bits, without a palette.
+
+    Args:
+        labels: integers (H, W) in [0, K).
+        metadata: as in :class:`Prediction`.
+    """
+    if len(metadata.stuff_classes) > 256:
+        return _encode(Image.fromarray(labels.astype(np.uint16)), "PNG")
+    picture = Image.fromarray(labels.astype(np.uint8))
+    picture.putpalette(palette(metadata).tobytes())
+    return _encode(picture, "PNG")
+
+
+def color_layer(labels: np.ndarray, metadata) -> np.ndarray:
+    """uint8 RGB (H, W, 3): each pixel in its class's colour, with borders between classes."""
+    colors = palette(metadata)[labels]
+    borders = np.zeros(labels.shape, dtype=bool)
+    borders[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    borders[:-1] |= labels[:-1] != labels[1:]
+    colors[borders] = (colors[borders] + np.array(BORDER, dtype=np.uint16)) // 2
+    return colors
+
+
+def number_layer(labels: np.ndarray) -> np.ndarray:
+    """uint8 RGB (H, W, 3): class number = red + 256 * green, as the page's script reads it."""
+    return np.stack([labels % 256, labels // 256, np.zeros_like(labels)], axis=-1).astype(np.uint8)
+
+
+def shrink(pixels: np.ndarray, longest: int) -> np.ndarray:
+    """A picture (H, W, 3) or label map (H, W) with sides of at most ``longest`` pixels."""
+    height, width = pixels.shape[:2]
+    factor = longest / max(height, width)
+    if factor >= 1:
+        return pixels
+    size = max(round(width * factor), 1), max(round(height * factor), 1)
+    if pixels.ndim == 3:
+        return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    nearest = cv2.resize(pixels.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST)
+    return nearest.astype(pixels.dtype)
+
+
+def _panel(photo: str, prediction: Prediction, file_stem: str) -> str:
+    labels, metadata = prediction.labels, prediction.metadata
+    small = shrink(labels, LONGEST_SHOWN)
+    colors = _encode(Image.fromarray(color_layer(small, metadata)), "PNG")
+    numbers = _encode(Image.fromarray(number_layer(small)), "PNG")
+    names = metadata.stuff_classes
+    tips = {i: f"{names[i]} · {percent(share)}" for i, share in class_shares(labels).items()}
+    file_name = escape(f"{file_stem}_{prediction.model}.png")
+    return f"""
+<figure class="panel">
+  <figcaption>
+    <b>{escape(prediction.model)}</b>
+    <span>{labels.shape[1]} x {labels.shape[0]} pixels in {prediction.seconds:.2f} s</span>
+  </figcaption>
+  <div class="stage" data-tips="{escape(json.dumps(tips))}">
+    <img class="photo" alt="the picture" src="{photo}">
+    <img class="colors" alt="its classes" src="{_data_url(colors, "png")}">
+    <img class="numbers" alt="" hidden src="{_data_url(numbers, "png")}">
+    <span class="mark"></span><span class="tip"></span>
+  </div>
+  <a class="download" download="{file_name}"
+     href="{_data_url(label_map_png(labels, metadata), "png")}">Label map: {file_name}</a>
+</figure>"""
+
+
+def _share_cell(share: float | None, color: tuple[int, ...]) -> str:
+    if share is None:
+        return '<td class="none">–</td>'
+    css = f"background: rgb({', '.join(map(str, color))})"
+    bar = f'<i class="bar" style="{css}; --share: {share:.4f}"></i>'
+    return f'<td><i class="patch" style="{css}"></i><span>{percent(share)}</span>{bar}</td>'
+
+
+def _color_of_name(metadata, name: str) -> tuple[int, ...]:
+    names = metadata.stuff_classes
+    return tuple(palette(metadata)[names.index(name)].tolist()) if name in names else BORDER
+
+
+def _encode(picture: Image.Image, format_name: str) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format=format_name, quality=90)
+    return file.getvalue()
+
+
+def _data_url(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,179 @@
+"""What the page does, without the page: models and samples to choose from, results as HTML."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from app_result import Prediction, draw_message, draw_result, draw_views, shrink
+from app_uploads import read_upload
+
+from d2_ctxseg.classifier_views import draw_classifier_views
+from d2_ctxseg.engine.setup import setup_config
+from d2_ctxseg.errors import MissingFileError, UserError
+from d2_ctxseg.image_files import find_images
+from d2_ctxseg.predictor import SemSegPredictor
+from detectron2.data import DatasetCatalog
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS = ("model_final.pth", "model_best.pth")
+FEW_SAMPLES, MOST_SAMPLES = 6, 24
+THUMBNAIL_SIDE = 256
+
+
+@dataclass(frozen=True)
+class Session:
+    """Models, samples and limits of a page.
+
+    Attributes:
+        models: {name: predictor}, at least one.
+        samples: {picture file to choose: small uint8 RGB picture of it}.
+        max_megapixels: of the largest picture taken.
+    """
+
+    models: dict[str, SemSegPredictor]
+    samples: dict[Path, np.ndarray]
+    max_megapixels: float
+
+    def segment(self, path: str | None, names: list[str]) -> str:
+        """The result of the named models for a picture, as HTML.
+
+        What is wrong with the picture, or stops a model, becomes a message in its place.
+
+        Args:
+            path: the picture's file; None if none is chosen yet.
+            names: of models.
+        """
+        return self._draw(path, names, self._result)
+
+    def views(self, path: str | None, names: list[str]) -> str:
+        """Pictures of what happens inside the named models' classifiers, as HTML.
+
+        Arguments and messages as in :meth:`segment`.
+        """
+        return self._draw(path, names, self._views)
+
+    def _draw(self, path: str | None, names: list[str], draw: Callable) -> str:
+        if path is None:
+            return draw_message("Drop a picture on the left or choose a sample.")
+        try:
+            return draw(read_upload(path, self.max_megapixels), names, Path(path).stem)
+        except UserError as error:
+            return draw_message(str(error), is_problem=True)
+        except Exception as error:
+            return draw_message(_explain(error, path), is_problem=True)
+
+    def _result(self, image: np.ndarray, names: list[str], file_stem: str) -> str:
+        return draw_result(image, [self._predict(name, image) for name in names], file_stem)
+
+    def _views(self, image: np.ndarray, names: list[str], _) -> str:
+        return draw_views({name: draw_classifier_views(self.models[name], image) for name in names})
+
+    def _predict(self, name: str, image: np.ndarray) -> Prediction:
+        predictor = self.models[name]
+        start = time.perf_counter()
+        labels = predictor(image)
+        return Prediction(name, labels, predictor.metadata, time.perf_counter() - start)
+
+
+def _explain(error: Exception, path: str) -> str:
+    """What people read of an error that is not theirs; the terminal has all of it."""
+    logger.error("%s: the model failed", path, exc_info=error)
+    return (
+        f"The model failed on {Path(path).name} ({type(error).__name__}). The terminal in which "
+        "this page was started says more. If memory ran out, a smaller picture may work."
+    )
+
+
+def load_runs(folders: list[str], opts: list[str]) -> dict[str, SemSegPredictor]:
+    """The models of trainings' output folders, named as the folders.
+
+    Args:
+        folders: each with config.yaml and one of ``WEIGHTS``; the first found is taken.
+        opts: config keys to change, for all models alike.
+
+    Raises:
+        MissingFileError: a folder lacks one of these files.
+        UserError: two folders have the same name, or a config is wrong.
+    """
+    if "MODEL.WEIGHTS" in opts[::2]:
+        raise UserError(
+            "--run takes the weights from its folders: leave MODEL.WEIGHTS out of --opts, or name "
+            "the model with --config-file"
+        )
+    models = {}
+    for folder in map(Path, folders):
+        name = Path(os.path.abspath(folder)).name  # of a link: its own
+        if name in models:
+            raise UserError(f"--run: two folders are called {name}; rename one of them")
+        weights = ["MODEL.WEIGHTS", str(_find_weights(folder))]
+        models[name] = load_model(str(folder / "config.yaml"), weights + opts)
+    return models
+
+
+def load_model(config_file: str, opts: list[str]) -> SemSegPredictor:
+    """The model of a config and the keys changed in it; raises UserError if these are wrong."""
+    return SemSegPredictor(setup_config(config_file, opts, for_inference=True))
+
+
+def _find_weights(folder: Path) -> Path:
+    if not (folder / "config.yaml").is_file():
+        raise MissingFileError(
+            f"--run {folder}: there is no config.yaml; name the output folder of a training"
+        )
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    raise MissingFileError(
+        f"--run {folder}: there is no {' or '.join(WEIGHTS)}; name the output folder of a "
+        "training that ended"
+    )
+
+
+def find_samples(folder: str | None, predictor: SemSegPredictor) -> list[Path]:
+    """The images of a folder; without one, a few of the model's data set, if it is there.
+
+    Returns ``MOST_SAMPLES`` at most, spread evenly over all.
+
+    Raises MissingFileError if a folder was named that is missing or holds no image.
+    """
+    if folder is not None:
+        return _spread(_images_in(folder), MOST_SAMPLES)
+    name = predictor.metadata.name
+    try:
+        records = DatasetCatalog.get(name)
+    except (OSError, AssertionError, UserError):  # Detectron2's own data sets raise the first two
+        logger.info(f"The images of {name} are not on this machine: the page has no samples.")
+        return []
+    return _spread([Path(record["file_name"]) for record in records], FEW_SAMPLES)
+
+
+def draw_thumbnails(samples: list[Path], max_megapixels: float) -> dict[Path, np.ndarray]:
+    """Small pictures, uint8 RGB, of the samples; those that the page would refuse are left out."""
+    thumbnails = {}
+    for path in samples:
+        try:
+            image = read_upload(path, max_megapixels)
+        except UserError as error:
+            logger.warning(f"A sample is left out: {error}")
+            continue
+        thumbnails[path] = shrink(image, THUMBNAIL_SIDE)
+    return thumbnails
+
+
+def _images_in(folder: str) -> list[Path]:
+    if not Path(folder).expanduser().is_dir():
+        raise MissingFileError(f"--samples {folder}: there is no such folder")
+    try:
+        return find_images([folder])
+    except MissingFileError as error:
+        raise MissingFileError(f"--samples {folder}: no image lies in this folder") from error
+
+
+def _spread(items: list, count: int) -> list:
+    indices = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[index] for index in indices]
