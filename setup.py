@@ -57,6 +57,8 @@ setup(
     extras_require={
         "test": TEST_REQUIREMENTS,
         "demo": ["gradio>=6,<7"],
+        # Cityscapes' own metrics.
+        "cityscapes": ["cityscapesscripts>=1.5,<3"],
         # Side by side in benchmarks/evaluation.py.
         "benchmark": ["torchmetrics>=1.4,<2"],
         # Of data sets whose labels are MATLAB files.

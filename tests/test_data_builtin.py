@@ -4,10 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from data_folders import write_image
+from miniature_archives import ADE20K_FULL, CITYSCAPES, COCO_CLASSES, PASCAL_59
 
-from d2_ctxseg.data import DatasetError, check_dataset, folder_dataset_of
+from d2_ctxseg.data import DatasetError, check_dataset, folder_dataset_of, read_label
 from d2_ctxseg.data.registration import BUILTIN_FOLDER
+from d2_ctxseg.evaluation import SegmentationEvaluator
 from d2_ctxseg.evaluation.evaluator import label_loader
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -15,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 # Registered name without the split -> splits, classes, ignored label, first and last class.
 DATASETS = {
-    "ade20k_sem_seg_{}": (("train", "val"), 150, 255, "wall", "flag"),
+    "ade20k_sem_seg_{}": (("train", "val", "test"), 150, 255, "wall", "flag"),
     "ade20k_full_sem_seg_{}": (
         ("train", "val"),
         847,
@@ -29,7 +32,7 @@ DATASETS = {
     "ade20k_full_700_sem_seg_{}": (("train", "val"), 700, 65535, "wall", None),
     "coco_2017_{}_stuff_sem_seg": (("train", "val"), 171, 255, "person", "wood"),
     "coco_2017_{}_stuff_10k_sem_seg": (("train", "test"), 171, 255, "person", "wood"),
-    "cityscapes_fine_sem_seg_{}": (("train", "val"), 19, 255, "road", "bicycle"),
+    "cityscapes_fine_sem_seg_{}": (("train", "val", "test"), 19, 255, "road", "bicycle"),
     "pascal_context_59_sem_seg_{}": (("train", "val"), 59, 255, "aeroplane", "wood"),
     "pascal_context_60_sem_seg_{}": (("train", "val"), 60, 255, "background", "wood"),
     "camvid_sem_seg_{}": (("train", "val", "test"), 11, 11, "Sky", "Bicyclist"),
@@ -87,6 +90,94 @@ def test_a_missing_one_says_how_it_is_made(name, tmp_path, monkeypatch):
     if dataset.preparation:
         assert f"python {dataset.preparation}" in str(error.value)
         assert (ROOT / dataset.preparation).is_file()
+
+
+class TestOriginalIds:
+    """What the publishers' own files hold for the classes, and their servers take."""
+
+    def ids(self, name):
+        return MetadataCatalog.get(name).get("original_ids")
+
+    @pytest.mark.parametrize("split", ["train", "val", "test"])
+    def test_of_ade20k_are_1_to_150_and_of_cityscapes_the_label_ids(self, split):
+        assert self.ids(f"ade20k_sem_seg_{split}") == list(range(1, 151))
+        assert self.ids(f"cityscapes_fine_sem_seg_{split}") == list(CITYSCAPES)
+
+    def test_of_coco_stuff_are_coco_s_categories(self):
+        for name in ("coco_2017_val_stuff_sem_seg", "coco_2017_test_stuff_10k_sem_seg"):
+            assert self.ids(name) == COCO_CLASSES
+
+    @pytest.mark.parametrize("number", [150, 300, 500, 700, 847])
+    def test_of_ade20k_with_many_classes_are_the_indices_of_objects(self, number):
+        ids = self.ids(f"ade20k_full{'' if number == 847 else f'_{number}'}_sem_seg_val")
+        assert len(ids) == number
+        assert {ids[index]: index for index in ADE20K_FULL.values() if index < number} == {
+            object_index: index for object_index, index in ADE20K_FULL.items() if index < number
+        }
+
+    def test_of_pascal_context_are_its_numbers_of_459_labels(self):
+        ids = self.ids("pascal_context_59_sem_seg_val")
+        assert {ids[index]: index for index in PASCAL_59.values()} == PASCAL_59
+        assert self.ids("pascal_context_60_sem_seg_val") == [0, *ids]
+
+    def test_where_they_are_the_indices_there_are_none(self):
+        assert self.ids("camvid_sem_seg_test") is None
+        assert self.ids("context_shapes_sem_seg_val") is None
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_there_is_one_for_each_class(self, name):
+        ids = self.ids(name)
+        assert ids is None or len(set(ids)) == len(MetadataCatalog.get(name).stuff_classes)
+
+
+class TestTestSplits:
+    """Images whose labels the servers keep."""
+
+    @pytest.mark.parametrize(
+        ("name", "image"),
+        [
+            ("ade20k_sem_seg_test", "ADEChallengeData2016/images/testing/ADE_test_00000001.jpg"),
+            (
+                "cityscapes_fine_sem_seg_test",
+                "cityscapes/leftImg8bit/test/berlin/berlin_000000_000019_leftImg8bit.png",
+            ),
+        ],
+    )
+    def test_have_images_only(self, tmp_path, monkeypatch, name, image):
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+        write_image(tmp_path / image, np.zeros((4, 6, 3), np.uint8))
+        [record] = DatasetCatalog.get(name)
+        assert record["file_name"] == str(tmp_path / image)
+        assert "sem_seg_file_name" not in record
+        assert MetadataCatalog.get(name).get("sem_seg_root") is None
+        assert check_dataset(name).problems == []
+
+    def test_that_are_not_there_do_not_disturb_the_others(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+        folder = tmp_path / "ADEChallengeData2016"
+        write_image(folder / "images/validation/a.jpg", np.zeros((4, 6, 3), np.uint8))
+        write_image(folder / "annotations_detectron2/validation/a.png", np.zeros((4, 6), np.uint8))
+        assert len(DatasetCatalog.get("ade20k_sem_seg_val")) == 1
+        with pytest.raises(
+            DatasetError, match=r"testing does not exist.*datasets/README\.md"
+        ) as no:
+            DatasetCatalog.get("ade20k_sem_seg_test")
+        assert "prepare_ade20k" not in str(no.value), "the script does not make them"
+
+    def test_are_saved_as_the_server_takes_them(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+        city, stem = "cityscapes/leftImg8bit/test/bonn", "bonn_000001_000019_leftImg8bit"
+        write_image(tmp_path / city / f"{stem}.png", np.zeros((1, 19, 3), np.uint8))
+        name = "cityscapes_fine_sem_seg_test"
+        [record] = DatasetCatalog.get(name)
+        evaluator = SegmentationEvaluator(
+            name, output_dir=tmp_path / "out", save_predictions=True, distributed=False
+        )
+        evaluator.reset()
+        evaluator.process([record], [{"label_map": torch.arange(19)[None]}])
+        assert evaluator.evaluate() == {}
+        saved = read_label(tmp_path / f"out/predictions/{stem}.png")
+        assert saved.tolist() == [list(CITYSCAPES)]
 
 
 class TestLargeVocabulary:

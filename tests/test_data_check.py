@@ -15,6 +15,7 @@ from d2_ctxseg.data import (
     read_folder_dataset,
     register_folder_dataset,
 )
+from d2_ctxseg.data.sample_sheet import GAP, TILE_WIDTH, draw_sample_sheet
 
 TOOLS = Path(__file__).parents[1] / "tools"
 
@@ -74,9 +75,44 @@ class TestCheck:
         assert "does not exist" in report.problems[0]
         assert "1 problems" in report.as_text()
 
+    def test_of_a_split_without_labels_the_images_are_read(self, tmp_path):
+        write_pairs(tmp_path, ["a", "b"])
+        splits = {"test": {"images": "images"}}
+        report = check(tmp_path, splits=splits)
+        assert (report.num_images, report.num_pairs, report.labelled) == (2, 0, False)
+        text = report.as_text()
+        assert text.splitlines() == [f"{report.name}: 2 images without labels", "  No problems."]
+        (tmp_path / "images/a.png").write_bytes(b"junk")
+        report = check(tmp_path, splits=splits)
+        [problem] = report.problems
+        assert "Cannot read the image" in problem and "a.png" in problem
+
     def test_an_unknown_name_is_an_error(self):
         with pytest.raises(DatasetError, match="is not a folder data set"):
             check_dataset("nobody_knows")
+
+
+class TestSheetWithoutLabels:
+    def sheet(self, folder, number):
+        [name] = register_folder_dataset(write_yaml(folder, splits={"test": {"images": "images"}}))
+        return draw_sample_sheet(name, number)
+
+    def test_shows_the_images_alone(self, tmp_path):
+        for name, color in (("a", [200, 0, 0]), ("b", [0, 0, 200])):
+            write_image(tmp_path / f"images/{name}.png", np.full((24, 32, 3), color, np.uint8))
+        sheet = self.sheet(tmp_path, 2)
+        height = TILE_WIDTH * 24 // 32
+        assert sheet.shape == (height + GAP, 2 * TILE_WIDTH + GAP, 3)
+        shown = {tuple(sheet[height // 2, left].tolist()) for left in (9, TILE_WIDTH + GAP + 9)}
+        assert shown == {(200, 0, 0), (0, 0, 200)}
+
+    def test_leaves_out_what_cannot_be_read(self, tmp_path):
+        write_pairs(tmp_path, ["a", "b"])
+        (tmp_path / "images/a.png").write_bytes(b"junk")
+        assert self.sheet(tmp_path, 2).shape == self.sheet(tmp_path, 1).shape
+        (tmp_path / "images/b.png").write_bytes(b"junk")
+        with pytest.raises(DatasetError, match="No image of"):
+            self.sheet(tmp_path, 2)
 
 
 class TestConvertColorLabels:
@@ -102,6 +138,11 @@ class TestConvertColorLabels:
             convert_color_labels(dataset, "train", tmp_path / "new")
         assert not (tmp_path / "new").exists()
         assert not list(tmp_path.glob(".new*"))
+
+    def test_refuses_a_split_without_labels(self, tmp_path):
+        dataset = self.write(tmp_path, self.palette, splits={"test": {"images": "images"}})
+        with pytest.raises(DatasetError, match="has images only"):
+            convert_color_labels(dataset, "test", tmp_path / "new")
 
     def test_refuses_an_existing_folder_an_unknown_split_and_doubled_colours(self, tmp_path):
         dataset = self.write(tmp_path, self.palette)

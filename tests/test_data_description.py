@@ -60,7 +60,8 @@ def test_label_map_may_give_the_value_of_the_ignore_label_to_a_class(tmp_path):
         ({"name": None}, "lacks the key 'name'"),
         ({"name": "my data"}, "'name' must consist of"),
         ({"splits": {}}, "at least one split"),
-        ({"splits": {"train": {"images": "i"}}}, "split 'train' lacks the key 'labels'"),
+        ({"splits": {"train": {"labels": "l"}}}, "split 'train' lacks the key 'images'"),
+        ({"splits": {"train": {"images": "i", "labels": None}}}, "'labels' of split 'train'"),
         ({"splits": {"train": "images"}}, "split 'train' must be a mapping"),
         ({"splits": {"train": {"images": "i", "label": "l"}}}, "Did you mean 'labels'"),
         ({"splits": {"train": {"images": "i", "labels": ""}}}, "'labels' of split 'train'"),
@@ -81,6 +82,13 @@ def test_label_map_may_give_the_value_of_the_ignore_label_to_a_class(tmp_path):
         ({"name": "my data {split}"}, "'name' without {split} must consist of"),
         ({"num_classes": 4}, r"integer in 1\.\.3, but is 4"),
         ({"num_classes": 0}, r"integer in 1\.\.3, but is 0"),
+        ({"original_ids": [1, 2]}, "list of 3 integers"),
+        ({"original_ids": [1, 2, 65536]}, r"integers in 0\.\.65535"),
+        ({"original_ids": [1, 2, True]}, "list of 3 integers"),
+        ({"original_ids": 65534}, "or one integer, .* but is 65534"),
+        ({"original_ids": -1}, "but is -1"),
+        ({"original_ids": "1"}, "but is '1'"),
+        ({"original_ids": [1, 2, 1]}, "gives 1 to two classes"),
         ({"classes": "nowhere.yaml"}, "'classes' names the file .*nowhere.yaml: No such file"),
     ],
 )
@@ -101,6 +109,39 @@ def test_classes_may_stand_in_a_file_of_their_own(tmp_path, content):
     (tmp_path / "classes.yaml").write_text(content)
     dataset = read_folder_dataset(write_yaml(tmp_path, classes="classes.yaml"))
     assert dataset.classes == ("a", "b", "c")
+    assert dataset.original_ids == ((7, 3, 5) if content[0] == "{" else None)
+
+
+def test_a_file_of_classes_that_maps_something_else_than_ids_is_refused(tmp_path):
+    (tmp_path / "classes.yaml").write_text("{road: a, 3: b}")
+    with pytest.raises(DatasetError, match=r"classes\.yaml, which maps 'road' to a class"):
+        read_folder_dataset(write_yaml(tmp_path, classes="classes.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("given", "ids"), [([9, 300, 0], (9, 300, 0)), (1, (1, 2, 3)), (65533, (65533, 65534, 65535))]
+)
+def test_original_ids_are_a_list_or_the_first_of_consecutive_ones(tmp_path, given, ids):
+    assert read_folder_dataset(write_yaml(tmp_path, original_ids=given)).original_ids == ids
+
+
+def test_original_ids_that_are_given_win_over_those_of_the_file_of_classes(tmp_path):
+    (tmp_path / "classes.yaml").write_text("{7: a, 3: b, 5: c}")
+    path = write_yaml(tmp_path, classes="classes.yaml", original_ids=[1, 2, 9], num_classes=2)
+    assert read_folder_dataset(path).original_ids == (1, 2)
+
+
+def test_original_ids_of_the_file_are_cut_like_the_classes(tmp_path):
+    (tmp_path / "classes.yaml").write_text("{7: a, 3: b, 5: c}")
+    path = write_yaml(tmp_path, classes="classes.yaml", num_classes=2)
+    assert read_folder_dataset(path).original_ids == (7, 3)
+
+
+def test_a_split_may_have_no_labels(tmp_path):
+    splits = {"train": {"images": "i", "labels": "l"}, "test": {"images": "t"}}
+    dataset = read_folder_dataset(write_yaml(tmp_path, splits=splits))
+    assert dataset.splits == {"train": ("i", "l"), "test": ("t", None)}
+    assert (dataset.has_labels("train"), dataset.has_labels("test")) == (True, False)
 
 
 def test_of_the_first_classes_the_others_are_ignored(tmp_path):

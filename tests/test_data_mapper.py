@@ -73,6 +73,17 @@ def test_training_gives_image_and_label(dataset):
     assert "image" not in record, "the data set's own record must not change"
 
 
+def test_images_without_labels_are_predicted_and_not_trained_on(tmp_path):
+    write_pairs(tmp_path, ["a"])
+    [name] = register_folder_dataset(write_yaml(tmp_path, splits={"test": {"images": "images"}}))
+    [record] = DatasetCatalog.get(name)
+    assert SemanticSegmentorMapper(make_config(), is_train=False)(record)["image"].shape[0] == 3
+    with pytest.raises(DatasetError, match=f"DATASETS.TRAIN names '{name}'.* no labels"):
+        SemanticSegmentorMapper(make_config(train=(name,)), is_train=True)
+    with pytest.raises(DatasetError, match=r"a\.png has no label, so it cannot be trained on"):
+        make_mapper()(record)
+
+
 def test_testing_leaves_the_label_out_and_does_not_even_read_it(dataset):
     name, _ = dataset
     record = DatasetCatalog.get(name)[0]

@@ -11,10 +11,13 @@ from d2_ctxseg.data import (
     DatasetError,
     folder_dataset_of,
     generate_missing,
+    read_folder_dataset,
     register_folder_dataset,
     register_folder_datasets,
     registration,
 )
+from d2_ctxseg.data.pairing import pair_split
+from d2_ctxseg.data.registration import has_labels
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 
@@ -54,6 +57,52 @@ def test_records_and_metadata_of_a_split(tmp_path):
     assert metadata.image_root == str(tmp_path / "images")
     assert metadata.sem_seg_root == str(tmp_path / "labels")
     assert metadata.get("label_map") is None
+
+
+class TestWithoutLabels:
+    splits = {"train": {"images": "images", "labels": "labels"}, "test": {"images": "images"}}
+
+    def test_records_have_none_and_metadata_no_folder_of_them(self, tmp_path):
+        write_pairs(tmp_path, ["b", "a"])
+        test, train = sorted(register_folder_dataset(write_yaml(tmp_path, splits=self.splits)))
+        (tmp_path / "labels/a.png").unlink()
+        assert DatasetCatalog.get(test) == [
+            {
+                "file_name": str(tmp_path / f"images/{key}.png"),
+                "image_id": key,
+                "dataset_name": test,
+            }
+            for key in ("a", "b")
+        ]
+        metadata = MetadataCatalog.get(test)
+        assert metadata.stuff_classes == CLASSES
+        assert metadata.image_root == str(tmp_path / "images")
+        assert metadata.get("sem_seg_root") is None
+        assert (has_labels(train), has_labels(test)) == (True, False)
+        assert has_labels("nobody_knows"), "of data sets of others it is assumed"
+
+    def test_pairing_them_is_an_error(self, tmp_path):
+        write_pairs(tmp_path, ["a"])
+        dataset = read_folder_dataset(write_yaml(tmp_path, splits=self.splits))
+        with pytest.raises(DatasetError, match="'test' names no 'labels' in .*data.yaml"):
+            pair_split(dataset, "test")
+
+    def test_a_name_that_is_taken_over_loses_its_folder_of_labels(self, tmp_path, monkeypatch):
+        name = unique_name()
+        monkeypatch.setattr(registration, "BUILTIN_FOLDER", tmp_path)
+        DatasetCatalog.register(f"{name}_sem_seg_test", list)
+        MetadataCatalog.get(f"{name}_sem_seg_test").set(sem_seg_root="labels", gt_ext="png")
+        register_folder_dataset(write_yaml(tmp_path, name=name, splits=self.splits))
+        metadata = MetadataCatalog.get(f"{name}_sem_seg_test")
+        assert metadata.get("sem_seg_root") is None
+        assert metadata.gt_ext == "png"
+
+
+def test_original_ids_are_in_the_metadata_if_they_are_known(tmp_path):
+    [name] = register_folder_dataset(write_yaml(tmp_path, original_ids=7))
+    assert MetadataCatalog.get(name).original_ids == [7, 8, 9]
+    [name] = register_folder_dataset(write_yaml(tmp_path / "other"))
+    assert MetadataCatalog.get(name).get("original_ids") is None
 
 
 def test_nothing_is_looked_at_before_a_split_is_loaded(tmp_path):

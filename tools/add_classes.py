@@ -39,6 +39,7 @@ from d2_ctxseg.data import (
     build_augmentations,
     register_folder_datasets,
 )
+from d2_ctxseg.data.registration import has_labels
 from d2_ctxseg.engine import Trainer, setup_config
 from d2_ctxseg.errors import UserError, run_command, suggest
 from d2_ctxseg.evaluation import SegmentationEvaluator, add_to_results_file, by_dataset
@@ -222,6 +223,8 @@ def choose_images(args, new_classes: list[int]) -> list[dict]:
         return records
     if args.num_images < 1:
         raise UserError(f"--num-images is {args.num_images}, expected a number above 0.")
+    if not has_labels(args.images):
+        raise UserError(f"--images: '{args.images}' has no labels; name a split that has some.")
     load = label_loader(args.images)
     shows = np.array(
         [

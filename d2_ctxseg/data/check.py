@@ -11,7 +11,7 @@ from .errors import DatasetError
 from .folder_dataset import FolderDataset
 from .images import read_image
 from .labels import LabelFormat, check_label_values, check_same_size, read_label
-from .pairing import pair_split
+from .pairing import list_images, pair_split
 from .registration import folder_dataset_of
 
 
@@ -21,7 +21,9 @@ class CheckReport:
 
     Attributes:
         name: the registered name.
-        num_pairs: how many images have a label.
+        num_images: how many images there are.
+        num_pairs: how many of them have a label.
+        labelled: whether they are to have labels. False: only the images are checked.
         problems: one sentence each; empty if the data set can be used.
         classes: class names.
         pixels: number of pixels of each class, in all labels that could be read.
@@ -30,7 +32,9 @@ class CheckReport:
     """
 
     name: str
+    num_images: int = 0
     num_pairs: int = 0
+    labelled: bool = True
     problems: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     pixels: list[int] = field(default_factory=list)
@@ -42,26 +46,33 @@ class CheckReport:
         return asdict(self)
 
     def as_text(self) -> str:
-        """The report as a table of the classes, followed by the problems."""
+        """The report as a table of the classes, if there are labels, followed by the problems."""
+        if self.labelled:
+            lines = [f"{self.name}: {self.num_pairs} pairs of image and label", *self._table()]
+        else:
+            lines = [f"{self.name}: {self.num_images} images without labels"]
+        lines.append(f"  {len(self.problems)} problems" if self.problems else "  No problems.")
+        lines.extend(f"  - {problem}" for problem in self.problems)
+        return "\n".join(lines)
+
+    def _table(self) -> list[str]:
         total = sum(self.pixels) + self.ignored_pixels
         width = max(len(name) for name in [*self.classes, "(ignored)"])
-        lines = [f"{self.name}: {self.num_pairs} pairs of image and label"]
-        lines.append(f"  {'':>5} {'class':<{width}} {'pixels':>13} {'share':>8} {'images':>7}")
+        lines = [f"  {'':>5} {'class':<{width}} {'pixels':>13} {'share':>8} {'images':>7}"]
         rows = zip(range(len(self.classes)), self.classes, self.pixels, self.images)
         for index, name, pixels, images in rows:
             share = _percent(pixels, total)
             lines.append(f"  {index:>5} {name:<{width}} {pixels:>13} {share:>8} {images:>7}")
         share = _percent(self.ignored_pixels, total)
         lines.append(f"  {'':>5} {'(ignored)':<{width}} {self.ignored_pixels:>13} {share:>8}")
-        lines.append(f"  {len(self.problems)} problems" if self.problems else "  No problems.")
-        lines.extend(f"  - {problem}" for problem in self.problems)
-        return "\n".join(lines)
+        return lines
 
 
 def check_dataset(name: str, num_workers: int | None = None) -> CheckReport:
     """Check a registered split: its pairs, all its files, and the values of its labels.
 
-    Shows a progress bar. Problems do not stop it; they are collected.
+    Of a split without labels the images are checked. Shows a progress bar. Problems do not stop
+    it; they are collected.
 
     Args:
         name: a name of DatasetCatalog that was registered from a YAML file.
@@ -76,19 +87,39 @@ def check_dataset(name: str, num_workers: int | None = None) -> CheckReport:
         classes=list(dataset.classes),
         pixels=[0] * len(dataset.classes),
         images=[0] * len(dataset.classes),
+        labelled=dataset.has_labels(split),
     )
     try:
-        pairing = pair_split(dataset, split)
+        if report.labelled:
+            pairing = pair_split(dataset, split)
+            report.num_images = len(pairing.pairs) + len(pairing.images_without_label)
+            report.num_pairs = len(pairing.pairs)
+            report.problems.extend(pairing.problems())
+            _check_pairs(dataset, list(pairing.pairs.values()), report, num_workers)
+        else:
+            _, images = list_images(dataset, split)
+            report.num_images = len(images)
+            _check_images(images.values(), report, num_workers)
     except DatasetError as error:
         report.problems.append(str(error))
-        return report
-    report.num_pairs = len(pairing.pairs)
-    report.problems.extend(pairing.problems())
-    _check_files(dataset, list(pairing.pairs.values()), report, num_workers)
     return report
 
 
-def _check_files(dataset: FolderDataset, pairs, report: CheckReport, num_workers) -> None:
+def _check_images(images, report: CheckReport, num_workers) -> None:
+    with ThreadPoolExecutor(num_workers) as pool:
+        problems = tqdm(pool.map(_check_image, images), report.name, len(images), unit="image")
+        report.problems.extend(sorted(problem for problem in problems if problem is not None))
+
+
+def _check_image(path: Path) -> str | None:
+    try:
+        read_image(path, "RGB")
+    except DatasetError as error:
+        return str(error)
+    return None
+
+
+def _check_pairs(dataset: FolderDataset, pairs, report: CheckReport, num_workers) -> None:
     label_format = LabelFormat(len(dataset.classes), dataset.ignore_label, dataset.label_map)
     problems = []
     with ThreadPoolExecutor(num_workers) as pool:

@@ -33,10 +33,12 @@ _KEYS = (
     "image_suffix",
     "label_suffix",
     "num_classes",
+    "original_ids",
     "preparation",
 )
 _REQUIRED_KEYS = ("name", "splits", "classes")
 _SPLIT_KEYS = ("images", "labels")
+_REQUIRED_SPLIT_KEYS = ("images",)
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _SPLIT_PLACE = "{split}"
 
@@ -50,7 +52,8 @@ class FolderDataset:
         name: the first part of the names its splits are registered under, or the whole of them
             with "{split}" in the place of the split.
         root: as written in the YAML; see :meth:`resolve_root`.
-        splits: split name -> (image folder, label folder), relative to the root.
+        splits: split name -> (image folder, label folder), relative to the root. None in the place
+            of the label folder: the images have no labels.
         classes: class names in the order of their indices.
         palette: an (r, g, b) colour for each class, 0-255.
         ignore_label: label of the pixels that belong to no class; never a class index.
@@ -58,6 +61,8 @@ class FolderDataset:
             hold class indices.
         image_suffixes, label_suffixes: what follows the part of a file name that an image and
             its label have in common.
+        original_ids: class index -> the value that the publishers' own files have for the class,
+            and their server expects. None: the class indices, or what ``label_map`` says.
         preparation: the script that makes these folders from what can be downloaded, if there is
             one.
     """
@@ -65,13 +70,14 @@ class FolderDataset:
     source: Path
     name: str
     root: str
-    splits: dict[str, tuple[str, str]]
+    splits: dict[str, tuple[str, str | None]]
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     ignore_label: int
     label_map: dict[int, int] | None
     image_suffixes: tuple[str, ...]
     label_suffixes: tuple[str, ...]
+    original_ids: tuple[int, ...] | None = None
     preparation: str | None = None
 
     def registered_name(self, split: str) -> str:
@@ -79,6 +85,10 @@ class FolderDataset:
         if _SPLIT_PLACE in self.name:
             return self.name.replace(_SPLIT_PLACE, split)
         return f"{self.name}_sem_seg_{split}"
+
+    def has_labels(self, split: str) -> bool:
+        """Whether a split has labels; those of a public benchmark's test images are kept secret."""
+        return self.splits[split][1] is not None
 
     @property
     def below_datasets_root(self) -> bool:
@@ -139,7 +149,9 @@ class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
 
 def _build(source: Path, description) -> FolderDataset:
     _check_keys(description, _KEYS, _REQUIRED_KEYS, "the data set description")
-    classes = _read_classes(description["classes"], source.parent)
+    classes, original_ids = _read_classes(description["classes"], source.parent)
+    if "original_ids" in description:
+        original_ids = _read_original_ids(description["original_ids"], len(classes))
     ignore_label = _read_ignore_label(description.get("ignore_label", 255), len(classes))
     label_map = _read_label_map(description.get("label_map"), len(classes), ignore_label)
     palette = _read_palette(description.get("palette"), len(classes))
@@ -147,6 +159,7 @@ def _build(source: Path, description) -> FolderDataset:
         count = _read_num_classes(description["num_classes"], len(classes))
         label_map = _ignore_from(count, label_map, len(classes), ignore_label)
         classes, palette = classes[:count], palette[:count]
+        original_ids = original_ids and original_ids[:count]
     root = description.get("root", ".")
     if not isinstance(root, str):
         raise _InvalidDescription(f"'root' must be a path, but is {root!r}.")
@@ -161,6 +174,7 @@ def _build(source: Path, description) -> FolderDataset:
         label_map=label_map,
         image_suffixes=_read_suffixes(description, "image_suffix", DEFAULT_IMAGE_SUFFIXES),
         label_suffixes=_read_suffixes(description, "label_suffix", DEFAULT_LABEL_SUFFIXES),
+        original_ids=original_ids,
         preparation=description.get("preparation"),
     )
 
@@ -196,7 +210,7 @@ def _read_dataset_name(name) -> str:
     return _read_name(name, "'name'")
 
 
-def _read_splits(splits) -> dict[str, tuple[str, str]]:
+def _read_splits(splits) -> dict[str, tuple[str, str | None]]:
     if not isinstance(splits, dict) or not splits:
         raise _InvalidDescription(
             "'splits' must name at least one split, each with its folders: "
@@ -205,19 +219,21 @@ def _read_splits(splits) -> dict[str, tuple[str, str]]:
     result = {}
     for split, folders in splits.items():
         _read_name(split, "the name of a split")
-        _check_keys(folders, _SPLIT_KEYS, _SPLIT_KEYS, f"split '{split}'")
-        for key in _SPLIT_KEYS:
+        _check_keys(folders, _SPLIT_KEYS, _REQUIRED_SPLIT_KEYS, f"split '{split}'")
+        for key in folders:
             if not isinstance(folders[key], str) or not folders[key]:
                 raise _InvalidDescription(
                     f"'{key}' of split '{split}' must be a folder, but is {folders[key]!r}."
                 )
-        result[split] = (folders["images"], folders["labels"])
+        result[split] = (folders["images"], folders.get("labels"))
     return result
 
 
-def _read_classes(classes, folder: Path) -> tuple[str, ...]:
+def _read_classes(classes, folder: Path) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
+    """The names, and the ids that a file of names gives them."""
+    ids = None
     if isinstance(classes, str):
-        classes = _read_class_file(folder / Path(classes).expanduser())
+        classes, ids = _read_class_file(folder / Path(classes).expanduser())
     if not isinstance(classes, list) or not classes:
         raise _InvalidDescription(
             "'classes' must be a list of at least one class name, or the path of a YAML file that "
@@ -232,16 +248,41 @@ def _read_classes(classes, folder: Path) -> tuple[str, ...]:
     twice = [name for name, count in Counter(classes).items() if count > 1]
     if twice:
         raise _InvalidDescription(f"'classes' holds '{twice[0]}' twice.")
-    return tuple(classes)
+    return tuple(classes), ids
 
 
 def _read_class_file(path: Path):
-    """The names in a YAML file: a list, or the values of a mapping in their order."""
+    """A list of names, and no ids; or the values of a mapping in their order, and its keys."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except OSError as error:
         raise _InvalidDescription(f"'classes' names the file {path}: {error.strerror}.") from error
-    return list(content.values()) if isinstance(content, dict) else content
+    if not isinstance(content, dict):
+        return content, None
+    for key in content:
+        if not _is_integer(key, 0, MAX_LABEL_VALUE):
+            raise _InvalidDescription(
+                f"'classes' names the file {path}, which maps {key!r} to a class, but must map the "
+                f"publishers' ids, integers in 0..{MAX_LABEL_VALUE}; or make it a list of names."
+            )
+    return list(content.values()), tuple(content)
+
+
+def _read_original_ids(ids, num_classes: int) -> tuple[int, ...]:
+    """A list of ids as it is; one id: that one and those that follow."""
+    if _is_integer(ids, 0, MAX_LABEL_VALUE + 1 - num_classes):
+        return tuple(range(ids, ids + num_classes))
+    is_list = isinstance(ids, list) and len(ids) == num_classes
+    if not is_list or not all(_is_integer(value, 0, MAX_LABEL_VALUE) for value in ids):
+        raise _InvalidDescription(
+            "'original_ids', what the publishers' own files hold for the classes, must be a list "
+            f"of {num_classes} integers in 0..{MAX_LABEL_VALUE}, one for each class, or one "
+            f"integer, the first of consecutive ones, but is {ids!r}."
+        )
+    twice = [value for value, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise _InvalidDescription(f"'original_ids' gives {twice[0]} to two classes.")
+    return tuple(ids)
 
 
 def _read_num_classes(count, num_classes: int) -> int:

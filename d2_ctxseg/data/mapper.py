@@ -15,6 +15,7 @@ from .augmentation import PadToSize, PhotometricDistortion, ResizeRatioRange
 from .errors import DatasetError
 from .images import read_image
 from .labels import LabelFormat, check_label_values, check_same_size, read_label
+from .registration import has_labels
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +81,8 @@ class SemanticSegmentorMapper:
     def __call__(self, record: dict) -> dict:
         """
         Raises:
-            DatasetError: a file cannot be read, image and label differ in size, or a label is
-                neither a class index nor ignored.
+            DatasetError: a file cannot be read, an image to train on has no label, image and label
+                differ in size, or a label is neither a class index nor ignored.
         """
         record = dict(record)
         image = read_image(record["file_name"], self.image_format)
@@ -99,7 +100,12 @@ class SemanticSegmentorMapper:
 
     def _read_label(self, record: dict, image: np.ndarray) -> np.ndarray:
         """The label (H, W) with class indices and ``self.ignore_value``."""
-        path = record["sem_seg_file_name"]
+        path = record.get("sem_seg_file_name")
+        if path is None:
+            raise DatasetError(
+                f"The image {record['file_name']} has no label, so it cannot be trained on. Its "
+                "data set must not be in DATASETS.TRAIN."
+            )
         label_format = self._label_format_of(record)
         label = read_label(path, label_format.label_map)
         check_same_size(image, label, record["file_name"], path)
@@ -168,4 +174,10 @@ def _label_formats(names: Sequence[str]) -> dict[str, LabelFormat]:
             f"{suggest(unknown[0], DatasetCatalog.list())} Describe your own data set in a YAML "
             "file and list that in DATASETS.FOLDERS."
         )
+    for name in names:
+        if not has_labels(name):
+            raise DatasetError(
+                f"DATASETS.TRAIN names '{name}', whose images have no labels: it can be predicted, "
+                "not trained on."
+            )
     return {name: LabelFormat.from_metadata(MetadataCatalog.get(name)) for name in names}

@@ -45,14 +45,17 @@ def pair_split(dataset: FolderDataset, split: str) -> Pairing:
     """List the two folders of a split, subfolders included, and pair their files by name.
 
     Raises:
-        DatasetError: the root or a folder is missing, a folder holds no file of the wanted kind,
-            or two files claim the same name.
+        DatasetError: the split has no labels, the root or a folder is missing, a folder holds no
+            file of the wanted kind, or two files claim the same name.
     """
-    root = dataset.resolve_root()
-    if not root.is_dir():
-        raise DatasetError(_missing_root(dataset, root))
-    image_folder, label_folder = (root / folder for folder in dataset.splits[split])
-    images = _list_files(image_folder, dataset.image_suffixes, dataset, split, "image")
+    if not dataset.has_labels(split):
+        raise DatasetError(
+            f"Data set '{dataset.registered_name(split)}' has images only: its split '{split}' "
+            f"names no 'labels' in {dataset.source}. Take another split, or add the folder of its "
+            "labels there."
+        )
+    image_folder, images = list_images(dataset, split)
+    label_folder = dataset.resolve_root() / dataset.splits[split][1]
     labels = _list_files(label_folder, dataset.label_suffixes, dataset, split, "label")
     return Pairing(
         image_folder,
@@ -61,6 +64,20 @@ def pair_split(dataset: FolderDataset, split: str) -> Pairing:
         images_without_label=[images[key] for key in sorted(images.keys() - labels.keys())],
         labels_without_image=[labels[key] for key in sorted(labels.keys() - images.keys())],
     )
+
+
+def list_images(dataset: FolderDataset, split: str) -> tuple[Path, dict[str, Path]]:
+    """The image folder of a split, and its images: path below it without the suffix -> file.
+
+    Raises:
+        DatasetError: the root or the folder is missing, it holds no image, or two images claim the
+            same name.
+    """
+    root = dataset.resolve_root()
+    if not root.is_dir():
+        raise DatasetError(_missing_root(dataset, root))
+    folder = root / dataset.splits[split][0]
+    return folder, _list_files(folder, dataset.image_suffixes, dataset, split, "image")
 
 
 def check_complete(pairing: Pairing, name: str) -> None:
@@ -96,8 +113,11 @@ def _how_to_get(dataset: FolderDataset) -> str:
     )
 
 
-def _prepare_hint(dataset: FolderDataset) -> str:
-    return _how_to_get(dataset) if dataset.preparation else ""
+def _prepare_hint(dataset: FolderDataset, split: str) -> str:
+    if dataset.preparation is None:
+        return ""
+    # Images without labels need no preparation: the script does not make them.
+    return _how_to_get(dataset) if dataset.has_labels(split) else " See datasets/README.md."
 
 
 def _list_files(folder: Path, suffixes, dataset: FolderDataset, split: str, kind: str):
@@ -105,7 +125,8 @@ def _list_files(folder: Path, suffixes, dataset: FolderDataset, split: str, kind
     where = f"Data set '{dataset.name}', split '{split}': the {kind} folder {folder.absolute()}"
     if not folder.is_dir():
         raise DatasetError(
-            f"{where} does not exist ('{kind}s' in {dataset.source}).{_prepare_hint(dataset)}"
+            f"{where} does not exist ('{kind}s' in {dataset.source})."
+            f"{_prepare_hint(dataset, split)}"
         )
     files: dict[str, Path] = {}
     others = []
@@ -126,7 +147,7 @@ def _list_files(folder: Path, suffixes, dataset: FolderDataset, split: str, kind
         found = f"It holds other files: {_examples(others)}." if others else "It is empty."
         raise DatasetError(
             f"{where} holds no file that ends with {' or '.join(suffixes)} "
-            f"('{kind}_suffix' in the data set's YAML). {found}{_prepare_hint(dataset)}"
+            f"('{kind}_suffix' in the data set's YAML). {found}{_prepare_hint(dataset, split)}"
         )
     return files
 

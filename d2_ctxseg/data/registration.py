@@ -12,7 +12,7 @@ from ..errors import suggest
 from .context_shapes import generate_context_shapes
 from .errors import DatasetError
 from .folder_dataset import FolderDataset, read_folder_dataset
-from .pairing import check_complete, pair_split
+from .pairing import check_complete, list_images, pair_split
 
 BUILTIN_FOLDER = Path(__file__).resolve().parent / "datasets"
 
@@ -64,6 +64,12 @@ def folder_dataset_of(name: str) -> tuple[FolderDataset, str]:
             f"Registered ones: {', '.join(_registered)}."
         )
     return _registered[name]
+
+
+def has_labels(name: str) -> bool:
+    """Whether the data set ``name`` has labels; of those registered by others it is assumed."""
+    dataset, split = _registered.get(name, (None, None))
+    return dataset is None or dataset.has_labels(split)
 
 
 def generate_missing(names: Iterable[str]) -> None:
@@ -125,6 +131,8 @@ def _check_free(name: str, dataset: FolderDataset) -> None:
 def _register_split(name: str, dataset: FolderDataset, split: str) -> None:
     metadata = _take_over(name)
     DatasetCatalog.register(name, functools.partial(_load_split, name, dataset, split))
+    if not dataset.has_labels(split):
+        metadata.pop("sem_seg_root", None)
     metadata |= {
         "stuff_classes": list(dataset.classes),
         "stuff_colors": list(dataset.palette),
@@ -133,6 +141,8 @@ def _register_split(name: str, dataset: FolderDataset, split: str) -> None:
     }
     if dataset.label_map is not None:
         metadata["label_map"] = dataset.label_map
+    if dataset.original_ids is not None:
+        metadata["original_ids"] = list(dataset.original_ids)
     MetadataCatalog.get(name).set(**metadata)
     _registered[name] = (dataset, split)
 
@@ -154,19 +164,19 @@ def _take_over(name: str) -> dict:
 
 def _load_split(name: str, dataset: FolderDataset, split: str) -> list[dict]:
     """The records of a split in Detectron2's format. Images are not opened."""
-    pairing = pair_split(dataset, split)
-    check_complete(pairing, name)
-    # Metadata objects to a changed attribute, but the folders follow the environment variable.
-    vars(MetadataCatalog.get(name)).update(
-        image_root=str(pairing.image_folder), sem_seg_root=str(pairing.label_folder)
-    )
-    logger.info("Data set '%s': %d images in %s", name, len(pairing.pairs), pairing.image_folder)
-    return [
-        {
-            "file_name": str(image),
-            "sem_seg_file_name": str(label),
-            "image_id": key,
-            "dataset_name": name,
+    if dataset.has_labels(split):
+        pairing = pair_split(dataset, split)
+        check_complete(pairing, name)
+        roots = {"image_root": pairing.image_folder, "sem_seg_root": pairing.label_folder}
+        files = {
+            key: {"file_name": str(image), "sem_seg_file_name": str(label)}
+            for key, (image, label) in pairing.pairs.items()
         }
-        for key, (image, label) in pairing.pairs.items()
-    ]
+    else:
+        image_folder, images = list_images(dataset, split)
+        roots = {"image_root": image_folder}
+        files = {key: {"file_name": str(image)} for key, image in sorted(images.items())}
+    # Metadata objects to a changed attribute, but the folders follow the environment variable.
+    vars(MetadataCatalog.get(name)).update({key: str(root) for key, root in roots.items()})
+    logger.info("Data set '%s': %d images in %s", name, len(files), roots["image_root"])
+    return [{**record, "image_id": key, "dataset_name": name} for key, record in files.items()]

@@ -1,6 +1,7 @@
-"""Images with their labels on one sheet, to see at a glance whether they fit."""
+"""Images with their labels, if they have any, on one sheet, to see at a glance whether they fit."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -13,53 +14,70 @@ from ..visualization import draw_labelled, draw_legend_strip
 from .errors import DatasetError
 from .images import read_image
 from .labels import LabelFormat, check_same_size, read_label
-from .pairing import pair_split
+from .pairing import list_images, pair_split
 from .registration import folder_dataset_of
 
 GAP = 8
+TILE_WIDTH = 760
 GROUND = 255
 
 
 def draw_sample_sheet(name: str, num_samples: int = 12, seed: int = 0) -> np.ndarray:
     """A sheet of images of a registered split, drawn at random, each beside its labels.
 
-    Pairs that cannot be read are left out: ``check_dataset`` names them. Shows a progress bar.
+    Of a split without labels the sheet shows the images. What cannot be read is left out:
+    ``check_dataset`` names it. Shows a progress bar.
 
     Args:
         name: a name of DatasetCatalog that was registered from a YAML file.
-        num_samples: how many pairs; all if there are fewer.
+        num_samples: how many images; all if there are fewer.
         seed: another one chooses others.
 
     Returns:
         uint8 RGB array (H, W, 3).
 
     Raises:
-        DatasetError: ``name`` is no folder data set, it is not there, or no pair can be read.
+        DatasetError: ``name`` is no folder data set, it is not there, or nothing can be read.
     """
     dataset, split = folder_dataset_of(name)
-    pairs = list(pair_split(dataset, split).pairs.values())
-    order = np.random.default_rng(seed).permutation(len(pairs))
+    if not dataset.has_labels(split):
+        _, images = list_images(dataset, split)
+        read = partial(read_image, image_format="RGB")
+        files = [(images[key],) for key in sorted(images)]
+        samples = _draw(name, files, read, num_samples, seed)
+        if not samples:
+            raise DatasetError(f"No image of '{name}' can be read.")
+        return _sheet([_scaled(image) for image in samples])
     label_format = LabelFormat(len(dataset.classes), dataset.ignore_label, dataset.label_map)
+    files = list(pair_split(dataset, split).pairs.values())
+    read = partial(_read_pair, label_format=label_format)
+    samples = _draw(name, files, read, num_samples, seed)
+    if not samples:
+        raise DatasetError(f"No pair of image and label of '{name}' can be read.")
+    return labelled_sheet(samples, MetadataCatalog.get(name))
+
+
+def _draw(name: str, files: list[tuple], read, num_samples: int, seed: int) -> list:
+    """What ``read`` makes of up to ``num_samples`` of the files, drawn at random."""
     samples = []
-    with tqdm(total=min(num_samples, len(pairs)), desc=f"{name} sheet", unit="image") as bar:
+    order = np.random.default_rng(seed).permutation(len(files))
+    with tqdm(total=min(num_samples, len(files)), desc=f"{name} sheet", unit="image") as bar:
         for index in order:
             if len(samples) == num_samples:
                 break
             try:
-                samples.append(_read_pair(*pairs[index], label_format))
+                samples.append(read(*files[index]))
             except DatasetError:
                 continue
             bar.update()
-    if not samples:
-        raise DatasetError(f"No pair of image and label of '{name}' can be read.")
-    return labelled_sheet(samples, MetadataCatalog.get(name))
+    return samples
 
 
 def labelled_sheet(
     samples: Iterable[tuple[np.ndarray, np.ndarray]],
     metadata,
     columns: int = 2,
-    tile_width: int = 760,
+    tile_width: int = TILE_WIDTH,
 ) -> np.ndarray:
     """Images beside their labels, and a legend of the classes that occur.
 
@@ -76,8 +94,7 @@ def labelled_sheet(
     for image, labels in samples:
         tiles.append(_scaled(draw_labelled(image, labels, metadata), tile_width))
         classes.update(np.unique(labels).tolist())
-    rows = [_row(tiles[i : i + columns], columns) for i in range(0, len(tiles), columns)]
-    sheet = np.concatenate(rows)
+    sheet = _sheet(tiles, columns)
     legend = draw_legend_strip(metadata, np.array(sorted(classes)), sheet.shape[1])
     return np.concatenate([sheet, legend])
 
@@ -95,9 +112,15 @@ def _read_pair(image_path, label_path, label_format: LabelFormat):
     return image, label
 
 
-def _scaled(picture: np.ndarray, width: int) -> np.ndarray:
+def _scaled(picture: np.ndarray, width: int = TILE_WIDTH) -> np.ndarray:
     height = max(round(picture.shape[0] * width / picture.shape[1]), 1)
     return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _sheet(tiles: list[np.ndarray], columns: int = 2) -> np.ndarray:
+    """Tiles of one width in rows."""
+    rows = [_row(tiles[i : i + columns], columns) for i in range(0, len(tiles), columns)]
+    return np.concatenate(rows)
 
 
 def _row(tiles: list[np.ndarray], columns: int) -> np.ndarray:

@@ -30,6 +30,7 @@ from ..checkpoint import Checkpointer
 from ..data import SemanticSegmentorMapper
 from ..errors import UserError
 from ..evaluation import SegmentationEvaluator
+from ..evaluation.cityscapes import cityscapes_evaluators
 from ..evaluation.evaluator import label_loader
 from ..modeling import LabelMapPredictor, TestTimeAugmentation
 from .ema import AverageWeights, average_of
@@ -210,7 +211,7 @@ class Trainer(DefaultTrainer):
 
         It writes to ``{OUTPUT_DIR}/inference/{task}/{dataset_name}``.
         """
-        return SegmentationEvaluator(
+        evaluator = SegmentationEvaluator(
             dataset_name,
             task=task,
             prediction_key=prediction_key,
@@ -220,6 +221,10 @@ class Trainer(DefaultTrainer):
             num_examples=cfg.TEST.NUM_EXAMPLES,
             weights=cfg.MODEL.WEIGHTS,
         )
+        if not cfg.TEST.CITYSCAPES_SCRIPTS:
+            return evaluator
+        official = cityscapes_evaluators(dataset_name, task=task, prediction_key=prediction_key)
+        return DatasetEvaluators([evaluator, *official]) if official else evaluator
 
     @classmethod
     def test(cls, cfg, model: nn.Module, evaluators=None) -> OrderedDict:
