@@ -1,14 +1,16 @@
-"""Whole segmentors as files for other programs: TorchScript, ONNX, torch.export.
+"""Whole segmentors as files that run without this project: TorchScript, ONNX and torch.export.
 
-What is exported takes pixel values and gives logits or label maps; normalisation, padding and
-resizing are inside. Each file is loaded again and compared with the model before it gets its name.
+A file takes its name only after it was read again and gave what the model gives.
 """
 
+import contextlib
+import io
 import json
 import os
+import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,181 +18,306 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import UserError
+from .errors import UserError, suggest
+from .export_check import OUTPUTS, Agreement, Run, check_file
 
-FORMATS = {"torchscript": ".pt", "onnx": ".onnx", "torch_export": ".pt2"}
-OUTPUTS = ("labels", "logits")
+#: Formats, and how the names of their files end.
+SUFFIXES = {"torchscript": ".pt", "onnx": ".onnx", "torch_export": ".pt2"}
 INPUT_NAME = "image"
 METADATA_FILE = "metadata.json"
-# Of the range of the logits: single precision, summed in another order.
-TOLERANCE = 1e-3
-_ONNX_OPSET = 18
-# A protocol buffer, which an ONNX file is, holds no more; larger weights lie in a second file.
-_MOST_BYTES_IN_ONNX = 1 << 31
+ONNX_OPSET = 18
 
-
-class ExportableSegmentor(nn.Module):
-    """From pixel values to logits or label maps, whole images, tensors in and out.
-
-    Args:
-        model: one of this project's segmentors, in evaluation mode.
-        output: "labels" or "logits".
-        dynamic: whether the images' sizes are known only when it runs.
-    """
-
-    def __init__(self, model: nn.Module, output: str = "labels", dynamic: bool = False):
-        super().__init__()
-        self.model, self.output, self.dynamic = model, output, dynamic
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Images to predictions.
-
-        Args:
-            image: (B, 3, H, W) float32, values 0 to 255 in the channel order of INPUT.FORMAT.
-
-        Returns:
-            Label maps (B, H, W) int64, or logits (B, K, H, W) float32.
-        """
-        logits = self.logits(image)
-        return logits.argmax(dim=1) if self.output == "labels" else logits
-
-    def logits(self, image: Tensor) -> Tensor:
-        """Such images to logits (B, K, H, W)."""
-        height, width = image.shape[-2:]
-        normalized = (image - self.model.pixel_mean) / self.model.pixel_std
-        return self.model.logits(self._padded(normalized))[:, :, :height, :width]
-
-    def _padded(self, images: Tensor) -> Tensor:
-        """Padded with zeros to the size that the backbone divides, as at test time."""
-        step = self.model.backbone.size_divisibility
-        height, width = images.shape[-2:]
-        if step <= 1:
-            return images
-        if not self.dynamic:
-            return F.pad(images, (0, -width % step, 0, -height % step))
-        # torch.export knows of the selected rows that their number is a multiple of the step.
-        images = F.pad(images, (0, step, 0, step))
-        for dim, length in ((2, height), (3, width)):
-            count = (length + step - 1) // step * step
-            images = images.index_select(dim, torch.arange(count, device=images.device))
-        return images
+# Protocol buffers end at 2 GiB; the graph itself needs some of it.
+_LARGEST_SINGLE_FILE = 2**31 - 2**26
 
 
 @dataclass(frozen=True)
-class ExportReport:
-    """What was written.
+class ImageShape:
+    """The shape (B, C, H, W) of the images that a file takes.
 
     Attributes:
-        path: the file.
-        num_bytes: its size, with the file of an ONNX model's weights if there is one.
-        difference: largest difference of a logit to the model's, as a part of the logits' range; of
-            label maps the largest such margin of a pixel that has another label.
+        batch_size: images at once, B.
+        height: in pixels.
+        width: in pixels.
+        dynamic: B, H and W are free; the numbers above are then an example.
     """
 
-    path: Path
-    num_bytes: int
-    difference: float
+    batch_size: int
+    height: int
+    width: int
+    dynamic: bool = False
+
+    def __post_init__(self):
+        for name in ("batch_size", "height", "width"):
+            if getattr(self, name) < 1:
+                raise UserError(
+                    f"{name} of the images is {getattr(self, name)}, expected 1 or more."
+                )
+
+
+class ExportableSegmentor(nn.Module):
+    """What is exported: from pixel values to labels or logits, in tensors alone.
+
+    Normalising, padding to what the backbone takes, and cutting the padding off are inside.
+
+    Args:
+        model: a segmentor of this project, in eval mode.
+        output: ``"labels"`` or ``"logits"``.
+        dynamic: compute sizes in the graph, for images of any size.
+
+    Raises:
+        UserError: the model is none of this project's, is in training mode, or pads to a square.
+    """
+
+    def __init__(self, model: nn.Module, output: str = "labels", *, dynamic: bool = False):
+        super().__init__()
+        _check_model(model)
+        if output not in OUTPUTS:
+            raise UserError(
+                f"output '{output}' is not one of {', '.join(OUTPUTS)}.{suggest(output, OUTPUTS)}"
+            )
+        self.model = model
+        self.output = output
+        self.dynamic = dynamic
+        backbone = model.backbone
+        divisor = backbone.padding_constraints.get("size_divisibility", backbone.size_divisibility)
+        self.divisor = max(divisor, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Labels (B, H, W) int64, or logits (B, K, H, W), of each pixel.
+
+        Args:
+            image: (B, C, H, W) floating-point, pixel values 0 to 255, the channels in the order of
+                INPUT.FORMAT.
+        """
+        normalized = (image - self.model.pixel_mean) / self.model.pixel_std
+        height, width = image.shape[-2:]
+        # Not -(-side // divisor): in ONNX, division rounds negative numbers up.
+        last = self.divisor - 1
+        size = [(side + last) // self.divisor * self.divisor for side in (height, width)]
+        logits = self._cut(self.model.logits(self._pad(normalized, size)), (height, width))
+        return logits if self.output == "logits" else logits.argmax(dim=1)
+
+    def _pad(self, image: Tensor, size: list[int]) -> Tensor:
+        if self.dynamic:
+            # Padding by nothing is a case of its own, which a graph would be bound to; so there is
+            # always some, and then it is cut off.
+            return self._cut(F.pad(image, (0, self.divisor, 0, self.divisor)), size)
+        bottom, right = (
+            int(target) - int(side) for target, side in zip(size, image.shape[-2:], strict=True)
+        )
+        return F.pad(image, (0, right, 0, bottom)) if bottom or right else image
+
+    def _cut(self, maps: Tensor, size) -> Tensor:
+        if not self.dynamic:
+            return maps[..., : int(size[0]), : int(size[1])]
+        # So is cutting off nothing, to a slice; it is not to a choice of rows and columns.
+        for axis, length in zip((-2, -1), size, strict=True):
+            maps = maps.index_select(axis, torch.arange(length, device=maps.device))
+        return maps
+
+
+def _check_model(model: nn.Module) -> None:
+    if not hasattr(model, "low_resolution_logits"):
+        raise UserError(
+            f"MODEL.META_ARCHITECTURE: {type(model).__name__} cannot be exported, only this "
+            "project's segmentors. For Detectron2's SemanticSegmentor, LinearSegmentor takes the "
+            "same configs; convert its checkpoint with tools/convert_checkpoint.py."
+        )
+    if model.training:
+        raise UserError("The model is in training mode: call eval() before exporting it.")
+    if model.backbone.padding_constraints.get("square_size", 0) > 0:
+        raise UserError(
+            f"The backbone {type(model.backbone).__name__} pads images to a square, which an "
+            "exported file does not. Set its square_pad to 0."
+        )
 
 
 def export_segmentor(
     model: nn.Module,
     path: str | os.PathLike,
-    format: str,
+    export_format: str,
+    shape: ImageShape,
     *,
-    size: Sequence[int],
     output: str = "labels",
-    batch_size: int = 1,
-    dynamic: bool = False,
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
-) -> ExportReport:
-    """Write a segmentor to a file, and check what was written.
+) -> Agreement:
+    """Write the model to a file, read it again and compare what it gives with the model.
 
     Args:
-        model: one of this project's segmentors, on the CPU, in evaluation mode.
-        path: the file to write.
-        format: one of ``FORMATS``.
-        size: height and width of the images.
-        output: "labels" or "logits".
-        batch_size: images at once.
-        dynamic: let batch, height and width be any; not with "torchscript".
-        metadata: texts that are kept in the file.
-        overwrite: replace a file that is there.
+        model: a segmentor of this project in eval mode, without a sliding window; best without
+            what only training needs (``checkpoint.strip_training_only``). TorchScript and
+            torch.export files run on the kind of device that it is on.
+        path: the file; its name ends as SUFFIXES says. Weights of more than 2 GiB lie beside an
+            ONNX file, in ``{path}.data``.
+        export_format: a key of SUFFIXES.
+        shape: of the images.
+        output: one of OUTPUTS.
+        metadata: texts by name; ONNX keeps them as metadata_props, the others as a JSON file
+            inside.
+        overwrite: replace an existing file.
+
+    Returns:
+        How far the file's output is from the model's.
 
     Raises:
-        UserError: the file exists, the model cannot be exported that way, or the exported one gives
-            other results than the model. Then nothing is written.
+        UserError: a wrong argument; the file is there already; the model cannot be expressed in
+            the format, or not with free sizes; or the file computes something else. Nothing is
+            written then, and an existing file stays.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} exists. Name another file, or add --overwrite to replace it.")
-    if dynamic and format == "torchscript":
-        raise UserError(
-            "A traced TorchScript model works for the size it was traced with only. Leave out "
-            "--dynamic, or use --format onnx or torch_export."
-        )
-    exportable = ExportableSegmentor(model, output, dynamic).eval()
-    example = _images(max(batch_size, 2) if dynamic else batch_size, size)
-    metadata = {key: str(value) for key, value in (metadata or {}).items()}
+    check_arguments(path, export_format, shape, overwrite)
+    if getattr(model, "sliding_window", None) is not None:
+        raise UserError("The model predicts in sliding windows: set its sliding_window to None.")
+    if shape.dynamic:
+        _check_windows(model)
+    module = ExportableSegmentor(model, output, dynamic=shape.dynamic).eval()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export") as folder, torch.no_grad():
-        part = Path(folder) / path.name
-        _write(exportable, example, part, format, metadata)
-        run = load_exported(part, format)
-        difference = _check(exportable, run, _check_images(batch_size, size, dynamic))
-        files = list(Path(folder).iterdir())
-        num_bytes = sum(file.stat().st_size for file in files)
-        for file in sorted(files, key=lambda file: file == part):  # the weights first
+    # In the same folder, so that renaming is atomic; under its final name, which an ONNX file with
+    # weights beside it has inside.
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    try:
+        part = folder / path.name
+        _write(module, part, export_format, shape, dict(metadata or {}))
+        run = load_exported(part, export_format)
+        agreement = check_file(model, run, _check_shapes(module, shape), output)
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
             os.replace(file, path.parent / file.name)
-    return ExportReport(path, num_bytes, difference)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return agreement
 
 
-def load_exported(path: str | os.PathLike, format: str) -> Callable[[Tensor], Tensor]:
-    """What an exported file computes, as a function from images to predictions, on the CPU."""
-    if format == "torchscript":
-        return torch.jit.load(str(path), map_location="cpu")
-    if format == "torch_export":
-        return torch.export.load(str(path)).module()
+def check_arguments(path: Path, export_format: str, shape: ImageShape, overwrite: bool) -> None:
+    """Raise UserError for what ``export_segmentor`` refuses whatever the model is."""
+    if export_format not in SUFFIXES:
+        raise UserError(
+            f"format '{export_format}' is not one of {', '.join(SUFFIXES)}."
+            f"{suggest(export_format, SUFFIXES)}"
+        )
+    suffix = SUFFIXES[export_format]
+    if path.suffix != suffix:
+        raise UserError(f"'{path}': the name of a {export_format} file must end in {suffix}.")
+    for file in (path, _data_file(path)):
+        if file.exists() and not overwrite:
+            raise UserError(f"'{file}' is there already. Name another file, or set --overwrite.")
+    if shape.dynamic and export_format == "torchscript":
+        raise UserError(
+            "TorchScript files take images of one size only: a trace keeps numbers of the size it "
+            "was made with. For any size choose the format torch_export or onnx."
+        )
+    if export_format == "onnx":
+        _import_onnxruntime()
+
+
+def _check_windows(model: nn.Module) -> None:
+    # The exporter does not refuse them; it does not come to an end.
+    windowed = (module for module in model.modules() if getattr(module, "window_size", None))
+    if (module := next(windowed, None)) is not None:
+        raise UserError(
+            "This model cannot be exported for images of any size: it has attention in windows "
+            f"({type(module).__name__}). Leave --dynamic out and give --size HEIGHT WIDTH."
+        )
+
+
+def _data_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.data")
+
+
+def _import_onnxruntime():
     try:
+        import onnx  # noqa: F401  (the exporter needs these two)
         import onnxruntime
+        import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(
-            "Exported ONNX files are checked with onnxruntime: pip install onnxruntime"
+            f"The format onnx needs a package that is not installed ({error}): "
+            "pip install onnx onnxscript onnxruntime"
         ) from error
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda image: torch.from_numpy(session.run(None, {INPUT_NAME: image.numpy()})[0])
+    return onnxruntime
 
 
-def _write(module: ExportableSegmentor, example: Tensor, path: Path, format: str, metadata) -> None:
+def _write(
+    module: ExportableSegmentor,
+    path: Path,
+    export_format: str,
+    shape: ImageShape,
+    metadata: dict[str, str],
+) -> None:
+    """Export, with all errors of the three exporters as one kind."""
+    writer = {"torchscript": _write_torchscript, "onnx": _write_onnx}.get(
+        export_format, _write_torch_export
+    )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of deprecations inside PyTorch
-            if format == "torchscript":
-                traced = torch.jit.freeze(torch.jit.trace(module, example, check_trace=False))
-                traced.save(str(path), _extra_files={METADATA_FILE: json.dumps(metadata)})
-                return
-            program = _exported_program(module, example)
-            if format == "torch_export":
-                files = {METADATA_FILE: json.dumps(metadata)}
-                torch.export.save(program, str(path), extra_files=files)
-            else:
-                _write_onnx(program, path, metadata, module.output)
-    except ImportError as error:
-        raise UserError(f"The export to {format} needs a package: {error}") from error
-    except Exception as error:  # PyTorch has no common class for what cannot be exported
-        sizes = "any size (--dynamic)" if module.dynamic else f"images of {_text(example)}"
-        hint = " Try a fixed size: leave --dynamic out." if module.dynamic else ""
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            writer(module, path, shape, metadata)
+    except OSError:
+        raise
+    except Exception as error:  # the exporters raise errors of many kinds
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+        if shape.dynamic:
+            raise UserError(
+                f"This model cannot be exported as {export_format} for images of any size "
+                f"({reason}). Leave --dynamic out and give --size HEIGHT WIDTH."
+            ) from error
         raise UserError(
-            f"This model cannot be exported to {format} for {sizes}.{hint} {reason}"
+            f"This model cannot be exported as {export_format} ({reason}). Try another format."
         ) from error
 
 
-def _exported_program(module: ExportableSegmentor, example: Tensor):
-    if not module.dynamic:
-        return torch.export.export(module, (example,))
-    least = 2 * max(module.model.backbone.size_divisibility, 1)
-    dims = {
+def _write_torchscript(module, path: Path, shape: ImageShape, metadata: dict[str, str]) -> None:
+    example = _example(module, shape)
+    traced = torch.jit.trace(module, example, check_trace=False)
+    scripted = torch.jit.script(_OneShape(traced, list(example.shape)).eval())
+    files = {METADATA_FILE: json.dumps(metadata)}
+    torch.jit.save(torch.jit.freeze(scripted), str(path), _extra_files=files)
+
+
+class _OneShape(nn.Module):
+    """A traced module that refuses images of another shape than it was traced with."""
+
+    def __init__(self, traced: nn.Module, shape: list[int]):
+        super().__init__()
+        self.traced = traced
+        self.shape: list[int] = shape
+
+    def forward(self, image: Tensor) -> Tensor:
+        if image.shape != self.shape:
+            raise RuntimeError(f"images of shape {self.shape} expected, got {image.shape}")
+        return self.traced(image)
+
+
+def _write_torch_export(module, path: Path, shape: ImageShape, metadata: dict[str, str]) -> None:
+    program = _export(module, shape)
+    torch.export.save(program, str(path), extra_files={METADATA_FILE: json.dumps(metadata)})
+
+
+def _write_onnx(module, path: Path, shape: ImageShape, metadata: dict[str, str]) -> None:
+    names = {INPUT_NAME: {0: "batch", 2: "height", 3: "width"}} if shape.dynamic else None
+    onnx_program = torch.onnx.export(
+        _export(module, shape),
+        dynamo=True,
+        opset_version=ONNX_OPSET,
+        input_names=[INPUT_NAME],
+        output_names=[module.output],
+        dynamic_shapes=names,
+        verbose=False,
+    )
+    onnx_program.model.metadata_props.update(metadata)
+    weights = [*module.parameters(), *module.buffers()]
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in weights)
+    onnx_program.save(str(path), external_data=num_bytes > _LARGEST_SINGLE_FILE)
+
+
+def _export(module: ExportableSegmentor, shape: ImageShape) -> torch.export.ExportedProgram:
+    example = _example(module, shape)
+    if not shape.dynamic:
+        return torch.export.export(module, (example,), strict=False)
+    # With feature maps of one pixel some operators take another way.
+    least = module.divisor + 1
+    axes = {
         0: torch.export.Dim("batch", min=1),
         2: torch.export.Dim("height", min=least),
         3: torch.export.Dim("width", min=least),
@@ -198,61 +325,44 @@ def _exported_program(module: ExportableSegmentor, example: Tensor):
     return torch.export.export(
         module,
         (example,),
-        dynamic_shapes={INPUT_NAME: dims},
+        dynamic_shapes={INPUT_NAME: axes},
+        strict=False,
         prefer_deferred_runtime_asserts_over_guards=True,
     )
 
 
-def _write_onnx(program, path: Path, metadata: Mapping[str, str], output: str) -> None:
-    onnx_program = torch.onnx.export(
-        program,
-        dynamo=True,
-        verbose=False,
-        opset_version=_ONNX_OPSET,
-        input_names=[INPUT_NAME],
-        output_names=[output],
-    )
-    onnx_program.model.metadata_props.update(metadata)
-    weights = sum(value.nbytes for value in program.state_dict.values())
-    onnx_program.save(str(path), external_data=weights >= _MOST_BYTES_IN_ONNX)
+def _example(module: ExportableSegmentor, shape: ImageShape) -> Tensor:
+    """An image to trace with; with free sizes it has none that is a special case: 1, or equal."""
+    batch, height, width = shape.batch_size, shape.height, shape.width
+    if shape.dynamic:
+        batch = max(batch, 2)
+        height, width = max(height, 2 * module.divisor), max(width, 2 * module.divisor)
+        width += module.divisor * (width == height)
+    mean = module.model.pixel_mean
+    return torch.full((batch, mean.shape[0], height, width), 127.0, device=mean.device)
 
 
-def _check_images(batch_size: int, size: Sequence[int], dynamic: bool) -> list[Tensor]:
-    images = [_images(batch_size, size, seed=1), _smooth_images(batch_size, size)]
-    if dynamic:
-        images.append(_smooth_images(batch_size + 2, [length + 37 for length in size]))
-    return images
-
-
-def _check(module: ExportableSegmentor, run: Callable, images: list[Tensor]) -> float:
-    """The largest difference; UserError if it is more than rounding."""
-    largest = 0.0
-    for image in images:
-        logits, result = module.logits(image), run(image)
-        if module.output == "labels":
-            best = logits.amax(dim=1)
-            chosen = logits.gather(1, result.unsqueeze(1)).squeeze(1)
-            error = (best - chosen).abs().max()
-        else:
-            error = (result - logits).abs().max()
-        largest = max(largest, (error / (logits.max() - logits.min()).clamp(min=1e-12)).item())
-    if not largest <= TOLERANCE:
-        raise UserError(
-            f"The exported model gives other results than the model: they differ by {largest:.1e} "
-            f"of the logits' range, at most {TOLERANCE:.0e} is rounding. Nothing was written."
+def load_exported(path: str | os.PathLike, export_format: str) -> Run:
+    """The file as a function from images (B, C, H, W) float32 to labels or logits."""
+    if export_format == "onnx":
+        session = _import_onnxruntime().InferenceSession(
+            str(path), providers=["CPUExecutionProvider"]
         )
-    return largest
+        return lambda image: torch.from_numpy(
+            session.run(None, {INPUT_NAME: image.cpu().numpy()})[0]
+        )
+    if export_format == "torchscript":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.jit.load(str(path))
+    return torch.export.load(str(path)).module()
 
 
-def _images(batch_size: int, size: Sequence[int], seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return 255 * torch.rand(batch_size, 3, *size, generator=generator)
-
-
-def _smooth_images(batch_size: int, size: Sequence[int]) -> Tensor:
-    """Blots of colour, as photographs show them."""
-    return F.interpolate(_images(batch_size, (5, 7), seed=2), size=tuple(size), mode="bicubic")
-
-
-def _text(example: Tensor) -> str:
-    return " x ".join(str(length) for length in example.shape[-2:])
+def _check_shapes(module: ExportableSegmentor, shape: ImageShape) -> list[tuple[int, int, int]]:
+    """Batch size, height and width of the images that a file is tried on."""
+    shapes = [(shape.batch_size, shape.height, shape.width)]
+    if shape.dynamic:
+        # Sizes that need padding, and sizes that do not.
+        step = max(module.divisor, 2)
+        shapes += [(1, 2 * step, 3 * step), (3, 2 * step + step // 2, 3 * step + 1)]
+    return shapes

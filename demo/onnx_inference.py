@@ -1,6 +1,9 @@
-"""Segments an image with an exported ONNX file: NumPy, Pillow and onnxruntime are enough.
+#!/usr/bin/env python
+"""Segment an image with an ONNX file of tools/export_model.py.
 
-python demo/onnx_inference.py model.onnx photo.jpg labels.png
+    python demo/onnx_inference.py model.onnx photo.jpg classes.png
+
+It needs numpy, pillow and onnxruntime; neither PyTorch nor this project.
 """
 
 import json
@@ -8,29 +11,29 @@ import sys
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 model_file, image_file, output_file = sys.argv[1:]
-session = onnxruntime.InferenceSession(model_file)
+session = onnxruntime.InferenceSession(model_file, providers=["CPUExecutionProvider"])
 metadata = session.get_modelmeta().custom_metadata_map
-model_input = session.get_inputs()[0]  # (batch, 3, height, width), float32, 0 to 255
+image = ImageOps.exif_transpose(Image.open(image_file)).convert("RGB")
 
-image = Image.open(image_file).convert("RGB")
-height, width = model_input.shape[2:]
-if isinstance(height, int):  # a model of one size
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-else:
-    resized = image
-pixels = np.asarray(resized, dtype=np.float32)
-if metadata["input_format"] == "BGR":
-    pixels = pixels[:, :, ::-1]
-batch = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
-(result,) = session.run(None, {model_input.name: batch})
-labels = result[0] if result.ndim == 3 else result[0].argmax(axis=0)  # a label map, or logits
+# The image keeps its proportions; what it leaves of the model's size is padding.
+height, width = image.height, image.width
+size = json.loads(metadata["input_size"])
+shortest, longest = json.loads(metadata["test_size"])
+scale = min(shortest / min(height, width), longest / max(height, width)) if shortest else 1
+if size:
+    scale = min(size[0] / height, size[1] / width)
+h, w = max(1, round(height * scale)), max(1, round(width * scale))
+pixels = np.tile(np.float32(json.loads(metadata["padding"])), (*(size or (h, w)), 1))
+rgb = np.asarray(image.resize((w, h), Image.BILINEAR))
+pixels[:h, :w] = rgb if metadata["image_format"] == "RGB" else rgb[..., ::-1]
 
-picture = Image.fromarray(labels.astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
-if "colors" in metadata:
-    picture.putpalette(np.array(json.loads(metadata["colors"]), dtype=np.uint8).tobytes())
-picture.save(output_file)
+output = session.run(None, {"image": pixels.transpose(2, 0, 1)[None]})[0][0]
+labels = (output if metadata["output"] == "labels" else output.argmax(0))[:h, :w]
+colors, classes = (json.loads(metadata[name]) for name in ("colors", "classes"))
+picture = Image.fromarray(np.uint8(colors)[labels])
+picture.resize((width, height), Image.NEAREST).save(output_file)
 for label, count in zip(*np.unique(labels, return_counts=True)):
-    print(f"{json.loads(metadata['classes'])[label]}: {100 * count / labels.size:.1f} %")
+    print(f"{count / labels.size:6.1%}  {classes[label]}")
