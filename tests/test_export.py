@@ -169,7 +169,7 @@ class TestEveryModel:
 @pytest.mark.slow
 class TestAnySize:
     @pytest.mark.parametrize("export_format", ["onnx", "torch_export"])
-    @pytest.mark.parametrize("name", ["context-aware", "prototype", "SegViTHead on ViT"])
+    @pytest.mark.parametrize("name", ["context-aware"])
     def test_one_file_takes_images_of_any_size_and_number(self, build, path, name, export_format):
         needs(export_format)
         model, file = build(*MODELS[name]), path(export_format)
@@ -200,7 +200,7 @@ class TestAnySize:
 
 class TestBoundToOneSize:
     def test_windowed_attention_is(self, build, path):
-        """Tracing it with free sizes does not end."""
+        """Tracing it with free sizes takes too long; it is refused at once."""
         model, shape = build(*MODELS["ECEHead on Swin"]), ImageShape(1, 64, 96, dynamic=True)
         with pytest.raises(UserError, match="attention in windows"):
             export_segmentor(model, path("torch_export"), "torch_export", shape)

@@ -8,7 +8,7 @@
 
 Formats:
   onnx          for onnxruntime and others; demo/onnx_inference.py runs it
-  torchscript   for PyTorch in C++ and Python, torch.jit.load; one size only
+  torchscript   for PyTorch in C++ and Python, torch.jit.load; one size; deprecated by PyTorch
   torch_export  for PyTorch, torch.export.load
 
 The file takes a batch of images, float32 (B, 3, H, W), pixel values 0 to 255 with the channels in
