@@ -61,6 +61,8 @@ setup(
         "cityscapes": ["cityscapesscripts>=1.5,<3"],
         # Side by side in benchmarks/evaluation.py.
         "benchmark": ["torchmetrics>=1.4,<2"],
+        # For tools/export_model.py --format onnx.
+        "export": ["onnx>=1.17,<2", "onnxruntime>=1.20,<2", "onnxscript>=0.5,<1"],
         # Of data sets whose labels are MATLAB files.
         "prepare": ["scipy>=1.11,<2"],
     },

@@ -180,7 +180,7 @@ def export_segmentor(
     try:
         part = folder / path.name
         _write(module, part, export_format, shape, dict(metadata or {}))
-        run = load_exported(part, export_format)
+        run = _read_again(part, export_format)
         agreement = check_file(model, run, _check_shapes(module, shape), output)
         for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
             os.replace(file, path.parent / file.name)
@@ -356,6 +356,17 @@ def load_exported(path: str | os.PathLike, export_format: str) -> Run:
             warnings.simplefilter("ignore")
             return torch.jit.load(str(path))
     return torch.export.load(str(path)).module()
+
+
+def _read_again(path: Path, export_format: str) -> Run:
+    try:
+        return load_exported(path, export_format)
+    except Exception as error:  # the runtimes raise errors of many kinds
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"The {export_format} file of this model was written, but cannot be read again "
+            f"({type(error).__name__}: {reason}). Try another format."
+        ) from error
 
 
 def _check_shapes(module: ExportableSegmentor, shape: ImageShape) -> list[tuple[int, int, int]]:

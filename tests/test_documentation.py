@@ -11,7 +11,11 @@ from d2_ctxseg.classifiers import ContextAwareClassifier
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "datasets" / "README.md"]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "datasets" / "README.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -297,6 +297,15 @@ class TestFile:
             export_segmentor(model, file, "torchscript", SHAPE, output=output, overwrite=True)
         assert os.listdir(file.parent) == ["model.pt"] and file.read_text() == "precious"
 
+    def test_that_cannot_be_read_again_is_not_kept(self, build, path, monkeypatch):
+        def fail(*arguments):
+            raise RuntimeError("node is missing")
+
+        monkeypatch.setattr(export, "load_exported", fail)
+        with pytest.raises(UserError, match="cannot be read again.*node is missing"):
+            export_segmentor(build("LinearSegmentor"), path("torchscript"), "torchscript", SHAPE)
+        assert os.listdir(path("torchscript").parent) == []
+
     def test_of_a_model_that_the_format_has_no_words_for_is_not_begun(
         self, build, path, monkeypatch
     ):

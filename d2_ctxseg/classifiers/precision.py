@@ -14,7 +14,8 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 def without_autocast(device: torch.device):
     """A context in which operations keep the precision of what they are given."""
-    # The meta device has no autocast, and nothing to turn off.
-    if not is_autocast_available(device.type):
+    # The meta device has no autocast, and nothing to turn off. Nor has an exported graph, and some
+    # files of torch.export with such a context in them cannot be read again.
+    if torch.compiler.is_exporting() or not is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

@@ -43,10 +43,11 @@ def nearest_similarity(embeddings: Tensor, prototypes: Tensor, distance: str = "
     num_classes, num_prototypes, _ = prototypes.shape
     table = _table(prototypes, embeddings.dtype)
     # An exported graph has no loop; it holds all M times as many similarities at once.
-    length = len(embeddings) if torch.compiler.is_exporting() else _chunk_length(embeddings, table)
+    exporting = torch.compiler.is_exporting()
+    chunks = [embeddings] if exporting else embeddings.split(_chunk_length(embeddings, table))
     largest = [
         (chunk @ table.T).unflatten(1, (num_prototypes, num_classes)).amax(dim=1)
-        for chunk in embeddings.split(length)
+        for chunk in chunks
     ]
     return as_similarity(at_least_float32(torch.cat(largest)), distance)
 
