@@ -22,6 +22,7 @@ except ModuleNotFoundError as error:
 from app_session import Session, draw_thumbnails, find_samples, load_model, load_runs
 from PIL import Image
 
+from d2_ctxseg.engine.setup import add_opts_argument
 from d2_ctxseg.errors import UserError, run_command
 from detectron2.utils.logger import setup_logger
 
@@ -57,13 +58,7 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="NUMBER",
         help="larger pictures are refused (default: 20)",
     )
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys to change, such as MODEL.WEIGHTS model_final.pth; the last option",
-    )
+    add_opts_argument(parser)
     return parser
 
 

@@ -17,7 +17,7 @@ import tqdm
 from PIL import Image
 from video import CODECS, VideoReader, VideoWriter
 
-from d2_ctxseg.engine.setup import setup_config
+from d2_ctxseg.engine.setup import add_opts_argument, setup_config
 from d2_ctxseg.errors import UserError, run_command
 from d2_ctxseg.files import atomic_write
 from d2_ctxseg.image_files import find_images, names_a_file, plan_outputs, refuse_to_overwrite
@@ -44,13 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", metavar="PATH", help="file or folder to write to; without it, a window opens"
     )
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys to change, such as MODEL.WEIGHTS model_final.pth; the last option",
-    )
+    add_opts_argument(parser)
     return parser
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from classifier_view_runs import predictor_of, views_folder  # noqa: F401  (fixtures)
 from train_net_runs import context_shapes_root, tiny_run  # noqa: F401  (fixtures)
 
 from d2_ctxseg import add_ctxseg_config  # importing it makes detectron2 importable

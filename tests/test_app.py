@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from app_runs import make_run
+from daylight import DAY, NIGHT, half_bright, make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_demo import DAY, NIGHT, half_bright
 
 from d2_ctxseg.classifier_views import ClassifierView, draw_classifier_views
 from d2_ctxseg.errors import MissingFileError, UserError

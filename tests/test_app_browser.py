@@ -12,9 +12,9 @@ from urllib.parse import urlparse
 
 import numpy as np
 import pytest
-from app_runs import make_run, write_bomb
+from daylight import DAY, NIGHT, half_bright, make_run
+from pictures import write_bomb
 from PIL import Image
-from test_demo import DAY, NIGHT, half_bright
 
 pytest.importorskip("gradio", reason="the page needs Gradio")
 playwright = pytest.importorskip("playwright.sync_api", reason="a browser is driven by Playwright")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from app_runs import write_bomb
+from daylight import half_bright
+from pictures import write_bomb
 from PIL import Image, ImageFile
-from test_demo import half_bright
 
 from d2_ctxseg.errors import UserError
 

@@ -11,68 +11,21 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from daylight import DAY, NIGHT, half_bright, make_run
 from PIL import Image
 
 from d2_ctxseg.engine.setup import setup_config
 from d2_ctxseg.errors import MissingFileError, UserError
 from d2_ctxseg.visualization import draw_overlay
-from detectron2.modeling import build_model
 
 ROOT = Path(__file__).parents[1]
-NIGHT, DAY = [10, 20, 200], [240, 220, 30]
-
-DATASET = """
-name: daylight
-splits: {test: {images: images, labels: labels}}
-classes: [night, day]
-palette: [[10, 20, 200], [240, 220, 30]]
-"""
-
-CONFIG = """
-DATASETS:
-  FOLDERS: ["$HERE/daylight.yaml"]
-  TRAIN: ("daylight_sem_seg_test",)
-  TEST: ("daylight_sem_seg_test",)
-INPUT: {FORMAT: "RGB", MIN_SIZE_TEST: 0}
-MODEL:
-  DEVICE: "cpu"
-  META_ARCHITECTURE: "LinearSegmentor"
-  PIXEL_MEAN: [128.0, 128.0, 128.0]
-  PIXEL_STD: [64.0, 64.0, 64.0]
-  BACKBONE: {NAME: "EncoderBackbone"}
-  ENCODER: {NAME: "tu-test_resnet", WEIGHTS: ""}
-  SEM_SEG_HEAD:
-    NAME: "SMPDecoderHead"
-    NUM_CLASSES: 2
-    DECODER: {NAME: "FPN", OPTIONS: ["pyramid_channels", 32, "segmentation_channels", 32]}
-"""
-
-
-def half_bright(height=96, width=128):
-    """uint8 RGB: dark on the left, bright on the right, with some noise."""
-    image = np.random.default_rng(0).integers(0, 40, (height, width, 3))
-    image[:, width // 2 :] += 200
-    return image.astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
-    """config.yaml and model.pth of a model that tells dark pixels from bright ones."""
-    folder = tmp_path_factory.mktemp("model")
-    (folder / "daylight.yaml").write_text(DATASET)
-    (folder / "config.yaml").write_text(CONFIG.replace("$HERE", str(folder)))
-    torch.manual_seed(0)
-    model = build_model(setup_config(str(folder / "config.yaml"), []))
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(30):
-        labels = torch.randint(0, 2, (4, 2, 2)).repeat_interleave(32, 1).repeat_interleave(32, 2)
-        images = labels[:, None] * 200 + torch.randint(0, 40, (4, 3, 64, 64))
-        batch = [{"image": i.float(), "sem_seg": y} for i, y in zip(images, labels)]
-        optimizer.zero_grad()
-        sum(model(batch).values()).backward()
-        optimizer.step()
-    torch.save({"model": model.state_dict()}, folder / "model.pth")
-    return folder
+    """config.yaml and model_final.pth of a model that tells dark pixels from bright ones."""
+    folder = tmp_path_factory.mktemp("model") / "run"
+    return make_run(folder, "LinearSegmentor", "daylight")
 
 
 @pytest.fixture
@@ -88,7 +41,7 @@ def demo(monkeypatch):
 def run(demo, model_folder):
     """Runs the script's main part in this process: run("--input", ...)."""
 
-    def run(*arguments, opts=(), weights="model.pth"):
+    def run(*arguments, opts=(), weights="model_final.pth"):
         weights = str(model_folder / weights) if weights else ""
         args = demo.get_parser().parse_args(
             ["--config-file", str(model_folder / "config.yaml"), *map(str, arguments)]
@@ -146,7 +99,7 @@ def test_the_script_writes_a_picture_for_each_match_of_a_pattern(model_folder, p
     result = subprocess.run(
         [sys.executable, ROOT / "demo" / "demo.py", "--config-file", model_folder / "config.yaml"]
         + ["--input", photos / "*.png", "--output", tmp_path / "new" / "pictures"]
-        + ["--opts", "MODEL.WEIGHTS", model_folder / "model.pth"],
+        + ["--opts", "MODEL.WEIGHTS", model_folder / "model_final.pth"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -189,7 +142,7 @@ def test_a_single_image_can_be_written_to_a_file(run, photos, tmp_path):
 
 
 def test_the_picture_is_the_overlay_of_the_predicted_labels(demo, run, model_folder, photos):
-    weights = ["MODEL.WEIGHTS", str(model_folder / "model.pth")]
+    weights = ["MODEL.WEIGHTS", str(model_folder / "model_final.pth")]
     predictor = demo.SemSegPredictor(setup_config(str(model_folder / "config.yaml"), weights))
     labels = predictor(half_bright())
     assert labels.shape == (96, 128) and labels.dtype == np.int64
@@ -202,7 +155,7 @@ def test_the_picture_is_the_overlay_of_the_predicted_labels(demo, run, model_fol
 
 
 def test_images_are_resized_and_converted_as_the_config_says(demo, model_folder, monkeypatch):
-    opts = ["MODEL.WEIGHTS", str(model_folder / "model.pth")]
+    opts = ["MODEL.WEIGHTS", str(model_folder / "model_final.pth")]
     opts += ["INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "80", "INPUT.FORMAT", "BGR"]
     predictor = demo.SemSegPredictor(setup_config(str(model_folder / "config.yaml"), opts))
     seen, normalized = [], predictor.model.normalized_images
@@ -335,7 +288,7 @@ def test_images_are_shown_in_a_window_until_escape(demo, run, photos, monkeypatc
 
 
 def test_frames_have_one_size_and_a_fixed_legend(demo, model_folder):
-    opts = ["MODEL.WEIGHTS", str(model_folder / "model.pth")]
+    opts = ["MODEL.WEIGHTS", str(model_folder / "model_final.pth")]
     predictor = demo.SemSegPredictor(setup_config(str(model_folder / "config.yaml"), opts))
     dark, bright = np.zeros((200, 400, 3), np.uint8), np.full((200, 400, 3), 220, np.uint8)
     first, second = demo.draw_frames([dark, bright], predictor)

@@ -40,7 +40,8 @@ from d2_ctxseg.data import (
     register_folder_datasets,
 )
 from d2_ctxseg.data.registration import has_labels
-from d2_ctxseg.engine import Trainer, setup_config
+from d2_ctxseg.engine import Trainer
+from d2_ctxseg.engine.setup import add_opts_argument, setup_config
 from d2_ctxseg.errors import UserError, run_command, suggest
 from d2_ctxseg.evaluation import SegmentationEvaluator, add_to_results_file, by_dataset
 from d2_ctxseg.evaluation.confusion import iou_per_class
@@ -83,13 +84,7 @@ def get_parser() -> argparse.ArgumentParser:
         help="draw this many of the images that show a new class; without it, all images are used",
     )
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys to change, such as MODEL.DEVICE cpu; the last option",
-    )
+    add_opts_argument(parser, "MODEL.DEVICE cpu")
     return parser
 
 

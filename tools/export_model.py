@@ -30,7 +30,7 @@ import d2_ctxseg  # (makes detectron2 importable)
 from d2_ctxseg.analysis import InputSize, input_size
 from d2_ctxseg.checkpoint import load_weights, strip_training_only
 from d2_ctxseg.data.palette import generate_palette
-from d2_ctxseg.engine import setup_config
+from d2_ctxseg.engine.setup import add_opts_argument, setup_config
 from d2_ctxseg.errors import UserError, run_command
 from d2_ctxseg.export import INPUT_NAME, SUFFIXES, ImageShape, check_arguments, export_segmentor
 from d2_ctxseg.export_check import OUTPUTS, Agreement
@@ -61,13 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=1, help="images at once (default: 1)")
     parser.add_argument("--dynamic", action="store_true", help="images of any size and number")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys to change, such as MODEL.WEIGHTS model_final.pth; the last option",
-    )
+    add_opts_argument(parser)
     return parser.parse_args()
 
 

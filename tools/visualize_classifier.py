@@ -28,7 +28,7 @@ from d2_ctxseg.data import (
 )
 from d2_ctxseg.data.images import read_image
 from d2_ctxseg.data.sample_sheet import write_png
-from d2_ctxseg.engine.setup import setup_config
+from d2_ctxseg.engine.setup import add_opts_argument, setup_config
 from d2_ctxseg.errors import UserError, run_command, suggest
 from d2_ctxseg.image_files import find_images, refuse_to_overwrite
 from d2_ctxseg.predictor import SemSegPredictor
@@ -60,13 +60,7 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="whose prototypes and masks are drawn (the largest of each prediction)",
     )
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys to change, such as MODEL.WEIGHTS model_final.pth; the last option",
-    )
+    add_opts_argument(parser)
     return parser
 
 

@@ -1,5 +1,6 @@
 """From a config file and overrides to the frozen config of a run."""
 
+import argparse
 import logging
 import re
 from pathlib import Path
@@ -16,6 +17,19 @@ from ..data import register_folder_datasets
 from ..errors import MissingFileError, UserError, suggest
 
 logger = logging.getLogger(__name__)
+
+
+def add_opts_argument(
+    parser: argparse.ArgumentParser, example: str = "MODEL.WEIGHTS model_final.pth"
+) -> None:
+    """Give a command ``--opts``, whose values :func:`setup_config` applies to the config."""
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help=f"config keys to change, such as {example}; the last option",
+    )
 
 
 def setup_config(config_file: str, opts: list[str], *, for_inference: bool = False) -> CfgNode:
