@@ -1,6 +1,5 @@
 """What a model costs, before it is trained: parameters, multiply-adds, time and memory."""
 
-import contextlib
 import copy
 import json
 import os
@@ -17,6 +16,7 @@ from fvcore.nn import parameter_count
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
@@ -65,6 +65,22 @@ def input_size(cfg: CfgNode) -> InputSize:
     return InputSize(*sides, source)
 
 
+# What initialises parameters, down to timm's truncated normal distribution.
+_FILLS = {"fill_", "zero_", "copy_", "normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_"}
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Leaves out what gives parameters on the meta device values: most of the time of building."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _FILLS:
+            tensor = args[0] if args else kwargs["tensor"]  # so torch.nn.init calls it
+            if isinstance(tensor, nn.Parameter):
+                return tensor
+        return func(*args, **kwargs)
+
+
 def build_for_analysis(cfg: CfgNode, device: str = "meta") -> nn.Module:
     """The model of a config in eval mode, with random weights, which predicts whole images.
 
@@ -77,8 +93,10 @@ def build_for_analysis(cfg: CfgNode, device: str = "meta") -> nn.Module:
     cfg.MODEL.DEVICE = device
     cfg.TEST.SLIDING_WINDOW.ENABLED = False
     # Parameters are made on the meta device from the start, not moved there.
-    with torch.device("meta") if device == "meta" else contextlib.nullcontext():
-        return build_model(cfg).eval()
+    if device == "meta":
+        with torch.device("meta"), _WithoutValues():
+            return build_model(cfg).eval()
+    return build_model(cfg).eval()
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

@@ -23,6 +23,8 @@ ENCODER_DEPTH = 5
 STAGES = ("res2", "res3", "res4", "res5")
 
 logger = logging.getLogger(__name__)
+# By an encoder's arguments: tracing one takes seconds, and programs build some of them many times.
+_idle_parameters: dict[tuple, list[str]] = {}
 
 
 @BACKBONE_REGISTRY.register()
@@ -85,7 +87,10 @@ class EncoderBackbone(Backbone):
             # The epsilon of the segmentors that have these norms.
             norms = {stage: LayerNorm2d(shapes[stage].channels, eps=1e-5) for stage in STAGES}
             self.output_norms.update(norms)
-        self._trace(name)
+        kind = (name, output_stride, in_channels, drop_path_rate, output_norm)
+        if kind not in _idle_parameters:
+            _idle_parameters[kind] = self._trace(name)
+        self._freeze(_idle_parameters[kind], name)
         if activation_checkpointing:
             checkpoint_activations(self.encoder, name)
 
@@ -123,8 +128,8 @@ class EncoderBackbone(Backbone):
         """The image's sides must be multiples of this."""
         return self._output_stride
 
-    def _trace(self, name: str, size: int = 256) -> None:
-        """Check the feature maps' strides and freeze what they do not depend on.
+    def _trace(self, name: str, size: int = 256) -> list[str]:
+        """Check the feature maps' strides; return the names of what they do not depend on.
 
         On the meta device, where nothing is computed.
         """
@@ -143,12 +148,12 @@ class EncoderBackbone(Backbone):
             if self._output_stride != 32:
                 raise _unsupported_stride(name, self._output_stride, error) from error
             logger.debug("Encoder '%s' could not be traced: %s", name, error)
-            return
+            return []
         finally:
             self.train(training)
         if self._output_stride != 32:
             self._check_strides(name, features, size)
-        self._freeze([key for key, tensor in state.items() if tensor.grad is None], name)
+        return [key for key, tensor in state.items() if tensor.grad is None]
 
     def _check_strides(self, name: str, features: dict[str, Tensor], size: int) -> None:
         # Some encoders take an output stride without a word and do not keep it.
