@@ -2,6 +2,7 @@
 
 import copy
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -287,7 +288,11 @@ class TestKeys:
         [results] = json.loads((tmp_path / "output/evaluation.json").read_text()).values()
         assert set(results["context_shapes_sem_seg_val"]) == {"sem_seg", "sem_seg_EMA"}
 
-    def test_a_compiled_backbone_computes_the_same_under_the_same_names(self, tiny_run, tmp_path):
+    def test_a_compiled_backbone_computes_the_same_under_the_same_names(
+        self, tiny_run, monkeypatch
+    ):
+        # The training above goes through the C++ compiler, which takes half a minute.
+        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
         plain = setup_config(str(tiny_run), [])
         torch.manual_seed(0)
         expected = Trainer.build_model(plain).eval()

@@ -24,7 +24,7 @@ INPUT:
   COLOR_AUG_SSD: False
   CROP: {{SIZE: [64, 64]}}
 MODEL:
-  ENCODER: {{NAME: "resnet18", WEIGHTS: ""}}
+  ENCODER: {{NAME: "tu-test_resnet", WEIGHTS: ""}}
   SEM_SEG_HEAD:
     NUM_CLASSES: 6
     DECODER:
