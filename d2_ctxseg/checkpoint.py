@@ -113,6 +113,12 @@ def read_checkpoint(path: str) -> dict:
         raise UserError(f"The weights '{path}' could not be fetched: {error}") from error
     if not os.path.isfile(local_path):
         raise MissingFileError(f"No weights at '{os.path.abspath(local_path)}'.")
+    if local_path.endswith(".pkl"):
+        raise UserError(
+            f"'{path}' cannot be read here: .pkl files are those of Detectron2's model zoo. "
+            "train_net.py starts from them where Detectron2 is installed (README.md, 'Detectron2, "
+            "installed or embedded'). Give a .pth or .safetensors file."
+        )
     try:
         if local_path.endswith(".safetensors"):
             return load_file(local_path)

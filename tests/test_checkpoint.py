@@ -93,6 +93,11 @@ class TestReadCheckpoint:
         with pytest.raises(UserError, match="text.pth"):
             read_checkpoint(str(tmp_path / "text.pth"))
 
+    def test_of_detectron2s_zoo_says_what_reads_it(self, tmp_path):
+        (tmp_path / "R-50.pkl").write_bytes(b"pickled")
+        with pytest.raises(UserError, match="R-50.pkl.*train_net.py.*Detectron2 is installed"):
+            read_checkpoint(str(tmp_path / "R-50.pkl"))
+
 
 class TestLoadWeights:
     @pytest.mark.parametrize("wrap", [lambda s: {"model": s}, lambda s: s])
