@@ -81,6 +81,11 @@ def refuse_used_folder(output_dir: str) -> None:
 def _merge(cfg: CfgNode, config_file: str, opts: list[str]) -> None:
     if config_file and not Path(config_file).is_file():
         raise MissingFileError(f"--config-file: no file '{Path(config_file).resolve()}'.")
+    options = [word for word in opts[::2] if word.startswith("--")]
+    if options:
+        raise UserError(
+            f"'{options[0]}' stands among the overrides: options come before the first KEY VALUE."
+        )
     if len(opts) % 2:
         raise UserError(
             f"Overrides must be KEY VALUE KEY VALUE ..., but {len(opts)} words were given: "
