@@ -12,6 +12,10 @@ from detectron2.config import get_cfg
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

@@ -241,6 +241,7 @@ def test_a_workers_error_is_a_message(zoo):
 
 
 @pytest.mark.slow
+@pytest.mark.first
 def test_the_page_of_this_project_is_up_to_date():
     # One process traces each encoder once only; the other core has other tests to run.
     command = [sys.executable, TOOL, "--check", "--workers", "1"]
