@@ -182,8 +182,11 @@ def export_segmentor(
         _write(module, part, export_format, shape, dict(metadata or {}))
         run = _read_again(part, export_format)
         agreement = check_file(model, run, _check_shapes(module, shape), output)
-        for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
+        written = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
+        for file in written:
             os.replace(file, path.parent / file.name)
+        if len(written) == 1:  # weights beside the file that was replaced belong to nothing now
+            data_file(path).unlink(missing_ok=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return agreement
@@ -199,7 +202,7 @@ def check_arguments(path: Path, export_format: str, shape: ImageShape, overwrite
     suffix = SUFFIXES[export_format]
     if path.suffix != suffix:
         raise UserError(f"'{path}': the name of a {export_format} file must end in {suffix}.")
-    for file in (path, _data_file(path)):
+    for file in (path, data_file(path)):
         if file.exists() and not overwrite:
             raise UserError(f"'{file}' is there already. Name another file, or set --overwrite.")
     if shape.dynamic and export_format == "torchscript":
@@ -221,7 +224,8 @@ def _check_windows(model: nn.Module) -> None:
         )
 
 
-def _data_file(path: Path) -> Path:
+def data_file(path: Path) -> Path:
+    """Where an ONNX file of more than 2 GiB has its weights."""
     return path.with_name(f"{path.name}.data")
 
 

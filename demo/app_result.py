@@ -206,7 +206,7 @@ def _share_cell(share: float | None, color: tuple[int, ...]) -> str:
 
 def _color_of_name(metadata, name: str) -> tuple[int, ...]:
     names = metadata.stuff_classes
-    return tuple(palette(metadata)[names.index(name)].tolist()) if name in names else BORDER
+    return class_color(metadata, names.index(name)) if name in names else BORDER
 
 
 def _encode(picture: Image.Image, format_name: str) -> bytes:

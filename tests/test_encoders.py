@@ -53,6 +53,22 @@ class TestEveryEncoder:
         assert {p.device.type for p in backbone.parameters()} == {"meta"}
 
 
+def test_what_is_idle_is_found_once_and_frozen_every_time(monkeypatch):
+    monkeypatch.setattr("d2_ctxseg.modeling.backbone._idle_parameters", {})
+    traced, trace = [], EncoderBackbone._trace
+    monkeypatch.setattr(
+        EncoderBackbone, "_trace", lambda self, name: traced.append(name) or trace(self, name)
+    )
+    for _ in range(2):
+        backbone = EncoderBackbone(name="efficientnet-b0")
+        frozen = [key for key, p in backbone.named_parameters() if not p.requires_grad]
+        assert frozen == [
+            f"encoder.{key}" for key in ("_conv_head.weight", "_bn1.weight", "_bn1.bias")
+        ]
+    EncoderBackbone(name="efficientnet-b0", output_norm=True)
+    assert traced == ["efficientnet-b0"] * 2
+
+
 class TestStrides:
     def convolutions(self, module):
         return [

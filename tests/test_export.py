@@ -258,6 +258,9 @@ class TestFile:
         assert_gives_logits(load_exported(file, "onnx"), model, images)
         with pytest.raises(UserError, match="is there already"):
             export_segmentor(model, file, "onnx", SHAPE)
+        monkeypatch.undo()
+        export_segmentor(model, file, "onnx", SHAPE, overwrite=True)
+        assert os.listdir(file.parent) == ["model.onnx"]
 
     def test_that_is_there_stays_unless_it_shall_be_replaced(self, build, path):
         model, file = build("LinearSegmentor"), path("torchscript")

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.parallel import DistributedDataParallel
 from train_net_runs import run_train_net
 
@@ -292,7 +293,8 @@ class TestKeys:
         self, tiny_run, monkeypatch
     ):
         # The training above goes through the C++ compiler, which takes half a minute.
-        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+        backend = CompileCounterWithBackend("aot_eager")
+        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
         plain = setup_config(str(tiny_run), [])
         torch.manual_seed(0)
         expected = Trainer.build_model(plain).eval()
@@ -310,6 +312,7 @@ class TestKeys:
                     rtol=1e-3,
                     atol=1e-3,
                 )
+        assert backend.frame_count > 0
 
 
 def test_synchronised_batch_norm_keeps_the_names_in_checkpoints(tiny_config, monkeypatch):

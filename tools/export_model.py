@@ -32,7 +32,14 @@ from d2_ctxseg.checkpoint import load_weights, strip_training_only
 from d2_ctxseg.data.palette import generate_palette
 from d2_ctxseg.engine.setup import add_opts_argument, setup_config
 from d2_ctxseg.errors import UserError, run_command
-from d2_ctxseg.export import INPUT_NAME, SUFFIXES, ImageShape, check_arguments, export_segmentor
+from d2_ctxseg.export import (
+    INPUT_NAME,
+    SUFFIXES,
+    ImageShape,
+    check_arguments,
+    data_file,
+    export_segmentor,
+)
 from d2_ctxseg.export_check import OUTPUTS, Agreement
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
@@ -154,8 +161,7 @@ def report(arguments: argparse.Namespace, cfg, shape: ImageShape, agreement: Agr
 
 def num_bytes(path: Path) -> int:
     """Size of the file and of the weights beside it."""
-    files = (path, path.with_name(f"{path.name}.data"))
-    return sum(file.stat().st_size for file in files if file.exists())
+    return sum(file.stat().st_size for file in (path, data_file(path)) if file.exists())
 
 
 def main() -> None:
