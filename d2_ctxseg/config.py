@@ -224,6 +224,9 @@ def _add_classifier_config(cfg: CN) -> None:
     context_aware.ENTROPY_SOURCE = "oracle"
     # The true mean features of the whole "batch" on a GPU, or of each "image".
     context_aware.ORACLE_CONTEXT = "batch"
+    # Whether the vanilla and the oracle logits are brought to the labels' size with align_corners
+    # for their losses (as in the authors' heads). ALIGN_CORNERS above is for the refined ones.
+    context_aware.AUXILIARY_ALIGN_CORNERS = True
 
     # Nonparametric prototypes (CVPR 2022).
     prototype = cfg.MODEL.CLASSIFIER.PROTOTYPE = CN()

@@ -60,7 +60,9 @@ class ContextAwareClassifier(PixelClassifier):
         oracle_context: the true mean features of the whole "batch" (the authors' code) or of each
             "image".
         ignore_label: label of pixels that take no part in the losses.
-        align_corners: how logits are interpolated to the size of the labels.
+        align_corners: how the refined logits are interpolated to the size of the labels.
+        auxiliary_align_corners: likewise the vanilla and the oracle logits, which are interpolated
+            for their losses only. True in all four heads that the authors released.
         dropout: probability of dropping a channel of the features in training. As in the authors'
             code only the vanilla prediction sees it: context and other scores are of all channels.
         predictor: the 1x1 convolution to start from; made anew if None.
@@ -88,6 +90,7 @@ class ContextAwareClassifier(PixelClassifier):
         oracle_context: str = "batch",
         ignore_label: int = 255,
         align_corners: bool = False,
+        auxiliary_align_corners: bool = True,
         dropout: float = 0.0,
         predictor: nn.Conv2d | None = None,
     ):
@@ -115,6 +118,7 @@ class ContextAwareClassifier(PixelClassifier):
         self.distillation_weighting = distillation_weighting
         self.entropy_source = entropy_source
         self.oracle_per_image = oracle_context == "image"
+        self.auxiliary_align_corners = auxiliary_align_corners
         self.predictor = make_predictor(in_channels, num_classes, predictor)
         self.estimated_projector = _projector(in_channels)
         self.oracle_projector = _projector(in_channels)
@@ -181,9 +185,11 @@ class ContextAwareClassifier(PixelClassifier):
         needs_oracle = "loss_oracle" in weights or "loss_kl" in weights
         vanilla, refined, oracle = self.predict(features, labels if needs_oracle else None)
         logits = {"loss_sem_seg": refined, "loss_vanilla": vanilla, "loss_oracle": oracle}
+        align_corners = dict.fromkeys(logits, self.auxiliary_align_corners)
+        align_corners["loss_sem_seg"] = self.align_corners
         losses = {
             name: segmentation_cross_entropy(
-                logits[name], labels, self.ignore_label, self.align_corners
+                logits[name], labels, self.ignore_label, align_corners[name]
             )
             for name in weights
             if name != "loss_kl"
