@@ -105,6 +105,7 @@ def _add_head_config(cfg: CN) -> None:
     cfg.MODEL.ECE_HEAD.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     # Channels of embeddings, attention and pixel features.
     cfg.MODEL.ECE_HEAD.CHANNELS = 256
+    # Attention heads, and groups of the seed mask's first convolution; a divisor of CHANNELS.
     cfg.MODEL.ECE_HEAD.NUM_HEADS = 4
     # Masks are pooled to grids of up to sqrt(number of classes) times this.
     cfg.MODEL.ECE_HEAD.POOL_RATIO = 1.0

@@ -94,6 +94,20 @@ class TestParityWithTheAuthorsCode:
             mask = F.interpolate(mask, size=(32, 40), mode="bilinear")
             torch.testing.assert_close(mask, fixture(f"output/mask_{i}"), atol=1e-4, rtol=0)
 
+    def test_the_seed_mask_has_as_many_groups_as_there_are_attention_heads(self):
+        """The authors' first convolution of the seed mask, ``learner.0``, is of that shape."""
+        state = {**AUTHORS_STATE, "learner.0.weight": torch.randn(32, 32 // 8, 1, 1)}
+        head = ECEHead((16, 32, 64, 128), 9, channels=32, num_heads=8)
+        head.load_state_dict(convert_official_state_dict(state, "ecenet"))
+        assert torch.equal(head.seed_mask[0].weight, state["learner.0.weight"])
+        assert head.eval().predict(self.stages).logits.isfinite().all()
+        with pytest.raises(RuntimeError, match="seed_mask.0.weight"):
+            head.load_state_dict(convert_official_state_dict(AUTHORS_STATE, "ecenet"))
+
+    def test_channels_need_not_be_a_multiple_of_4(self):
+        head = ECEHead(CHANNELS, 5, channels=6, num_heads=3)
+        assert head.predict(list(features_of().values())).logits.shape == (2, 5, 16, 24)
+
     def test_number_of_parameters(self):
         head = ECEHead((128, 256, 512, 1024), 150)
         assert sum(p.numel() for p in head.parameters()) == pytest.approx(9.89e6, rel=0.01)
@@ -350,8 +364,9 @@ class TestInDetectron2:
             ({"in_channels": (4, 6, 8, 9)}, "needs even numbers"),
             ({"strides": (4, 8, 12, 16)}, "powers of two"),
             ({"strides": (8, 4, 8, 16)}, "powers of two"),
-            ({"channels": 10}, "CHANNELS is 10, expected a multiple"),
-            ({"num_heads": 3}, r"multiple of NUM_HEADS \(3\)"),
+            ({"channels": 10}, r"CHANNELS is 10, .*multiple of NUM_HEADS \(4\). Set it to"),
+            ({"num_heads": 3}, r"multiple of NUM_HEADS \(3\). Set it to 9, or"),
+            ({"num_heads": 0}, "NUM_HEADS is 0, expected a positive number"),
             ({"pool_ratio": 0.0}, "POOL_RATIO is 0.0"),
             ({"updater": "gate"}, "UPDATER is 'gate', .* Did you mean 'gated'"),
             ({"mask_loss": "dice"}, "MASK_LOSS is 'dice', expected one of focal, bce"),

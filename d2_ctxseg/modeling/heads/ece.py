@@ -81,8 +81,9 @@ class ECEHead(SemSegHead):
         num_classes: number of classes K.
         in_features: names of the stages.
         strides: of the stages; each the first one times a power of two.
-        channels: channels C of embeddings, attention and pixel features; a multiple of 4.
-        num_heads: number of attention heads; divides C.
+        channels: channels C of embeddings, attention and pixel features.
+        num_heads: number of attention heads, and of the groups of the seed mask's convolution;
+            divides C.
         pool_ratio: factor on the side of the finest grid that masks are pooled to.
         feature_reconstruction: whether the stages go through FeatureReconstruction.
         semantics_attention: whether the stages attend to the class embeddings.
@@ -151,7 +152,7 @@ class ECEHead(SemSegHead):
             nn.Conv2d(c, channels, kernel_size=1, bias=False) for c in in_channels
         )
         self.seed_mask = nn.Sequential(
-            nn.Conv2d(channels, channels, kernel_size=1, groups=4, bias=False),
+            nn.Conv2d(channels, channels, kernel_size=1, groups=num_heads, bias=False),
             nn.Conv2d(channels, num_classes, kernel_size=1, bias=False),
         )
         self.attentions = nn.ModuleList(
@@ -365,10 +366,15 @@ def _check_stages(
 def _check_options(
     channels: int, num_heads: int, pool_ratio: float, updater: str, mask_loss: str
 ) -> None:
-    if channels % num_heads or channels % 4:
+    if num_heads < 1:
+        raise UserError(
+            f"MODEL.ECE_HEAD.NUM_HEADS is {num_heads}, expected a positive number such as 4."
+        )
+    if channels < 1 or channels % num_heads:
         raise UserError(
             f"MODEL.ECE_HEAD.CHANNELS is {channels}, expected a multiple of NUM_HEADS ({num_heads})"
-            " and of 4, the groups of the seed mask."
+            f". Set it to {max(round(channels / num_heads), 1) * num_heads}, or choose NUM_HEADS "
+            "among its divisors."
         )
     if pool_ratio <= 0:
         raise UserError(
