@@ -322,6 +322,47 @@ def measure_memory(
     with torch.inference_mode():
         inference = weights + peak_memory(lambda: model(inputs), model.device)
 
+    step, optimizer = _training_step(cfg, model, size, batch_size)
+    step()
+    state = [
+        value
+        for values in optimizer.state.values()
+        for value in values.values()
+        if isinstance(value, Tensor)
+    ]
+    training = weights + _bytes(state) + peak_memory(step, model.device)
+    model.eval()
+    return {"weights": weights, "inference": inference, "training_step": training}
+
+
+def measure_training_step(cfg: CfgNode, *, threads: int | None = None, repeats: int = 2) -> float:
+    """Seconds that a training step of a config takes, on random images of its training size.
+
+    Args:
+        cfg: of a training; its pretrained weights are not read.
+        threads: of the CPU; None for as many as PyTorch has.
+        repeats: steps that are timed after a first one; their median counts.
+    """
+    cfg, before = cfg.clone(), torch.get_num_threads()
+    cfg.defrost()
+    cfg.MODEL.ENCODER.WEIGHTS = ""
+    torch.set_num_threads(threads or before)
+    try:
+        model = build_model(cfg)
+        step, _ = _training_step(cfg, model, input_size(cfg)[:2], cfg.SOLVER.IMS_PER_BATCH)
+        seconds = []
+        for _ in range(1 + repeats):
+            start = time.perf_counter()
+            step()
+            _wait_for(model.device)
+            seconds.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
+    return statistics.median(seconds[1:])
+
+
+def _training_step(cfg: CfgNode, model: nn.Module, size: tuple[int, int], batch_size: int):
+    """A function that does one step on random images, and its optimizer."""
     optimizer = build_optimizer(cfg, model.train())
     batch = _random_inputs(model, size, batch_size, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
     amp = cfg.SOLVER.AMP
@@ -334,16 +375,7 @@ def measure_memory(
         optimizer.step()
         optimizer.zero_grad()
 
-    step()
-    state = [
-        value
-        for values in optimizer.state.values()
-        for value in values.values()
-        if isinstance(value, Tensor)
-    ]
-    training = weights + _bytes(state) + peak_memory(step, model.device)
-    model.eval()
-    return {"weights": weights, "inference": inference, "training_step": training}
+    return step, optimizer
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int:

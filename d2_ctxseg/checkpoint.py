@@ -157,7 +157,7 @@ def load_weights(model: nn.Module, path: str) -> None:
             "output/model_final.pth."
         )
     state = read_state_dict(path)
-    for name in _training_only(model):
+    for name in training_only_modules(model):
         if not any(key.startswith(f"{name}.") for key in state):
             _remove(model, name)
     expected = model.state_dict()
@@ -189,13 +189,13 @@ def strip_training_only(model: nn.Module) -> list[str]:
     Returns:
         The names of the removed submodules.
     """
-    names = _training_only(model)
+    names = training_only_modules(model)
     for name in names:
         _remove(model, name)
     return names
 
 
-def _training_only(model: nn.Module) -> list[str]:
+def training_only_modules(model: nn.Module) -> list[str]:
     """Names of the submodules that modules of ``model`` list as ``training_only``."""
     return [
         f"{prefix}.{name}" if prefix else name

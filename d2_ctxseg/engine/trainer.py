@@ -33,6 +33,7 @@ from ..evaluation import SegmentationEvaluator
 from ..evaluation.cityscapes import cityscapes_evaluators
 from ..evaluation.evaluator import label_loader
 from ..modeling import LabelMapPredictor, TestTimeAugmentation
+from .cost import CostOfTraining, TimedModel, count_test_parameters, record_cost
 from .ema import AverageWeights, average_of
 from .hooks import CheckpointOnInterrupt, PredictionOverlays, ResumableBestCheckpointer
 from .lr_scheduler import build_lr_scheduler
@@ -117,6 +118,7 @@ class Trainer(DefaultTrainer):
         own = []
         if comm.is_main_process() and self.cfg.DATASETS.TEST:
             own = [self._best_checkpointer(), self._overlays()]
+        own.append(CostOfTraining(self.cfg.OUTPUT_DIR))
         interrupt = [CheckpointOnInterrupt(self.checkpointer)]
         return others + [hook for hook in own if hook is not None] + writer + interrupt
 
@@ -229,9 +231,19 @@ class Trainer(DefaultTrainer):
     @classmethod
     def test(cls, cfg, model: nn.Module, evaluators=None) -> OrderedDict:
         """As DefaultTrainer's; without ``evaluators``, full scores are never made."""
-        if evaluators is None:
-            model = LabelMapPredictor(getattr(model, "module", model))
-        return super().test(cfg, model, evaluators)
+        if evaluators is not None:
+            return super().test(cfg, model, evaluators)
+        segmentor = getattr(model, "module", model)
+        timed = TimedModel(LabelMapPredictor(segmentor))
+        results = super().test(cfg, timed)
+        record_cost(
+            cfg.OUTPUT_DIR,
+            {
+                "test_parameters": count_test_parameters(segmentor),
+                "seconds_per_image": timed.seconds_per_image(),
+            },
+        )
+        return results
 
     @classmethod
     def test_with_TTA(cls, cfg, model: nn.Module) -> OrderedDict:

@@ -1,4 +1,4 @@
-"""Evaluates label maps as they come; only counts are kept."""
+"""Evaluates label maps as they come; only counts are kept, in all and of each image."""
 
 import itertools
 import logging
@@ -25,6 +25,7 @@ from .confusion import (
     smallest_label_type,
 )
 from .examples import WorstAndBest
+from .image_counts import ImageCounts, image_counts
 from .results import EvaluationFiles, format_class_table
 from .saved_predictions import PredictionWriter, remove_predictions
 
@@ -109,6 +110,7 @@ class SegmentationEvaluator(DatasetEvaluator):
         self.confusion = np.zeros(shape, np.int64)
         self._boundary_confusion = np.zeros(shape, np.int64) if self._boundary_iou else None
         self._images: dict[str, dict[str, float]] = {}
+        self._counts: dict[str, np.ndarray] = {}
         self._examples = WorstAndBest(self._num_examples)
         self._writer = None
         if self._save_predictions:
@@ -172,6 +174,7 @@ class SegmentationEvaluator(DatasetEvaluator):
             )
         metrics = image_metrics(confusion)
         self._images[file_name] = metrics
+        self._counts[file_name] = image_counts(confusion)
         self._examples.add(file_name, label_file, metrics["mIoU"], prediction)
 
     def _load_truth(self, label_file: str, file_name: str, shape: tuple) -> np.ndarray:
@@ -235,6 +238,8 @@ class SegmentationEvaluator(DatasetEvaluator):
                     "build_detection_test_loader."
                 )
         self._images = {name: metrics for one in images for name, metrics in one.items()}
+        counts = comm.all_gather(self._counts)
+        self._counts = {name: array for one in counts for name, array in one.items()}
         merged = WorstAndBest(self._num_examples)
         for example in {example.file_name: example for one in examples for example in one}.values():
             merged.add_example(example)
@@ -254,9 +259,16 @@ class SegmentationEvaluator(DatasetEvaluator):
                 for name, label in self._label_files.items()
                 if name in self._images
             ],
+            counts=self._image_counts(),
             worst=self._examples.worst(),
             best=self._examples.best(),
         ).write(self._output_dir)
+
+    def _image_counts(self) -> ImageCounts:
+        """Of the labelled images, in the dataset's order."""
+        names = [name for name in self._label_files if name in self._counts]
+        counts = [self._counts[name] for name in names]
+        return ImageCounts.of_images(names, self._metadata.stuff_classes, counts)
 
 
 def original_ids(metadata, label_format: LabelFormat) -> dict[int, int] | None:

@@ -14,6 +14,7 @@ from tabulate import tabulate
 from ..files import atomic_write, write_json
 from .confusion import class_counts
 from .examples import Example, write_examples
+from .image_counts import FILE_NAME, ImageCounts
 
 _MEANS = ("mIoU", "fwIoU", "mACC", "pACC")
 
@@ -53,6 +54,7 @@ class EvaluationFiles:
         confusion: (K + 1, K + 1) int64, rows predicted, columns true, the last is "ignored".
         images: one dict an image: "file_name", "sem_seg_file_name", and where it is labelled "mIoU"
             and "pACC".
+        counts: of each labelled image.
         worst, best: examples to keep.
     """
 
@@ -63,11 +65,16 @@ class EvaluationFiles:
     metrics: Mapping[str, float]
     confusion: np.ndarray
     images: Sequence[Mapping]
+    counts: ImageCounts
     worst: Sequence[Example] = ()
     best: Sequence[Example] = ()
 
     def write(self, folder: str | os.PathLike) -> None:
-        """``results.json``, ``classes.csv``, ``confusion_matrix.npy``, ``images.csv``, examples."""
+        """Write the results into ``folder``.
+
+        ``results.json``, ``classes.csv``, ``confusion_matrix.npy``, ``images.csv``,
+        ``image_counts.npz`` and the examples.
+        """
         folder = Path(folder)
         results = {
             "dataset": self.dataset,
@@ -81,6 +88,7 @@ class EvaluationFiles:
             np.save(file, self.confusion, allow_pickle=False)
         _write_csv(folder / "classes.csv", self._classes())
         _write_csv(folder / "images.csv", self.images)
+        self.counts.write(folder / FILE_NAME)
         write_examples(folder, self.worst, self.best)
 
     def _classes(self) -> list[dict]:

@@ -124,6 +124,17 @@ def number(value) -> float:
     raise ValueError(f"{value!r} is not a number")
 
 
+def flattened(config: dict, prefix: str = "") -> dict[str, object]:
+    """A nested config as {"MODEL.DEVICE": value, ...}."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
 def _read(path: Path, reader: Callable, notes: list[str], what: str):
     """What ``reader`` makes of a file; None, and a line in ``notes``, if it is not possible."""
     if not path.is_file():

@@ -7,7 +7,7 @@ import yaml
 
 from .charts import NUM_COLORS, Series, line_chart
 from .markup import Markup, format_number, join, note, number_cell, number_header, table, tag
-from .run import Evaluation, Run
+from .run import Evaluation, Run, flattened
 
 TASK_TITLES = {
     "sem_seg": "single-scale",
@@ -194,7 +194,7 @@ def _remark(line: Series, is_score: bool, several: bool) -> Markup:
 
 def configuration_section(runs: Sequence[Run]) -> Markup | None:
     """The main keys of the runs' configs, all keys in which they differ, and all of them."""
-    flat = {run.name: _flattened(run.config) for run in runs if run.config}
+    flat = {run.name: flattened(run.config) for run in runs if run.config}
     if not flat:
         return None
     keys = dict.fromkeys(key for values in flat.values() for key in values)
@@ -227,16 +227,6 @@ def configuration_section(runs: Sequence[Run]) -> Markup | None:
         *details,
         id="configuration",
     )
-
-
-def _flattened(config: dict, prefix: str = "") -> dict[str, object]:
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flattened(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _value_cell(value) -> Markup:

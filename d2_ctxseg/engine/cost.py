@@ -1,0 +1,123 @@
+"""What a run costs, measured while it runs, in ``OUTPUT_DIR/cost.json``."""
+
+import json
+import logging
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from ..checkpoint import training_only_modules
+from ..files import write_json
+
+FILE_NAME = "cost.json"
+# Calls that an allocator or a kernel library may spend on getting ready.
+_WARM_UP = 3
+
+logger = logging.getLogger(__name__)
+
+
+def read_cost(folder: str | Path) -> dict[str, float]:
+    """What a run measured; empty if it measured nothing or the file is damaged.
+
+    Returns:
+        Of these what there is: ``test_parameters`` (a number), ``seconds_per_iteration`` (median),
+        ``seconds_per_image`` (median, single-scale prediction without reading the file),
+        ``peak_memory_bytes`` of the training (on a GPU of its tensors, on the CPU of the process),
+        ``threads``, ``device``.
+    """
+    try:
+        content = json.loads((Path(folder) / FILE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def record_cost(folder: str | Path, values: Mapping[str, object]) -> None:
+    """Add values to the run's ``cost.json``, on the main process alone."""
+    if comm.is_main_process():
+        write_json(Path(folder) / FILE_NAME, {**read_cost(folder), **values})
+
+
+def count_test_parameters(model: nn.Module) -> int:
+    """Parameters without those of modules that only training needs."""
+    prefixes = tuple(f"{name}." for name in training_only_modules(model))
+    return sum(p.numel() for name, p in model.named_parameters() if not name.startswith(prefixes))
+
+
+class CostOfTraining(HookBase):
+    """Records at the end of a training what a step took and how much memory there was in use."""
+
+    def __init__(self, output_dir: str):
+        self.output_dir = output_dir
+
+    def after_train(self) -> None:
+        """Write the figures of this process, unless the training made no step."""
+        history = self.trainer.storage.histories().get("time")
+        if history is None:
+            return
+        device = next(self.trainer.model.parameters()).device
+        record_cost(
+            self.output_dir,
+            {
+                "seconds_per_iteration": statistics.median(value for value, _ in history.values()),
+                "peak_memory_bytes": _peak_memory(device),
+                **machine(device),
+            },
+        )
+
+
+def machine(device: torch.device) -> dict[str, object]:
+    """The device's name, and the threads of this process."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": name, "threads": torch.get_num_threads()}
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Kilobytes on Linux, bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+class TimedModel(nn.Module):
+    """A model that remembers how long each call took.
+
+    Args:
+        model: called as Detectron2 calls a model, on a list of dicts.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.training = model.training  # what restores the mode of this one restores the model's
+        self._seconds: list[float] = []
+
+    def forward(self, batched_inputs: list[dict]):
+        """The model's own output."""
+        device = next(self.parameters()).device
+        _wait_for(device)
+        start = time.perf_counter()
+        outputs = self.model(batched_inputs)
+        _wait_for(device)
+        self._seconds.append((time.perf_counter() - start) / len(batched_inputs))
+        return outputs
+
+    def seconds_per_image(self) -> float | None:
+        """The median without the first calls; None if there were no others."""
+        seconds = self._seconds[_WARM_UP:]
+        return statistics.median(seconds) if seconds else None
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
