@@ -63,17 +63,38 @@ class TestParityWithTheAuthorsCode:
             expected = fixture(f"output/ce_{name}_align_corners_{str(align_corners).lower()}")
             torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
 
-    def test_losses_and_their_gradient(self, authors_classifier):
+    def test_losses_as_released(self, authors_classifier):
+        """In all four of the authors' heads align_corners is True but for the refined logits."""
+        losses = authors_classifier.losses(fixture("input/features"), fixture("input/labels"))
+        assert set(losses) == {"loss_sem_seg", "loss_vanilla", "loss_oracle", "loss_kl"}
+        expected = {
+            "loss_sem_seg": "ce_refined_align_corners_false",
+            "loss_vanilla": "ce_vanilla_align_corners_true",
+            "loss_oracle": "ce_oracle_align_corners_true",
+            "loss_kl": "kl",
+        }
+        for name, key in expected.items():
+            torch.testing.assert_close(losses[name], fixture(f"output/{key}"), rtol=1e-5, atol=0)
+
+    def test_total_without_align_corners_and_its_gradient(self, authors_classifier):
+        authors_classifier.auxiliary_align_corners = False
         features = fixture("input/features").requires_grad_()
         losses = authors_classifier.losses(features, fixture("input/labels"))
-        assert set(losses) == {"loss_sem_seg", "loss_vanilla", "loss_oracle", "loss_kl"}
-        torch.testing.assert_close(losses["loss_kl"], fixture("output/kl"), rtol=1e-5, atol=0)
         total = sum(losses.values())
         torch.testing.assert_close(total, fixture("output/total"), rtol=1e-5, atol=0)
         total.backward()
         torch.testing.assert_close(
             features.grad, fixture("output/grad_features"), rtol=1e-4, atol=1e-7
         )
+
+    def test_prediction_is_untouched_by_how_losses_are_interpolated(self):
+        torch.manual_seed(0)
+        features = fixture("input/features")
+        released = ContextAwareClassifier(16, 7)
+        other = ContextAwareClassifier(16, 7, auxiliary_align_corners=False)
+        other.load_state_dict(released.state_dict())
+        assert torch.equal(released(features), other(features))
+        assert not released.align_corners
 
 
 def class_by_class_context(features, labels, absent):

@@ -69,8 +69,9 @@ class StudyRun:
     def curve(self, dataset: str) -> dict[int, float]:
         """mIoU in per cent by number of iterations, at each evaluation in the training."""
         points = self.run.curves.get(f"{dataset}/{TASK}/mIoU", {})
-        # Detectron2 names the iteration that was done last, counted from 0.
-        return {iteration + (iteration % 10 == 9): value for iteration, value in points.items()}
+        # Detectron2 notes the last iteration, from 0; after the training, their number.
+        end = self.run.config.get("SOLVER", {}).get("MAX_ITER", max(points, default=0))
+        return {min(iteration + 1, end): value for iteration, value in points.items()}
 
 
 @dataclass(frozen=True)
