@@ -31,7 +31,6 @@ from torch import Tensor, nn
 import d2_ctxseg  # noqa: F401  (makes detectron2 importable)
 from d2_ctxseg.checkpoint import load_weights
 from d2_ctxseg.classifiers import PrototypeClassifier
-from d2_ctxseg.classifiers.functional import resize_labels
 from d2_ctxseg.classifiers.prototype_extension import PixelSample, SupportPixels, add_classes
 from d2_ctxseg.data import (
     LabelFormat,
@@ -47,6 +46,7 @@ from d2_ctxseg.evaluation import SegmentationEvaluator, add_to_results_file, by_
 from d2_ctxseg.evaluation.confusion import iou_per_class
 from d2_ctxseg.evaluation.evaluator import label_loader
 from d2_ctxseg.files import atomic_write
+from d2_ctxseg.losses.functional import resize_labels
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger

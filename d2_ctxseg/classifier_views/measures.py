@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..classifiers.precision import at_least_float32
+from ..losses.precision import at_least_float32
 
 
 class Change(IntEnum):

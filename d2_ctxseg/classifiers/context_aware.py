@@ -10,15 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import CLASSIFIER_REGISTRY, PixelClassifier, check_choice, make_predictor
-from .distillation import DISTILLATION_TARGETS, DISTILLATION_WEIGHTINGS, distillation_loss
-from .functional import (
+from ..losses.checks import check_choice
+from ..losses.distillation import DISTILLATION_TARGETS, DISTILLATION_WEIGHTINGS, distillation_loss
+from ..losses.functional import (
     class_membership,
     feature_lengths,
     resize_labels,
     segmentation_cross_entropy,
     weighted_class_means,
 )
+from .base import CLASSIFIER_REGISTRY, PixelClassifier, make_predictor
 
 ENTROPY_SOURCES = ("oracle", "estimated", "vanilla")
 SIMILARITIES = ("cosine", "dot")

@@ -8,15 +8,16 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from .base import CLASSIFIER_REGISTRY, PixelClassifier, check_choice, make_predictor
+from ..losses.checks import check_choice
+from ..losses.functional import segmentation_cross_entropy
+from ..losses.mask_losses import MASK_LOSSES, weighted_mask_losses
+from .base import CLASSIFIER_REGISTRY, PixelClassifier, make_predictor
 from .explicit_class_parts import (
     AssistedScores,
     EmbeddingUpdater,
     ExplicitClassExtraction,
     SemanticsAttention,
 )
-from .functional import segmentation_cross_entropy
-from .mask_losses import MASK_LOSSES, weighted_mask_losses
 
 # The widest that the embeddings are by default; the paper's width.
 _MAX_DEFAULT_CHANNELS = 256

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .precision import at_least_float32, without_autocast
+from ..losses.precision import at_least_float32, without_autocast
 
 
 class ChannelLayerNorm(nn.LayerNorm):

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
+from ..losses.functional import segmentation_cross_entropy
 from .base import CLASSIFIER_REGISTRY, PixelClassifier, make_predictor
-from .functional import segmentation_cross_entropy
 
 
 @CLASSIFIER_REGISTRY.register()

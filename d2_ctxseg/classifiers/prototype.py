@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import CLASSIFIER_REGISTRY, PixelClassifier, check_choice
+from ..losses.checks import check_choice
+from ..losses.functional import resize_labels, segmentation_cross_entropy
+from ..losses.precision import without_autocast
+from .base import CLASSIFIER_REGISTRY, PixelClassifier
 from .clustering import reduction_over_workers, sinkhorn_log_plan
-from .functional import resize_labels, segmentation_cross_entropy
-from .precision import without_autocast
 from .prototype_similarity import DISTANCES, nearest_similarity, prototype_similarity
 
 ASSIGNMENTS = ("gumbel", "argmax")

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..losses.precision import at_least_float32
 from .clustering import sinkhorn_log_plan
-from .precision import at_least_float32
 from .prototype import PrototypeClassifier
 from .prototype_similarity import as_similarity
 

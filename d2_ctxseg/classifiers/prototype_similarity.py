@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.amp import is_autocast_available
 from torch.autograd.function import once_differentiable
 
-from .precision import at_least_float32, without_autocast
+from ..losses.precision import at_least_float32, without_autocast
 
 DISTANCES = ("cosine", "euclidean", "huber")
 

@@ -7,7 +7,7 @@ Zhang et al., "SegViT: Semantic Segmentation with Plain Vision Transformers", Ne
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...classifiers.precision import at_least_float32, without_autocast
+from ...losses.precision import at_least_float32, without_autocast
 
 
 class SimilarityAttention(nn.Module):

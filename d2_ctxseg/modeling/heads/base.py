@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from detectron2.layers import ShapeSpec
 
-from ...classifiers.functional import segmentation_cross_entropy
 from ...errors import UserError, suggest
+from ...losses.functional import segmentation_cross_entropy
 
 CONTRACT = ("layers", "predictor", "common_stride", "ignore_value")
 

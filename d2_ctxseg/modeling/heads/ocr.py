@@ -15,8 +15,8 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
-from ...classifiers.functional import segmentation_cross_entropy
-from ...classifiers.precision import at_least_float32, without_autocast
+from ...losses.functional import segmentation_cross_entropy
+from ...losses.precision import at_least_float32, without_autocast
 from .base import SemSegHead, config_arguments, select_features
 from .layers import ConvNormActivation, resize_and_concatenate
 

@@ -20,14 +20,14 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
 from ...classifiers.explicit_class_parts import EmbeddingUpdater, ExplicitClassExtraction
-from ...classifiers.mask_losses import (
+from ...errors import UserError, suggest
+from ...losses.mask_losses import (
     MaskTargets,
     dice_mask_loss,
     mask_targets,
     sigmoid_focal_mask_loss,
 )
-from ...classifiers.precision import at_least_float32, without_autocast
-from ...errors import UserError, suggest
+from ...losses.precision import at_least_float32, without_autocast
 from .attention_to_mask import AttentionToMask, initialize_linear
 from .base import config_arguments, select_features
 

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from d2_ctxseg.classifiers import PrototypeClassifier
 from d2_ctxseg.classifiers.clustering import sinkhorn_log_plan
-from d2_ctxseg.classifiers.functional import segmentation_cross_entropy
 from d2_ctxseg.classifiers.prototype_similarity import (
     DISTANCES,
     as_similarity,
     nearest_similarity,
     prototype_similarity,
 )
+from d2_ctxseg.losses.functional import segmentation_cross_entropy
 
-FIXTURE = np.load(Path(__file__).parent / "fixtures" / "prototype.npz")
+FIXTURE = np.load(Path(__file__).parents[1] / "fixtures" / "prototype.npz")
 
 
 def fixture(name):

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import check_choice
+from .checks import check_choice
 from .functional import class_membership, resize_labels
 from .precision import at_least_float32
 

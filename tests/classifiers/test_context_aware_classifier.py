@@ -9,19 +9,19 @@ import torch.nn.functional as F
 
 from d2_ctxseg.classifiers import ContextAwareClassifier
 from d2_ctxseg.classifiers.context_aware import oracle_context
-from d2_ctxseg.classifiers.distillation import (
+from d2_ctxseg.losses.distillation import (
     DISTILLATION_TARGETS,
     DISTILLATION_WEIGHTINGS,
     distillation_loss,
 )
-from d2_ctxseg.classifiers.functional import (
+from d2_ctxseg.losses.functional import (
     class_membership,
     resize_labels,
     segmentation_cross_entropy,
     weighted_class_means,
 )
 
-FIXTURE = np.load(Path(__file__).parent / "fixtures" / "context_aware.npz")
+FIXTURE = np.load(Path(__file__).parents[1] / "fixtures" / "context_aware.npz")
 AUTHORS_MODULES = {
     "conv_seg": "predictor",
     "proj": "estimated_projector",

@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from d2_ctxseg.classifiers.base import CLASSIFIER_REGISTRY
 from d2_ctxseg.classifiers.explicit_class import ExplicitClassClassifier
-from d2_ctxseg.classifiers.functional import segmentation_cross_entropy
-from d2_ctxseg.classifiers.mask_losses import weighted_mask_losses
+from d2_ctxseg.losses.functional import segmentation_cross_entropy
+from d2_ctxseg.losses.mask_losses import weighted_mask_losses
 
-FIXTURE = np.load(Path(__file__).parent / "fixtures" / "explicit_class.npz")
+FIXTURE = np.load(Path(__file__).parents[1] / "fixtures" / "explicit_class.npz")
 AUTHORS_STATE = {
     key.removeprefix("state/"): torch.from_numpy(FIXTURE[key])
     for key in FIXTURE.files

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2_ctxseg.classifiers.mask_losses import (
+from d2_ctxseg.losses.mask_losses import (
     binary_cross_entropy_mask_loss,
     dice_mask_loss,
     diversity_loss,

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2_ctxseg.classifiers import upsampled_cross_entropy as module
-from d2_ctxseg.classifiers.functional import segmentation_cross_entropy
-from d2_ctxseg.classifiers.upsampled_cross_entropy import interpolation_matrix
+from d2_ctxseg.losses import upsampled_cross_entropy as module
+from d2_ctxseg.losses.functional import segmentation_cross_entropy
+from d2_ctxseg.losses.upsampled_cross_entropy import interpolation_matrix
 
 
 def plain(logits, labels, align_corners):

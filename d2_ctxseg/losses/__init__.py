@@ -1,0 +1,7 @@
+"""Losses, and what they share with the classifiers. Plain PyTorch, nothing else of the package."""
+
+from .distillation import distillation_loss
+from .functional import segmentation_cross_entropy
+from .mask_losses import weighted_mask_losses
+
+__all__ = ["distillation_loss", "segmentation_cross_entropy", "weighted_mask_losses"]

@@ -1,0 +1,7 @@
+"""Checks of options, whose messages name the choices."""
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ValueError, naming the choices, where an option is none of them."""
+    if value not in choices:
+        raise ValueError(f"{name} is '{value}', expected one of {', '.join(choices)}.")
