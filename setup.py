@@ -25,16 +25,22 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["d2_ctxseg", "d2_ctxseg.*"]),
+    # The configs lie at the top of the repository, as in every Detectron2 project; a wheel has them
+    # in the package, where model_zoo finds them by name.
+    packages=[*find_packages(include=["d2_ctxseg", "d2_ctxseg.*"]), "d2_ctxseg.model_zoo.configs"],
+    package_dir={"d2_ctxseg.model_zoo.configs": "configs"},
     # The embedded runtime is put on sys.path, not imported as d2_ctxseg.embedded: see runtime.py.
     package_data={
         "d2_ctxseg": [
             "data/**/*.yaml",
             "embedded/**/*.py",
             "embedded/**/*.yaml",
+            "model_zoo/*.md",
+            "model_zoo/trained/*",
             "report/*.css",
             "report/*.js",
         ],
+        "d2_ctxseg.model_zoo.configs": ["**/*.yaml"],
     },
     install_requires=[
         "torch>=2.4",

@@ -13,6 +13,7 @@ import os
 from d2_ctxseg.checkpoint import load_weights
 from d2_ctxseg.data import generate_missing
 from d2_ctxseg.engine import Trainer, launch_or_join, refuse_used_folder, setup_config
+from d2_ctxseg.engine.config_files import find_config_file
 from d2_ctxseg.errors import run_command
 from d2_ctxseg.evaluation import add_to_results_file, by_dataset, merge_tasks
 from d2_ctxseg.report import write_report
@@ -28,6 +29,8 @@ def main(args):
     """Train or evaluate; every worker runs this."""
     if args.save_predictions:
         args.opts += ["TEST.SAVE_PREDICTIONS", "True"]
+    if args.config_file:
+        args.config_file = find_config_file(args.config_file)  # default_setup opens it
     cfg = setup_config(args.config_file, args.opts, for_inference=args.eval_only)
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="d2_ctxseg", abbrev_name="ctxseg")
     if not args.eval_only and not args.resume:

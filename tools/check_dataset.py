@@ -18,6 +18,7 @@ from pathlib import Path
 from d2_ctxseg import add_ctxseg_config
 from d2_ctxseg.data import DatasetError, check_dataset, register_folder_datasets
 from d2_ctxseg.data.sample_sheet import draw_sample_sheet, write_png
+from d2_ctxseg.engine.config_files import find_config_file
 from d2_ctxseg.errors import UserError, run_command
 from detectron2.config import get_cfg
 
@@ -55,7 +56,7 @@ def names_to_check(arguments: argparse.Namespace) -> list[str]:
     if arguments.config_file:
         cfg = get_cfg()
         add_ctxseg_config(cfg)
-        cfg.merge_from_file(arguments.config_file)
+        cfg.merge_from_file(find_config_file(arguments.config_file))
         register_folder_datasets(cfg.DATASETS.FOLDERS)
         names.extend([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     names = arguments.names or list(dict.fromkeys(names))

@@ -14,7 +14,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_H
 
 from ..config import add_ctxseg_config
 from ..data import register_folder_datasets
-from ..errors import MissingFileError, UserError, suggest
+from ..errors import UserError, suggest
+from .config_files import find_config_file
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,8 @@ def setup_config(config_file: str, opts: list[str], *, for_inference: bool = Fal
     """Read ``config_file``, apply ``opts``, register its folder data sets, choose a device.
 
     Args:
-        config_file: path of a YAML file; its ``_BASE_`` files are read first. "" for defaults.
+        config_file: path of a YAML file, or the name of a config of this project; its ``_BASE_``
+            files are read first. "" for defaults.
         opts: alternating keys and values, as on the command line.
         for_inference: MODEL.WEIGHTS will fill the whole model, so pretrained weights for the
             encoder are not fetched.
@@ -45,10 +47,12 @@ def setup_config(config_file: str, opts: list[str], *, for_inference: bool = Fal
         The frozen config.
 
     Raises:
-        MissingFileError: no such config file.
+        MissingFileError: no such config file, and no config of that name.
         UserError: unknown key or name (the message names the nearest), a value of the wrong type,
             or a number of classes that is not the data set's.
     """
+    if config_file:
+        config_file = find_config_file(config_file)
     cfg = get_cfg()
     add_ctxseg_config(cfg)
     _merge(cfg, config_file, opts)
@@ -79,8 +83,6 @@ def refuse_used_folder(output_dir: str) -> None:
 
 
 def _merge(cfg: CfgNode, config_file: str, opts: list[str]) -> None:
-    if config_file and not Path(config_file).is_file():
-        raise MissingFileError(f"--config-file: no file '{Path(config_file).resolve()}'.")
     options = [word for word in opts[::2] if word.startswith("--")]
     if options:
         raise UserError(

@@ -1,0 +1,62 @@
+"""This project's configs by name, in a clone and in an installed package."""
+
+from pathlib import Path
+
+from ..errors import MissingFileError, UserError, suggest
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+# setup.py puts the folder at the first place into a wheel; in a clone it is at the second.
+_PLACES = (_PACKAGE / "model_zoo" / "configs", _PACKAGE.parent / "configs")
+
+
+def config_names() -> list[str]:
+    """The names of all configs: their paths below ``configs/``, without ``.yaml``."""
+    folder = _configs_folder()
+    paths = folder.rglob("*.yaml")
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in paths)
+
+
+def get_config_file(name: str) -> str:
+    """The absolute path of the config with this name.
+
+    Args:
+        name: as in "camvid/fpn_resnet18_linear", with or without ".yaml".
+
+    Raises:
+        UserError: there is none; the message has the nearest name.
+    """
+    known = config_names()
+    stem = name.removesuffix(".yaml")
+    if stem not in known:
+        raise UserError(
+            f"No config of this project is called '{name}'.{suggest(stem, known)} A name is a path "
+            "below configs/, such as 'camvid/fpn_resnet18_linear'."
+        )
+    return str(_configs_folder() / f"{stem}.yaml")
+
+
+def find_config_file(path_or_name: str) -> str:
+    """The path of a config file: the one at this path, or else the one with this name.
+
+    Raises:
+        MissingFileError: there is neither.
+    """
+    if Path(path_or_name).is_file():
+        return path_or_name
+    known = config_names()
+    if path_or_name.removesuffix(".yaml") in known:
+        return get_config_file(path_or_name)
+    raise MissingFileError(
+        f"--config-file: no file '{Path(path_or_name).resolve()}', and no config of this project "
+        f"has that name.{suggest(path_or_name, known)}"
+    )
+
+
+def _configs_folder() -> Path:
+    for folder in _PLACES:
+        if folder.is_dir():
+            return folder
+    raise MissingFileError(
+        f"The configs of this project are missing: neither '{_PLACES[0]}' nor '{_PLACES[1]}' is a "
+        "folder. Install the package again."
+    )

@@ -1,0 +1,16 @@
+"""Configs and trained models by name, in the manner of ``detectron2.model_zoo``."""
+
+from ..engine.config_files import config_names, get_config_file
+from .model_zoo import get, get_checkpoint_path, get_config
+from .trained_models import TRAINED_FOLDER, TrainedModel, read_trained_models
+
+__all__ = [
+    "TRAINED_FOLDER",
+    "TrainedModel",
+    "config_names",
+    "get",
+    "get_checkpoint_path",
+    "get_config",
+    "get_config_file",
+    "read_trained_models",
+]

@@ -1,0 +1,213 @@
+"""From the folder of a training to a small file of weights, an index entry and a model card."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import safetensors.torch
+from torch import nn
+
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+
+from ..checkpoint import load_weights, strip_training_only
+from ..engine.config_files import get_config_file
+from ..engine.setup import setup_config
+from ..errors import MissingFileError, UserError
+from ..files import atomic_write
+from .half_precision import TOLERANCE, Agreement, compare_models, half_precision
+from .model_card import Recipe, draw_model_card
+from .trained_models import TrainedModel, write_trained_model
+
+MEANS = ("mIoU", "fwIoU", "mACC", "pACC")
+# What a prediction depends on ...
+_PREDICTION = ("MODEL.", "INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")
+_PREDICTION += ("TEST.SLIDING_WINDOW.", "DATASETS.TRAIN", "DATASETS.TEST")
+# ... apart from where the weights come from, and from how the machine computes.
+_MACHINE = ("MODEL.WEIGHTS", "MODEL.ENCODER.WEIGHTS", "MODEL.DEVICE", "MODEL.CHANNELS_LAST")
+_MACHINE += ("MODEL.COMPILE", "MODEL.SYNC_BN", "MODEL.ENCODER.ACTIVATION_CHECKPOINTING")
+# Of one machine, not of the recipe.
+_NOT_IN_RECIPE = ("OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHTS", "DATALOADER.NUM_WORKERS")
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What :func:`publish_run` did.
+
+    Attributes:
+        model: the index entry.
+        card: path of the model card.
+        removed: names of the submodules left out.
+        agreement: of the published model with the original.
+    """
+
+    model: TrainedModel
+    card: Path
+    removed: list[str]
+    agreement: Agreement
+
+
+def publish_run(
+    run: Path,
+    name: str,
+    folder: Path,
+    *,
+    weights: str = "model_final.pth",
+    commit: str = "",
+    data_terms: str = "",
+    max_megabytes: float = 12,
+) -> Publication:
+    """Write the weights of a run, its index entry and its model card into a folder.
+
+    An earlier model of the same name is replaced. Nothing is written unless the published file,
+    read again, computes what the run's model does, within ``TOLERANCE``.
+
+    Args:
+        run: what train_net.py wrote: config.yaml, evaluation.json and weights.
+        name: of the config to publish it for; what the run's config has otherwise is kept as the
+            entry's ``opts``, as far as predictions depend on it.
+        folder: of trained models.
+        weights: name of a checkpoint in the run's folder that evaluation.json has scores of.
+        commit: of this project, that the run was trained with.
+        data_terms: a sentence about the terms of use of the training's data.
+        max_megabytes: of the file of weights.
+
+    Raises:
+        MissingFileError: the run lacks one of the files.
+        UserError: no such config, scores of other weights only, a file that is too large, or
+            predictions that differ too much.
+    """
+    run, folder, name = Path(run), Path(folder), name.removesuffix(".yaml")
+    results = read_results(run, weights)
+    cfg = _setup(str(_require(run / "config.yaml")))
+    changes = changed_keys(_setup(get_config_file(name)), cfg)
+    opts = {key: value for key, value in changes.items() if _changes_predictions(key)}
+
+    original, removed = _load_original(run, weights)
+    content = safetensors.torch.save(half_precision(original), {"format": "pt", "config": name})
+    if len(content) > max_megabytes * 1e6:
+        raise UserError(
+            f"The weights of '{name}' are {len(content) / 1e6:.1f} MB in half precision, more than "
+            f"--max-megabytes {max_megabytes:g}."
+        )
+    agreement = _check(content, name, opts, original)
+
+    model = _index_entry(name, content, cfg, results, opts)
+    write_trained_model(model, content, folder)
+    changes = {key: value for key, value in changes.items() if key not in _NOT_IN_RECIPE}
+    recipe = Recipe(changes, weights, commit, data_terms)
+    card = folder / f"MODEL_CARD_{_flat(name)}.md"
+    with atomic_write(card) as file:
+        file.write(draw_model_card(model, cfg, recipe, results, agreement))
+    return Publication(model, card, removed, agreement)
+
+
+def read_results(run: Path, weights: str) -> dict[str, dict[str, dict[str, float]]]:
+    """The scores of a checkpoint in the run's evaluation.json, {dataset: {task: {metric: value}}}.
+
+    Raises:
+        MissingFileError: there is no evaluation.json.
+        UserError: it cannot be read, or has no scores of these weights.
+    """
+    path = _require(run / "evaluation.json")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"'{path}' cannot be read: {error}") from error
+    # Keys are paths as they were on the machine of the evaluation. The latest counts.
+    found = [datasets for key, datasets in content.items() if Path(key).name == weights]
+    if not found:
+        known = ", ".join(Path(key).name for key in content) or "nothing"
+        raise UserError(
+            f"'{path}' has no scores of '{weights}', but of {known}. Choose these with --weights, "
+            f"or evaluate '{weights}': train_net.py --eval-only with OUTPUT_DIR '{run}'."
+        )
+    return found[-1]
+
+
+def changed_keys(before: CfgNode, after: CfgNode) -> dict:
+    """{key: value in ``after``} of the keys that two configs have different values of."""
+    old, new = _flatten(before), _flatten(after)
+    return {key: value for key, value in new.items() if old.get(key) != value}
+
+
+def _changes_predictions(key: str) -> bool:
+    return key.startswith(_PREDICTION) and key not in _MACHINE
+
+
+def _setup(config_file: str, opts: Sequence = (), for_inference: bool = False) -> CfgNode:
+    return setup_config(config_file, [*opts, "MODEL.DEVICE", "cpu"], for_inference=for_inference)
+
+
+def _load_original(run: Path, weights: str) -> tuple[nn.Module, list[str]]:
+    """The run's model without what only training needs, and the names of that."""
+    model = build_model(_setup(str(run / "config.yaml"), for_inference=True)).eval()
+    load_weights(model, str(_require(run / weights)))
+    return model, strip_training_only(model)
+
+
+def _check(content: bytes, name: str, opts: dict, original: nn.Module) -> Agreement:
+    """Read the file as users will, and compare with the original."""
+    words = [word for pair in opts.items() for word in pair]
+    published = build_model(_setup(get_config_file(name), words, for_inference=True)).eval()
+    with TemporaryDirectory() as temporary:
+        path = Path(temporary) / "model.safetensors"
+        path.write_bytes(content)
+        load_weights(published, str(path))
+    agreement = compare_models(original, published)
+    if not agreement.difference <= TOLERANCE:
+        raise UserError(
+            f"In half precision the logits of '{name}' differ from the original's by "
+            f"{agreement.difference:.3g} of their standard deviation on average; at most "
+            f"{TOLERANCE} is tolerated. Nothing was written."
+        )
+    return agreement
+
+
+def _index_entry(
+    name: str, content: bytes, cfg: CfgNode, results: dict, opts: dict
+) -> TrainedModel:
+    means = {
+        dataset: {task: _means(metrics) for task, metrics in tasks.items()}
+        for dataset, tasks in results.items()
+    }
+    return TrainedModel(
+        name=name,
+        file=f"{_flat(name)}.safetensors",
+        size=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        trained_on=list(cfg.DATASETS.TRAIN),
+        scores=means,
+        opts=opts,
+    )
+
+
+def _means(metrics: dict[str, float]) -> dict[str, float]:
+    return {key: round(metrics[key], 2) for key in MEANS if metrics.get(key) is not None}
+
+
+def _flat(name: str) -> str:
+    """A name of a config as the name of a file."""
+    return name.replace("/", "_")
+
+
+def _flatten(cfg: CfgNode, prefix: str = "") -> dict:
+    values = {}
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            values |= _flatten(value, f"{prefix}{key}.")
+        else:
+            values[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return values
+
+
+def _require(path: Path) -> Path:
+    if not path.is_file():
+        raise MissingFileError(
+            f"'{path}' is missing: name the OUTPUT_DIR of a training that ended, with config.yaml, "
+            "evaluation.json and the weights."
+        )
+    return path

@@ -1,0 +1,112 @@
+"""The trained models that come with the package: their index and their files.
+
+A folder of trained models holds ``models.yaml`` (the index), a file of weights for each model, and
+its model card. ``tools/publish_model.py`` writes all three.
+"""
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import yaml
+
+from ..errors import MissingFileError, UserError, suggest
+from ..files import atomic_write
+
+TRAINED_FOLDER = Path(__file__).resolve().parent / "trained"
+INDEX_NAME = "models.yaml"
+_HEADER = "# Trained models by the name of their config; written by tools/publish_model.py.\n"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """An entry of the index.
+
+    Attributes:
+        name: of the config, as in "camvid/fpn_resnet18_linear".
+        file: name of the file of weights, beside the index.
+        size, sha256: of that file, in bytes and in hexadecimal digits.
+        trained_on: names of the datasets of the training.
+        scores: {dataset: {task: {metric: per cent}}}, before the weights became half precision.
+        opts: {key: value} of what the model has otherwise than the config says.
+    """
+
+    name: str
+    file: str
+    size: int
+    sha256: str
+    trained_on: list[str]
+    scores: dict[str, dict[str, dict[str, float]]]
+    opts: dict = field(default_factory=dict)
+
+
+def read_trained_models(folder: Path = TRAINED_FOLDER) -> dict[str, TrainedModel]:
+    """The index of a folder as {name: model}; empty if there is none yet.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = Path(folder) / INDEX_NAME
+    if not path.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return {name: TrainedModel(name=name, **entry) for name, entry in content.items()}
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise UserError(
+            f"The index of trained models '{path}' is damaged: {' '.join(str(error).split())}. "
+            "Restore the file, or install the package again."
+        ) from error
+
+
+def find_trained_model(name: str, folder: Path = TRAINED_FOLDER) -> TrainedModel:
+    """The entry of a config.
+
+    Args:
+        name: of the config, with or without ".yaml".
+        folder: with the index.
+
+    Raises:
+        UserError: it has no trained weights; the message names the models that do.
+    """
+    models = read_trained_models(folder)
+    name = name.removesuffix(".yaml")
+    if name not in models:
+        raise UserError(
+            f"There are no trained weights for '{name}'.{suggest(name, models)} "
+            f"Trained models: {', '.join(models) or 'none'}."
+        )
+    return models[name]
+
+
+def check_file(model: TrainedModel, folder: Path = TRAINED_FOLDER) -> str:
+    """The absolute path of a model's weights, which are whole.
+
+    Raises:
+        MissingFileError: the file is not there.
+        UserError: its content is not what the index says.
+    """
+    path = Path(folder).resolve() / model.file
+    remedy = "Restore it with 'git checkout', or install the package again."
+    if not path.is_file():
+        raise MissingFileError(f"The weights of '{model.name}' are missing: no '{path}'. {remedy}")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != model.sha256:
+        raise UserError(
+            f"The weights of '{model.name}' are damaged: '{path}' has {len(content)} bytes and "
+            f"another SHA-256 than the file of {model.size} bytes that the index names. {remedy}"
+        )
+    return str(path)
+
+
+def write_trained_model(model: TrainedModel, weights: bytes, folder: Path) -> None:
+    """Write the file of weights, then the index with the model's entry in it."""
+    folder = Path(folder)
+    models = read_trained_models(folder) | {model.name: model}
+    entries = {name: asdict(models[name]) for name in sorted(models)}
+    for entry in entries.values():
+        del entry["name"]
+    with atomic_write(folder / model.file, "wb") as file:
+        file.write(weights)
+    with atomic_write(folder / INDEX_NAME) as file:
+        file.write(_HEADER + yaml.safe_dump(entries, sort_keys=False))

@@ -1,0 +1,52 @@
+"""An installed package has the configs, though they lie outside the package in the repository."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from train_net_runs import ROOT
+
+PROGRAM = """
+import d2_ctxseg
+from d2_ctxseg import model_zoo
+from detectron2.config import CfgNode
+
+for name in model_zoo.config_names():
+    path = model_zoo.get_config_file(name)
+    CfgNode.load_yaml_with_base(path)
+    print(path)
+print(model_zoo.get_config("quickstart").SOLVER.LR_SCHEDULER_NAME)
+print(model_zoo.read_trained_models().keys() == {names})
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The folder that a wheel would put into site-packages."""
+    pytest.importorskip("setuptools")
+    folder = tmp_path_factory.mktemp("site-packages")
+    subprocess.run(
+        [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", folder],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    return folder
+
+
+def test_every_config_is_found_and_its_bases_with_it(installed, tmp_path):
+    from d2_ctxseg.model_zoo import config_names, read_trained_models
+
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(names=set(read_trained_models()))],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    *paths, schedule, has_trained_models = result.stdout.split("\n")[:-1]
+    folder = installed / "d2_ctxseg" / "model_zoo" / "configs"
+    assert paths == [str(folder / f"{name}.yaml") for name in config_names()]
+    assert schedule == "WarmupPolyLR" and has_trained_models == "True"
