@@ -1,5 +1,6 @@
 """A web page on this machine that shows what models see in pictures.
 
+    python demo/app.py --model camvid/fpn_efficientnet_lite0_linear
     python demo/app.py --run output/linear output/context_aware
     python demo/app.py --config-file CONFIG --opts MODEL.WEIGHTS model_final.pth
 
@@ -19,7 +20,14 @@ try:
     import gradio as gr
 except ModuleNotFoundError as error:
     raise SystemExit("error: the page needs Gradio: pip install 'gradio>=6,<7'") from error
-from app_session import Session, draw_thumbnails, find_samples, load_model, load_runs
+from app_session import (
+    Session,
+    draw_thumbnails,
+    find_samples,
+    load_model,
+    load_runs,
+    load_trained_models,
+)
 from PIL import Image
 
 from d2_ctxseg.engine.setup import add_opts_argument
@@ -44,6 +52,9 @@ def get_parser() -> argparse.ArgumentParser:
     models.add_argument(
         "--run", nargs="+", metavar="FOLDER", help="output folders of trainings, a model each"
     )
+    models.add_argument(
+        "--model", nargs="+", metavar="NAME", help="trained models of d2_ctxseg.model_zoo"
+    )
     models.add_argument("--config-file", metavar="FILE", help="config of a single model")
     parser.add_argument(
         "--samples",
@@ -66,6 +77,8 @@ def make_session(args) -> Session:
     """The models and samples that the command line names; raises UserError if these are wrong."""
     if args.run:
         models = load_runs(args.run, args.opts)
+    elif args.model:
+        models = load_trained_models(args.model, args.opts)
     else:
         models = {Path(args.config_file).stem: load_model(args.config_file, args.opts)}
     samples = find_samples(args.samples, next(iter(models.values())))

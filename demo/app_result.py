@@ -178,7 +178,8 @@ def _panel(photo: str, prediction: Prediction, file_stem: str) -> str:
     numbers = _encode(Image.fromarray(number_layer(small)), "PNG")
     names = metadata.stuff_classes
     tips = {i: f"{names[i]} · {percent(share)}" for i, share in class_shares(labels).items()}
-    file_name = escape(f"{file_stem}_{prediction.model}.png")
+    # Names of trained models are paths below configs/.
+    file_name = escape(f"{file_stem}_{prediction.model}.png".replace("/", "_"))
     return f"""
 <figure class="panel">
   <figcaption>

@@ -11,6 +11,7 @@ import numpy as np
 from app_result import Prediction, draw_message, draw_result, draw_views, shrink
 from app_uploads import read_upload
 
+from d2_ctxseg import model_zoo
 from d2_ctxseg.classifier_views import draw_classifier_views
 from d2_ctxseg.engine.setup import setup_config
 from d2_ctxseg.errors import MissingFileError, UserError
@@ -113,6 +114,21 @@ def load_runs(folders: list[str], opts: list[str]) -> dict[str, SemSegPredictor]
         weights = ["MODEL.WEIGHTS", str(_find_weights(folder))]
         models[name] = load_model(str(folder / "config.yaml"), weights + opts)
     return models
+
+
+def load_trained_models(names: list[str], opts: list[str]) -> dict[str, SemSegPredictor]:
+    """The models of these names that come with the package.
+
+    Args:
+        names: of configs that there are trained weights for.
+        opts: config keys to change, for all models alike.
+
+    Raises:
+        UserError: there is no such model, or its weights are damaged.
+    """
+    return {
+        name: SemSegPredictor(model_zoo.get_config(name, trained=True, opts=opts)) for name in names
+    }
 
 
 def load_model(config_file: str, opts: list[str]) -> SemSegPredictor:

@@ -1,5 +1,7 @@
 """Shows what a model predicts on images, a video or a webcam.
 
+    python demo/demo.py --model camvid/fpn_efficientnet_lite0_linear --input photos/*.jpg \
+        --output pictures
     python demo/demo.py --config-file CONFIG --input photos/*.jpg --output pictures \
         --opts MODEL.WEIGHTS model_final.pth
 """
@@ -17,6 +19,7 @@ import tqdm
 from PIL import Image
 from video import CODECS, VideoReader, VideoWriter
 
+from d2_ctxseg import model_zoo
 from d2_ctxseg.engine.setup import add_opts_argument, setup_config
 from d2_ctxseg.errors import UserError, run_command
 from d2_ctxseg.files import atomic_write
@@ -34,7 +37,9 @@ ESCAPE_KEY = 27
 def get_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the model")
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--model", metavar="NAME", help="a trained model of d2_ctxseg.model_zoo")
+    model.add_argument("--config-file", metavar="FILE", help="config of a model of yours")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--input", nargs="+", metavar="PATH", help="images, folders, or patterns like 'dir/*.jpg'"
@@ -48,11 +53,18 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def load_predictor(args) -> SemSegPredictor:
+    """The model that the command line names."""
+    if args.model:
+        return SemSegPredictor(model_zoo.get_config(args.model, trained=True, opts=args.opts))
+    return SemSegPredictor(setup_config(args.config_file, args.opts, for_inference=True))
+
+
 def run_on_images(args, logger) -> None:
     """Predict and draw each image of ``--input``; unreadable ones are named at the end."""
     inputs = find_images(args.input)
     outputs = plan_outputs(inputs, args.output) if args.output else [None] * len(inputs)
-    predictor = SemSegPredictor(setup_config(args.config_file, args.opts, for_inference=True))
+    predictor = load_predictor(args)
     unreadable = []
     for path, output in zip(tqdm.tqdm(inputs, disable=not args.output), outputs):
         try:
@@ -77,7 +89,7 @@ def run_on_video(args, logger) -> None:
     """Predict and draw each frame of ``--video-input`` or of the webcam."""
     output = plan_video_output(args.video_input, args.output) if args.output else None
     video = VideoReader(0 if args.webcam else args.video_input)
-    predictor = SemSegPredictor(setup_config(args.config_file, args.opts, for_inference=True))
+    predictor = load_predictor(args)
     count = 0
     with ExitStack() as stack:
         stack.callback(video.close)
