@@ -1,0 +1,135 @@
+"""The normalisation of images that an encoder's pretrained weights expect.
+
+MODEL.PIXEL_MEAN and MODEL.PIXEL_STD are the encoder's unless a config states its own. They are the
+same with pretrained and with random weights, since evaluation, which fetches none, must normalise
+as training did.
+"""
+
+import logging
+import re
+from collections.abc import Container, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+import timm
+from fvcore.common.config import CfgNode
+from timm.data.constants import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_DPN_MEAN,
+    IMAGENET_DPN_STD,
+    IMAGENET_INCEPTION_MEAN,
+    IMAGENET_INCEPTION_STD,
+)
+
+KEYS = ("PIXEL_MEAN", "PIXEL_STD")
+# The backbones with an encoder of segmentation-models-pytorch or timm.
+_BACKBONES = ("EncoderBackbone", "VisionTransformerBackbone")
+
+_IMAGENET = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+_INCEPTION = (IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD)
+# Of the encoders of segmentation-models-pytorch's own, by "name weights"; all others have
+# ImageNet's. Its get_preprocessing_params() fetches them from the network, which evaluation must
+# not need. Version 0.3.4 had them in its code and in that of pretrainedmodels 0.7.4.
+_SMP = {
+    r"dpn\d.*": (IMAGENET_DPN_MEAN, IMAGENET_DPN_STD),
+    r"(inception|xception|timm-tf_efficientnet_lite).*": _INCEPTION,
+    r"\S+ advprop": _INCEPTION,
+}
+# In grey levels: a config may round its numbers.
+_TOLERANCE = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class Normalization(NamedTuple):
+    """Mean and standard deviation of each channel, in grey levels from 0 to 255."""
+
+    mean: list[float]
+    std: list[float]
+
+
+def encoder_normalization(cfg: CfgNode) -> Normalization:
+    """What the pretrained weights of MODEL.ENCODER expect, in the order of INPUT.FORMAT.
+
+    Of timm's encoders it is that of ``pretrained_cfg``, of the tag that the config names or else
+    of the default one; of segmentation-models-pytorch's own that of the weights named, or else of
+    "imagenet". Where nothing is known of an encoder, it is ImageNet's.
+    """
+    encoder = cfg.MODEL.ENCODER
+    if cfg.MODEL.BACKBONE.NAME == "VisionTransformerBackbone":
+        name = encoder.NAME.removeprefix("tu-")
+        # There the weights may be another tag of timm's.
+        mean, std = _of_timm(f"{name.partition('.')[0]}.{encoder.WEIGHTS}", name)
+    elif encoder.NAME.startswith("tu-"):
+        mean, std = _of_timm(encoder.NAME.removeprefix("tu-"))
+    else:
+        mean, std = _of_smp(encoder.NAME, encoder.WEIGHTS)
+    # Rounded, so that 0.485 becomes 123.675 and not 123.67499999999998.
+    values = ([round(255 * value, 6) for value in row] for row in (mean, std))
+    if cfg.INPUT.FORMAT == "BGR":
+        values = (row[::-1] for row in values)
+    return Normalization(*values)
+
+
+def complete_normalization(cfg: CfgNode, stated: Container[str]) -> None:
+    """Put the encoder's mean and deviation where the config states none.
+
+    Args:
+        cfg: changed in place, where its backbone has an encoder of segmentation-models-pytorch or
+            timm.
+        stated: which of ``KEYS`` the config states itself.
+    """
+    if cfg.MODEL.BACKBONE.NAME not in _BACKBONES:
+        return
+    for key, values in zip(KEYS, encoder_normalization(cfg)):
+        if key not in stated:
+            cfg.MODEL[key] = values
+
+
+def compare_normalization(cfg: CfgNode) -> None:
+    """Log the normalisation, or warn of another one than the pretrained weights expect.
+
+    With random weights for the encoder there is nothing to compare, nor in evaluation, where the
+    weights of the whole model were trained with what the config says.
+    """
+    encoder, stated = cfg.MODEL.ENCODER, Normalization(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
+    if not encoder.WEIGHTS:
+        return
+    expected = encoder_normalization(cfg)
+    if all(_are_close(ours, theirs) for ours, theirs in zip(stated, expected)):
+        logger.info(
+            "Images (%s) are normalised as the pretrained weights of encoder '%s' expect: mean %s, "
+            "standard deviation %s",
+            *(cfg.INPUT.FORMAT, encoder.NAME, stated.mean, stated.std),
+        )
+        return
+    logger.warning(
+        "Images (%s) are normalised with MODEL.PIXEL_MEAN %s and MODEL.PIXEL_STD %s, but the "
+        "pretrained weights of encoder '%s' expect mean %s and standard deviation %s. Leave both "
+        "keys out of the config to take these.",
+        *(cfg.INPUT.FORMAT, stated.mean, stated.std, encoder.NAME, expected.mean, expected.std),
+    )
+
+
+def _of_timm(*names: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation, from 0 to 1 in RGB, of the first of these names that timm knows."""
+    # A tag that there is not is refused when the encoder is built.
+    for name in (*names, names[-1].partition(".")[0]):
+        with suppress(RuntimeError):
+            settings = timm.get_pretrained_cfg(name)
+            if settings and len(settings.mean or ()) == len(settings.std or ()) == 3:
+                return settings.mean, settings.std
+    return _IMAGENET
+
+
+def _of_smp(name: str, weights: str) -> tuple[Sequence[float], Sequence[float]]:
+    for pattern, values in _SMP.items():
+        if re.fullmatch(pattern, f"{name} {weights}"):
+            return values
+    return _IMAGENET
+
+
+def _are_close(ours: Sequence[float], theirs: Sequence[float]) -> bool:
+    return len(ours) == len(theirs) and np.allclose(ours, theirs, rtol=0, atol=_TOLERANCE)
