@@ -12,12 +12,18 @@ import os
 
 from d2_ctxseg.checkpoint import load_weights
 from d2_ctxseg.data import generate_missing
-from d2_ctxseg.engine import Trainer, launch_or_join, refuse_used_folder, setup_config
+from d2_ctxseg.engine import (
+    Trainer,
+    balance_classes,
+    launch_or_join,
+    refuse_used_folder,
+    setup_config,
+)
 from d2_ctxseg.engine.config_files import find_config_file
-from d2_ctxseg.errors import run_command
 from d2_ctxseg.evaluation import add_to_results_file, by_dataset, merge_tasks
 from d2_ctxseg.report import write_report
-from d2_ctxseg.runtime import describe_runtime
+from d2_ctxseg.utils.errors import run_command
+from d2_ctxseg.utils.runtime import describe_runtime
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -35,10 +41,12 @@ def main(args):
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="d2_ctxseg", abbrev_name="ctxseg")
     if not args.eval_only and not args.resume:
         refuse_used_folder(cfg.OUTPUT_DIR)
-    default_setup(cfg, args)
-    logger.info(describe_runtime())
     if cfg.DATASETS.GENERATE_MISSING:
         generate_missing(cfg.DATASETS.TRAIN + cfg.DATASETS.TEST)
+    if not args.eval_only:
+        balance_classes(cfg, resume=args.resume)
+    default_setup(cfg, args)  # it saves the config
+    logger.info(describe_runtime())
 
     if args.eval_only:
         model = Trainer.build_model(cfg)

@@ -42,9 +42,9 @@ from d2_ctxseg.classifiers import (
     LinearClassifier,
     PrototypeClassifier,
 )
-from d2_ctxseg.errors import UserError, run_command, suggest
-from d2_ctxseg.files import write_json
 from d2_ctxseg.modeling import ECEHead, SMPDecoderHead
+from d2_ctxseg.utils.errors import UserError, run_command, suggest
+from d2_ctxseg.utils.files import write_json
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model

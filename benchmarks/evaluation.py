@@ -23,11 +23,11 @@ from measurement import Task, describe_environment, measure
 from tabulate import tabulate
 from torch import nn
 
-from d2_ctxseg.errors import run_command
 from d2_ctxseg.evaluation import SegmentationEvaluator
 from d2_ctxseg.evaluation.confusion import confusion_matrix, smallest_label_type
 from d2_ctxseg.modeling.scores import Logits, Resized
-from d2_ctxseg.runtime import describe_runtime
+from d2_ctxseg.utils.errors import run_command
+from d2_ctxseg.utils.runtime import describe_runtime
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from d2_ctxseg.errors import UserError, run_command
-from d2_ctxseg.files import write_json
+from d2_ctxseg.utils.errors import UserError, run_command
+from d2_ctxseg.utils.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSIFIERS = ("linear", "context_aware", "prototype", "explicit_class")

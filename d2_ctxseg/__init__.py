@@ -4,7 +4,7 @@ Importing the package makes ``detectron2`` importable (the installed one, or the
 and registers the project's data sets, backbones, heads and meta-architectures.
 """
 
-from .runtime import ensure_detectron2
+from .utils.runtime import ensure_detectron2
 
 ensure_detectron2()
 

@@ -17,6 +17,7 @@ def add_ctxseg_config(cfg: CN) -> None:
     _add_model_config(cfg)
     _add_head_config(cfg)
     _add_classifier_config(cfg)
+    _add_pixel_loss_config(cfg)
     _add_engine_config(cfg)
 
 
@@ -268,6 +269,26 @@ def _add_classifier_config(cfg: CN) -> None:
     explicit_class.MASK_LOSS = "focal"
     explicit_class.LOSS_WEIGHT_MASK = 5.0
     explicit_class.LOSS_WEIGHT_DICE = 2.0
+
+
+def _add_pixel_loss_config(cfg: CN) -> None:
+    # The cross-entropy of class scores against the label of each pixel: of every classifier, of
+    # predictions inside heads and of the auxiliary head (docs/TRAINING.md).
+    # MODEL.SEM_SEG_HEAD.IGNORE_VALUE and MODEL.CLASSIFIER.ALIGN_CORNERS belong to it.
+    pixel_loss = cfg.MODEL.PIXEL_LOSS = CN()
+    # Weights of the classes: None (or []), all alike; a list of one number a class; or "balanced",
+    # median-frequency balancing from the labels of DATASETS.TRAIN. The numbers that come of it are
+    # in the run's config.yaml.
+    pixel_loss.CLASS_WEIGHTS = None
+    # The share of the pixels, those with the lowest probability of the true class, that counts.
+    # 1.0: all of them; DeepLab: 0.2. None: as the head trains in Detectron2, which is 1.0 but for
+    # DeepLab's heads with MODEL.SEM_SEG_HEAD.LOSS_TYPE "hard_pixel_mining".
+    pixel_loss.HARD_PIXEL_SHARE = None
+    # Pixels whose true class has a lower probability count as well (OHEM of mmsegmentation: 0.7).
+    # Needs a share below 1.0.
+    pixel_loss.HARD_PIXEL_THRESHOLD = 0.0
+    # This part of the target is spread evenly over the classes.
+    pixel_loss.LABEL_SMOOTHING = 0.0
 
 
 def _add_engine_config(cfg: CN) -> None:

@@ -20,7 +20,7 @@ from d2_ctxseg.data.preparation_command import (
     source_folder,
 )
 from d2_ctxseg.data.preparation_sources import label_table
-from d2_ctxseg.errors import run_command
+from d2_ctxseg.utils.errors import run_command
 
 FOLDER = "ADEChallengeData2016"
 OFFICIAL_COUNTS = {"training": 20210, "validation": 2000}

@@ -25,7 +25,7 @@ from d2_ctxseg.data.preparation_command import (
     source_folder,
 )
 from d2_ctxseg.data.preparation_sources import label_table, read_ade20k_objects, read_source_ids
-from d2_ctxseg.errors import UserError, run_command
+from d2_ctxseg.utils.errors import UserError, run_command
 
 FOLDER = "ADE20K_2021_17_01"
 OFFICIAL_COUNTS = {"training": 25574, "validation": 2000}

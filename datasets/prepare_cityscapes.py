@@ -21,7 +21,7 @@ from d2_ctxseg.data.preparation_command import (
     source_folder,
 )
 from d2_ctxseg.data.preparation_sources import label_table, read_source_ids
-from d2_ctxseg.errors import run_command
+from d2_ctxseg.utils.errors import run_command
 
 FOLDER = "cityscapes"
 OFFICIAL_COUNTS = {"train": 2975, "val": 500}

@@ -27,7 +27,7 @@ from d2_ctxseg.data.preparation_sources import (
     read_source_ids,
     require_scipy,
 )
-from d2_ctxseg.errors import run_command
+from d2_ctxseg.utils.errors import run_command
 
 FOLDER = "coco/coco_stuff_10k"
 OFFICIAL_COUNTS = {"train": 9000, "test": 1000}

@@ -20,7 +20,7 @@ from d2_ctxseg.data.preparation_command import (
     source_folder,
 )
 from d2_ctxseg.data.preparation_sources import label_table, read_source_ids
-from d2_ctxseg.errors import run_command
+from d2_ctxseg.utils.errors import run_command
 
 SOURCE = "coco/stuffthingmaps_trainval2017"
 OFFICIAL_COUNTS = {"train2017": 118287, "val2017": 5000}

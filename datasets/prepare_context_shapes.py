@@ -11,7 +11,7 @@ from pathlib import Path
 
 from d2_ctxseg.data import ContextShapesOptions, generate_context_shapes
 from d2_ctxseg.data.folder_dataset import datasets_root
-from d2_ctxseg.errors import run_command
+from d2_ctxseg.utils.errors import run_command
 
 
 def parse_size(text: str) -> tuple[int, int]:

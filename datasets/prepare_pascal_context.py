@@ -32,7 +32,7 @@ from d2_ctxseg.data.preparation_sources import (
     read_source_ids,
     require_scipy,
 )
-from d2_ctxseg.errors import UserError, run_command
+from d2_ctxseg.utils.errors import UserError, run_command
 
 SOURCE, FOLDER = "VOCdevkit/VOC2010", "pascal_context"
 OFFICIAL_COUNTS = {"train": 4998, "val": 5105}

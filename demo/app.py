@@ -31,7 +31,7 @@ from app_session import (
 from PIL import Image
 
 from d2_ctxseg.engine.setup import add_opts_argument
-from d2_ctxseg.errors import UserError, run_command
+from d2_ctxseg.utils.errors import UserError, run_command
 from detectron2.utils.logger import setup_logger
 
 HERE = Path(__file__).parent

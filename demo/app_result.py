@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from d2_ctxseg.classifier_views import ClassifierView
 from d2_ctxseg.visualization import class_color, class_shares
+from d2_ctxseg.visualization.classifier_views import ClassifierView
 
 LONGEST_SHOWN = 1280
 BORDER = (255, 255, 255)

@@ -20,11 +20,11 @@ from PIL import Image
 from video import CODECS, VideoReader, VideoWriter
 
 from d2_ctxseg import model_zoo
+from d2_ctxseg.deployment.predictor import SemSegPredictor
 from d2_ctxseg.engine.setup import add_opts_argument, setup_config
-from d2_ctxseg.errors import UserError, run_command
-from d2_ctxseg.files import atomic_write
-from d2_ctxseg.image_files import find_images, names_a_file, plan_outputs, refuse_to_overwrite
-from d2_ctxseg.predictor import SemSegPredictor
+from d2_ctxseg.utils.errors import UserError, run_command
+from d2_ctxseg.utils.files import atomic_write
+from d2_ctxseg.utils.image_files import find_images, names_a_file, plan_outputs, refuse_to_overwrite
 from d2_ctxseg.visualization import draw_legend, draw_overlay
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.logger import setup_logger

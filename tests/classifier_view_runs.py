@@ -6,9 +6,9 @@ import torch
 from daylight import small_config
 from PIL import Image
 
-from d2_ctxseg.classifier_views.scene import Scene
+from d2_ctxseg.deployment.predictor import SemSegPredictor
 from d2_ctxseg.engine.setup import setup_config
-from d2_ctxseg.predictor import SemSegPredictor
+from d2_ctxseg.visualization.classifier_views.scene import Scene
 from detectron2.modeling import build_model
 
 NUM_CLASSES = 5

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from d2_ctxseg.export import SUFFIXES
+from d2_ctxseg.deployment.export import SUFFIXES
 
 
 def exported_file(folder: Path, export_format: str) -> Path:

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from d2_ctxseg.classifier_views import ClassifierView, draw_classifier_views
-from d2_ctxseg.errors import MissingFileError, UserError
+from d2_ctxseg.utils.errors import MissingFileError, UserError
+from d2_ctxseg.visualization.classifier_views import ClassifierView, draw_classifier_views
 from detectron2.data import Metadata
 
 DEMO = Path(__file__).parents[1] / "demo"

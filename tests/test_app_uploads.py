@@ -9,7 +9,7 @@ from daylight import half_bright
 from pictures import write_bomb
 from PIL import Image, ImageFile
 
-from d2_ctxseg.errors import UserError
+from d2_ctxseg.utils.errors import UserError
 
 # Under pytest the folder of the scripts is not on the path.
 sys.path.append(str(Path(__file__).parents[1] / "demo"))

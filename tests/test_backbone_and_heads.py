@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from d2_ctxseg.errors import UserError
 from d2_ctxseg.modeling import AuxiliaryFCNHead, EncoderBackbone, SMPDecoderHead, take_predictor
+from d2_ctxseg.utils.errors import UserError
 from detectron2.layers import ShapeSpec
 
 # The stride of the encoder that each decoder is tried with: not all take all.

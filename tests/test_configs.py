@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from d2_ctxseg.engine import Trainer, setup_config
-from d2_ctxseg.errors import UserError
+from d2_ctxseg.utils.errors import UserError
 from detectron2.modeling import build_model
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -15,7 +15,7 @@ from daylight import DAY, NIGHT, half_bright, make_run
 from PIL import Image
 
 from d2_ctxseg.engine.setup import setup_config
-from d2_ctxseg.errors import MissingFileError, UserError
+from d2_ctxseg.utils.errors import MissingFileError, UserError
 from d2_ctxseg.visualization import draw_overlay
 
 ROOT = Path(__file__).parents[1]

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from d2_ctxseg.checkpoint import convert_official_state_dict
-from d2_ctxseg.errors import UserError
 from d2_ctxseg.modeling.heads import take_predictor
 from d2_ctxseg.modeling.heads.ece import ECEHead
+from d2_ctxseg.utils.errors import UserError
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 

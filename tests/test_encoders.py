@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from d2_ctxseg.errors import UserError
 from d2_ctxseg.modeling import EncoderBackbone, VisionTransformerBackbone
 from d2_ctxseg.modeling.activation_checkpointing import checkpoint_activations
 from d2_ctxseg.modeling.feature_pyramid import FeaturePyramid
 from d2_ctxseg.modeling.heads import ECEHead, SegViTHead, SMPDecoderHead, UPerHead
+from d2_ctxseg.utils.errors import UserError
 from detectron2.modeling import build_backbone
 
 SWIN = "tu-swin_tiny_patch4_window7_224"

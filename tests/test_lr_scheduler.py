@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from d2_ctxseg import add_ctxseg_config
 from d2_ctxseg.engine.lr_scheduler import WarmupPolyMinimumLR, build_lr_scheduler
-from d2_ctxseg.errors import UserError
+from d2_ctxseg.utils.errors import UserError
 from detectron2.config import get_cfg
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from train_net_runs import ROOT
 
-from d2_ctxseg.analysis import config_costs
+from d2_ctxseg.deployment.analysis import config_costs
 
 TOOL = str(ROOT / "tools" / "make_model_zoo.py")
 MODEL = f"""

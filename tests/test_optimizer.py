@@ -8,7 +8,7 @@ from torch import nn
 
 from d2_ctxseg.engine import setup_config
 from d2_ctxseg.engine.optimizer import build_optimizer, describe_groups, parameter_groups
-from d2_ctxseg.errors import UserError
+from d2_ctxseg.utils.errors import UserError
 from detectron2.layers import get_norm
 from detectron2.solver.build import get_default_optimizer_params
 

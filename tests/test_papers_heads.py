@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from d2_ctxseg.classifiers import CLASSIFIER_REGISTRY
-from d2_ctxseg.errors import UserError
 from d2_ctxseg.modeling import AuxiliaryFCNHead, EncoderBackbone, SMPDecoderHead, take_predictor
 from d2_ctxseg.modeling.heads import (
     DepthwiseSeparableASPPHead,
@@ -15,6 +14,7 @@ from d2_ctxseg.modeling.heads import (
     PSPHead,
     UPerHead,
 )
+from d2_ctxseg.utils.errors import UserError
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 

@@ -11,12 +11,12 @@ from d2_ctxseg.classifiers import (
     LinearClassifier,
     PrototypeClassifier,
 )
-from d2_ctxseg.errors import UserError
 from d2_ctxseg.modeling import (
     LabelMapPredictor,
     SemanticSegmentorWithTTA,
     TestTimeAugmentation,
 )
+from d2_ctxseg.utils.errors import UserError
 from detectron2.evaluation import inference_context
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from d2_ctxseg.errors import UserError
 from d2_ctxseg.modeling import take_predictor
 from d2_ctxseg.modeling.heads.segvit import (
     CLASS_EMBEDDINGS,
@@ -18,6 +17,7 @@ from d2_ctxseg.modeling.heads.segvit import (
     present_classes,
 )
 from d2_ctxseg.modeling.vision_transformer import VisionTransformerBackbone
+from d2_ctxseg.utils.errors import UserError
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, build_model

@@ -14,7 +14,7 @@ from data_folders import write_image, write_yaml
 from train_net_runs import ROOT, run_train_net, start_train_net
 
 from d2_ctxseg.engine import Trainer, setup_config
-from d2_ctxseg.errors import UserError
+from d2_ctxseg.utils.errors import UserError
 from detectron2.engine import CallbackHook
 from detectron2.utils.env import seed_all_rng
 
@@ -62,7 +62,7 @@ class TestTraining:
         assert "Running on the" in log
 
     def test_same_seed_gives_the_losses_that_detectron2_gives(self, tiny_run):
-        # The recorded losses are of the time before the vanilla logits had an interpolation of their own.
+        # Recorded when one switch interpolated the logits of all losses.
         opts = ["MODEL.CLASSIFIER.CONTEXT_AWARE.AUXILIARY_ALIGN_CORNERS", "False"]
         opts += ["DATASETS.TEST", "()", "MODEL.ENCODER.NAME", "resnet18"]
         cfg = setup_config(str(tiny_run), opts)

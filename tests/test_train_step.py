@@ -17,7 +17,7 @@ from d2_ctxseg.engine import Trainer, setup_config
 from d2_ctxseg.engine.ema import average_of
 from d2_ctxseg.engine.model_options import synchronize_batch_norm, use_channels_last
 from d2_ctxseg.engine.train_step import PartwiseTrainer
-from d2_ctxseg.errors import UserError
+from d2_ctxseg.utils.errors import UserError
 from detectron2.engine import SimpleTrainer
 from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from d2_ctxseg.engine import setup_config
-from d2_ctxseg.errors import UserError
-from d2_ctxseg.runtime import is_embedded
+from d2_ctxseg.utils.errors import UserError
+from d2_ctxseg.utils.runtime import is_embedded
 from detectron2.modeling import build_model
 
 FOLDER = Path(__file__).parents[1] / "configs" / "upstream"

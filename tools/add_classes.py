@@ -31,7 +31,6 @@ from torch import Tensor, nn
 import d2_ctxseg  # noqa: F401  (makes detectron2 importable)
 from d2_ctxseg.checkpoint import load_weights
 from d2_ctxseg.classifiers import PrototypeClassifier
-from d2_ctxseg.classifiers.prototype_extension import PixelSample, SupportPixels, add_classes
 from d2_ctxseg.data import (
     LabelFormat,
     SemanticSegmentorMapper,
@@ -39,14 +38,15 @@ from d2_ctxseg.data import (
     register_folder_datasets,
 )
 from d2_ctxseg.data.registration import has_labels
+from d2_ctxseg.deployment.prototype_extension import PixelSample, SupportPixels, add_classes
 from d2_ctxseg.engine import Trainer
 from d2_ctxseg.engine.setup import add_opts_argument, setup_config
-from d2_ctxseg.errors import UserError, run_command, suggest
 from d2_ctxseg.evaluation import SegmentationEvaluator, add_to_results_file, by_dataset
 from d2_ctxseg.evaluation.confusion import iou_per_class
 from d2_ctxseg.evaluation.evaluator import label_loader
-from d2_ctxseg.files import atomic_write
 from d2_ctxseg.losses.functional import resize_labels
+from d2_ctxseg.utils.errors import UserError, run_command, suggest
+from d2_ctxseg.utils.files import atomic_write
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger

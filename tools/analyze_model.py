@@ -27,9 +27,9 @@ from fvcore.nn import parameter_count_table
 from tabulate import tabulate
 
 import d2_ctxseg  # noqa: F401  (makes detectron2 importable)
-from d2_ctxseg import analysis
+from d2_ctxseg.deployment import analysis
 from d2_ctxseg.engine import setup_config
-from d2_ctxseg.errors import UserError, run_command, suggest
+from d2_ctxseg.utils.errors import UserError, run_command, suggest
 
 TASKS = ("parameters", "flops", "speed", "memory", "structure")
 # These take seconds, and no memory to speak of, for a model of any size.

@@ -19,7 +19,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from d2_ctxseg.analysis import measure_training_step
 from d2_ctxseg.comparison import (
     PlannedRun,
     Study,
@@ -32,9 +31,10 @@ from d2_ctxseg.comparison import (
 )
 from d2_ctxseg.comparison.jobs import Slot, make_slots, run_jobs
 from d2_ctxseg.comparison.plan import RunState, run_state
+from d2_ctxseg.deployment.analysis import measure_training_step
 from d2_ctxseg.engine.cost import read_cost
-from d2_ctxseg.errors import UserError, run_command, suggest
-from d2_ctxseg.files import atomic_write, write_json
+from d2_ctxseg.utils.errors import UserError, run_command, suggest
+from d2_ctxseg.utils.files import atomic_write, write_json
 
 TRAIN_NET = Path(__file__).resolve().parents[1] / "train_net.py"
 # A config key begins the overrides: lists such as --seeds 1 2 3 end there.

@@ -8,7 +8,7 @@
 The config describes the same network; KEY VALUE pairs at the end change it. The result is a
 checkpoint of the whole model, for MODEL.WEIGHTS, train_net.py --eval-only and the demos. The tool
 fails unless every weight of the file has a place in the model and every weight of the model is in
-the file. The docstring of d2_ctxseg.official_models.convert_official_model says what is converted.
+the file. What is converted: d2_ctxseg.checkpoint.official_models.convert_official_model.
 
 With --backbone-only the file is a backbone pretrained on ImageNet, or a whole model, of which the
 backbone alone is taken. The result is for MODEL.ENCODER.WEIGHTS:
@@ -24,10 +24,10 @@ import torch
 
 import d2_ctxseg  # noqa: F401  (makes detectron2 importable)
 from d2_ctxseg.checkpoint import read_checkpoint
+from d2_ctxseg.checkpoint.official_models import convert_official_backbone, convert_official_model
 from d2_ctxseg.engine import setup_config
-from d2_ctxseg.errors import MissingFileError, UserError, run_command
-from d2_ctxseg.files import atomic_write
-from d2_ctxseg.official_models import convert_official_backbone, convert_official_model
+from d2_ctxseg.utils.errors import MissingFileError, UserError, run_command
+from d2_ctxseg.utils.files import atomic_write
 from detectron2.modeling import build_backbone, build_model
 
 SAVE_AGAIN = (

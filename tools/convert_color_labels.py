@@ -9,7 +9,7 @@ The colours are those of 'palette' in the YAML. Afterwards, name the new folder 
 import argparse
 
 from d2_ctxseg.data import convert_color_labels, read_folder_dataset
-from d2_ctxseg.errors import run_command
+from d2_ctxseg.utils.errors import run_command
 
 
 def parse_color(text: str) -> tuple[int, int, int]:

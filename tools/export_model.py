@@ -27,12 +27,10 @@ import logging
 from pathlib import Path
 
 import d2_ctxseg  # (makes detectron2 importable)
-from d2_ctxseg.analysis import InputSize, input_size
 from d2_ctxseg.checkpoint import load_weights, strip_training_only
 from d2_ctxseg.data.palette import generate_palette
-from d2_ctxseg.engine.setup import add_opts_argument, setup_config
-from d2_ctxseg.errors import UserError, run_command
-from d2_ctxseg.export import (
+from d2_ctxseg.deployment.analysis import InputSize, input_size
+from d2_ctxseg.deployment.export import (
     INPUT_NAME,
     SUFFIXES,
     ImageShape,
@@ -40,7 +38,9 @@ from d2_ctxseg.export import (
     data_file,
     export_segmentor,
 )
-from d2_ctxseg.export_check import OUTPUTS, Agreement
+from d2_ctxseg.deployment.export_check import OUTPUTS, Agreement
+from d2_ctxseg.engine.setup import add_opts_argument, setup_config
+from d2_ctxseg.utils.errors import UserError, run_command
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger

@@ -19,9 +19,9 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
-from d2_ctxseg.analysis import config_costs
-from d2_ctxseg.errors import MissingFileError, UserError, run_command, suggest
-from d2_ctxseg.files import atomic_write
+from d2_ctxseg.deployment.analysis import config_costs
+from d2_ctxseg.utils.errors import MissingFileError, UserError, run_command, suggest
+from d2_ctxseg.utils.files import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ("parameters", "flops", "mIoU", "mIoU_multi_scale")

@@ -13,8 +13,8 @@ import argparse
 from pathlib import Path
 
 import d2_ctxseg  # noqa: F401  (makes detectron2 importable)
-from d2_ctxseg.errors import run_command
 from d2_ctxseg.model_zoo.publish import publish_run
+from d2_ctxseg.utils.errors import run_command
 
 
 def get_parser() -> argparse.ArgumentParser:

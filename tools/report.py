@@ -12,9 +12,9 @@ others are compared with. Any browser opens the file; it needs no network.
 import argparse
 
 import d2_ctxseg  # noqa: F401  (makes detectron2 importable)
-from d2_ctxseg.errors import run_command
-from d2_ctxseg.image_files import names_a_file
 from d2_ctxseg.report import write_report
+from d2_ctxseg.utils.errors import run_command
+from d2_ctxseg.utils.image_files import names_a_file
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ import torch
 import d2_ctxseg  # noqa: F401  (makes detectron2 importable)
 from d2_ctxseg.checkpoint import load_weights, strip_training_only
 from d2_ctxseg.engine import setup_config
-from d2_ctxseg.errors import UserError, run_command
-from d2_ctxseg.files import atomic_write
+from d2_ctxseg.utils.errors import UserError, run_command
+from d2_ctxseg.utils.files import atomic_write
 from detectron2.modeling import build_model
 
 

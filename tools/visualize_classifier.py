@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import tqdm
 
-from d2_ctxseg.classifier_views import draw_classifier_views
 from d2_ctxseg.data import (
     DatasetError,
     LabelFormat,
@@ -28,10 +27,11 @@ from d2_ctxseg.data import (
 )
 from d2_ctxseg.data.images import read_image
 from d2_ctxseg.data.sample_sheet import write_png
+from d2_ctxseg.deployment.predictor import SemSegPredictor
 from d2_ctxseg.engine.setup import add_opts_argument, setup_config
-from d2_ctxseg.errors import UserError, run_command, suggest
-from d2_ctxseg.image_files import find_images, refuse_to_overwrite
-from d2_ctxseg.predictor import SemSegPredictor
+from d2_ctxseg.utils.errors import UserError, run_command, suggest
+from d2_ctxseg.utils.image_files import find_images, refuse_to_overwrite
+from d2_ctxseg.visualization.classifier_views import draw_classifier_views
 from detectron2.data import DatasetCatalog
 from detectron2.utils.logger import setup_logger
 

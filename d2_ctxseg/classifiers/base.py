@@ -6,6 +6,8 @@ from typing import ClassVar
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
+from ..losses.pixel_loss import PixelLoss
+
 CLASSIFIER_REGISTRY = Registry("CLASSIFIER")
 CLASSIFIER_REGISTRY.__doc__ = "Classes that keep the contract of PixelClassifier, by their name."
 
@@ -21,6 +23,11 @@ class PixelClassifier(nn.Module, metaclass=ABCMeta):
         ignore_label: label of pixels that take no part in the losses.
         align_corners: how logits are interpolated to the size of the labels.
         dropout: probability of dropping a channel of the features in training.
+
+    Attributes:
+        pixel_loss: the cross-entropy of class scores, for ``losses``: a plain one with
+            ``ignore_label`` and ``align_corners``, until a segmentor puts the one of its config
+            (MODEL.PIXEL_LOSS) in its place.
     """
 
     #: Names of submodules that only training needs; None takes their place in a stripped model.
@@ -41,6 +48,7 @@ class PixelClassifier(nn.Module, metaclass=ABCMeta):
         self.ignore_label = ignore_label
         self.align_corners = align_corners
         self.dropout = nn.Dropout2d(dropout)
+        self.pixel_loss = PixelLoss(ignore_label=ignore_label, align_corners=align_corners)
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from ..losses.functional import (
     class_membership,
     feature_lengths,
     resize_labels,
-    segmentation_cross_entropy,
     weighted_class_means,
 )
 from .base import CLASSIFIER_REGISTRY, PixelClassifier, make_predictor
@@ -189,9 +188,7 @@ class ContextAwareClassifier(PixelClassifier):
         align_corners = dict.fromkeys(logits, self.auxiliary_align_corners)
         align_corners["loss_sem_seg"] = self.align_corners
         losses = {
-            name: segmentation_cross_entropy(
-                logits[name], labels, self.ignore_label, align_corners[name]
-            )
+            name: self.pixel_loss(logits[name], labels, align_corners[name])
             for name in weights
             if name != "loss_kl"
         }

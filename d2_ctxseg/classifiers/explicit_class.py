@@ -9,7 +9,6 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ..losses.checks import check_choice
-from ..losses.functional import segmentation_cross_entropy
 from ..losses.mask_losses import MASK_LOSSES, weighted_mask_losses
 from .base import CLASSIFIER_REGISTRY, PixelClassifier, make_predictor
 from .explicit_class_parts import (
@@ -124,11 +123,8 @@ class ExplicitClassClassifier(PixelClassifier):
             out.
         """
         prediction = self.predict(features)
-        cross_entropy = segmentation_cross_entropy(
-            prediction.logits, labels, self.ignore_label, self.align_corners
-        )
         return {
-            "loss_sem_seg": cross_entropy,
+            "loss_sem_seg": self.pixel_loss(prediction.logits, labels),
             **weighted_mask_losses(
                 prediction.auxiliary_mask,
                 labels,

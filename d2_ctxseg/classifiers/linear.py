@@ -2,7 +2,6 @@
 
 from torch import Tensor, nn
 
-from ..losses.functional import segmentation_cross_entropy
 from .base import CLASSIFIER_REGISTRY, PixelClassifier, make_predictor
 
 
@@ -42,7 +41,4 @@ class LinearClassifier(PixelClassifier):
 
     def losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy at the resolution of ``labels`` (B, H, W): ``{"loss_sem_seg"}``."""
-        loss = segmentation_cross_entropy(
-            self(features), labels, self.ignore_label, self.align_corners
-        )
-        return {"loss_sem_seg": loss}
+        return {"loss_sem_seg": self.pixel_loss(self(features), labels)}

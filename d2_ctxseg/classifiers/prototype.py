@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..losses.checks import check_choice
-from ..losses.functional import resize_labels, segmentation_cross_entropy
+from ..losses.functional import resize_labels
 from ..losses.precision import without_autocast
 from .base import CLASSIFIER_REGISTRY, PixelClassifier
 from .clustering import reduction_over_workers, sinkhorn_log_plan
@@ -188,9 +188,7 @@ class PrototypeClassifier(PixelClassifier):
         weights = {name: weight for name, weight in self.loss_weights.items() if weight}
         losses = {}
         if "loss_sem_seg" in weights:
-            losses["loss_sem_seg"] = segmentation_cross_entropy(
-                logits, labels, self.ignore_label, self.align_corners
-            )
+            losses["loss_sem_seg"] = self.pixel_loss(logits, labels)
         chosen = similarity.of_own_class.gather(1, assignment.prototype[:, None])[:, 0]
         if "loss_ppc" in weights:
             contrast = similarity.log_partition - chosen / self.temperature

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .plan import PlannedRun, iterations_done
 
 CONSOLE_FILE = "console.txt"

@@ -15,9 +15,9 @@ from detectron2.config import CfgNode, get_cfg
 from ..classifiers import CLASSIFIER_REGISTRY
 from ..config import add_ctxseg_config
 from ..engine import setup_config
-from ..errors import UserError, suggest
 from ..evaluation.image_counts import FILE_NAME
 from ..report.run import flattened
+from ..utils.errors import UserError, suggest
 from .results import NEUTRAL_KEYS, TASK
 
 # The named meta-architectures, and where the options of their classifiers stand in the config.

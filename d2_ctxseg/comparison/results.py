@@ -11,7 +11,6 @@ import numpy as np
 from tabulate import tabulate
 
 from ..engine.cost import read_cost
-from ..errors import UserError, suggest
 from ..evaluation.image_counts import FILE_NAME, ImageCounts
 from ..evaluation.paired import (
     MEANS,
@@ -21,6 +20,7 @@ from ..evaluation.paired import (
     sentence,
 )
 from ..report.run import Run, flattened, read_run
+from ..utils.errors import UserError, suggest
 
 TASK = "sem_seg"
 # Keys in which runs of one classifier may differ: they do not change what is learned.

@@ -1,6 +1,6 @@
 """The one exception of this package."""
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 
 class DatasetError(UserError):

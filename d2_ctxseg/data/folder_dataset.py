@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from ..errors import suggest
+from ..utils.errors import suggest
 from .errors import DatasetError
 from .palette import generate_palette
 

@@ -10,7 +10,7 @@ from detectron2.config import configurable
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 
-from ..errors import suggest
+from ..utils.errors import suggest
 from .augmentation import PadToSize, PhotometricDistortion, ResizeRatioRange
 from .errors import DatasetError
 from .images import read_image

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
-from ..files import atomic_write
+from ..utils.errors import UserError
+from ..utils.files import atomic_write
 from .errors import DatasetError
 from .labels import read_label
 from .preparation_sources import map_values

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import MissingFileError, UserError
+from ..utils.errors import MissingFileError, UserError
 from .folder_dataset import DATASETS_VARIABLE, datasets_root
 from .preparation import FolderLink, ImageFile, LabelFile
 from .preparation_run import estimate_bytes, prepare_files

@@ -19,7 +19,7 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .errors import DatasetError
 
 _FILES_PER_TASK = 8

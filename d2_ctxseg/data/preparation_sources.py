@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .errors import DatasetError
 
 SOURCE_IDS_FOLDER = Path(__file__).resolve().parent / "source_ids"

@@ -8,7 +8,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from ..errors import suggest
+from ..utils.errors import suggest
 from .context_shapes import generate_context_shapes
 from .errors import DatasetError
 from .folder_dataset import FolderDataset, read_folder_dataset

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from detectron2.data import MetadataCatalog
 
-from ..files import atomic_write
+from ..utils.files import atomic_write
 from ..visualization import draw_labelled, draw_legend_strip
 from .errors import DatasetError
 from .images import read_image

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..errors import MissingFileError, UserError, suggest
+from ..utils.errors import MissingFileError, UserError, suggest
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # setup.py puts the folder at the first place into a wheel; in a clone it is at the second.

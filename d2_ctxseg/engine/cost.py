@@ -16,7 +16,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from ..checkpoint import training_only_modules
-from ..files import write_json
+from ..utils.files import write_json
 
 FILE_NAME = "cost.json"
 # Calls that an allocator or a kernel library may spend on getting ready.

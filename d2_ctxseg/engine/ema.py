@@ -9,8 +9,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from ..errors import UserError
-from ..files import atomic_write
+from ..utils.errors import UserError
+from ..utils.files import atomic_write
 
 FINAL_FILE = "model_final_ema.pth"
 

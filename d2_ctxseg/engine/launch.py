@@ -11,7 +11,7 @@ from torch.multiprocessing import ProcessExitedException
 from detectron2.engine import launch
 from detectron2.utils import comm
 
-from ..errors import UserError, exit_on_user_error
+from ..utils.errors import UserError, exit_on_user_error
 
 TIMEOUT = timedelta(minutes=30)
 

@@ -6,7 +6,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from detectron2.projects import deeplab
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:

@@ -13,7 +13,7 @@ from torch import nn
 from detectron2.layers.batch_norm import LayerNorm
 from detectron2.solver.build import maybe_add_gradient_clipping, reduce_param_groups
 
-from ..errors import UserError, suggest
+from ..utils.errors import UserError, suggest
 
 logger = logging.getLogger(__name__)
 

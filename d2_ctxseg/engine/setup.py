@@ -1,6 +1,7 @@
 """From a config file and overrides to the frozen config of a run."""
 
 import argparse
+import io
 import logging
 import re
 from pathlib import Path
@@ -14,8 +15,14 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_H
 
 from ..config import add_ctxseg_config
 from ..data import register_folder_datasets
-from ..errors import UserError, suggest
+from ..modeling.normalization import KEYS as NORMALIZATION_KEYS
+from ..modeling.normalization import complete_normalization
+from ..utils.errors import UserError, suggest
 from .config_files import find_config_file
+
+# What it says of normalisation is for encoders that say nothing themselves, and for programs that
+# read configs without setup_config.
+_DEFAULTS_FILE = "Base-Segmentor.yaml"
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +42,9 @@ def add_opts_argument(
 
 def setup_config(config_file: str, opts: list[str], *, for_inference: bool = False) -> CfgNode:
     """Read ``config_file``, apply ``opts``, register its folder data sets, choose a device.
+
+    MODEL.PIXEL_MEAN and PIXEL_STD are the encoder's (see ``modeling/normalization.py``), unless
+    the overrides or a file other than Base-Segmentor.yaml state them.
 
     Args:
         config_file: path of a YAML file, or the name of a config of this project; its ``_BASE_``
@@ -60,6 +70,8 @@ def setup_config(config_file: str, opts: list[str], *, for_inference: bool = Fal
         cfg.MODEL.DEVICE = "cpu"
         logger.warning("No GPU is present: MODEL.DEVICE is set to 'cpu'.")
     _check_precision(cfg)
+    # Before the encoder's weights are left out, which have a say in it.
+    complete_normalization(cfg, _stated_normalization(config_file, opts))
     if for_inference:
         cfg.MODEL.ENCODER.WEIGHTS = ""
     register_folder_datasets(cfg.DATASETS.FOLDERS)
@@ -104,6 +116,25 @@ def _merge(cfg: CfgNode, config_file: str, opts: list[str]) -> None:
             merge(argument)
         except (KeyError, AssertionError, ValueError) as error:
             raise UserError(_explain(error, source, known)) from error
+
+
+class _WithoutDefaults(CfgNode):
+    """Reads a config file and its bases, but for ``_DEFAULTS_FILE``."""
+
+    @classmethod
+    def _open_cfg(cls, filename):
+        if Path(filename).name == _DEFAULTS_FILE:
+            return io.StringIO("{}")
+        return super()._open_cfg(filename)
+
+
+def _stated_normalization(config_file: str, opts: list[str]) -> set[str]:
+    """Which of MODEL.PIXEL_MEAN and PIXEL_STD the config itself states."""
+    stated = {key for key in NORMALIZATION_KEYS if f"MODEL.{key}" in opts[::2]}
+    if config_file:
+        values = _WithoutDefaults.load_yaml_with_base(config_file, allow_unsafe=True)
+        stated |= set(NORMALIZATION_KEYS) & set(values.get("MODEL") or {})
+    return stated
 
 
 def _check_precision(cfg: CfgNode) -> None:

@@ -28,11 +28,11 @@ from detectron2.utils import comm
 
 from ..checkpoint import Checkpointer
 from ..data import SemanticSegmentorMapper
-from ..errors import UserError
 from ..evaluation import SegmentationEvaluator
 from ..evaluation.cityscapes import cityscapes_evaluators
 from ..evaluation.evaluator import label_loader
 from ..modeling import LabelMapPredictor, TestTimeAugmentation
+from ..utils.errors import UserError
 from .cost import CostOfTraining, TimedModel, count_test_parameters, record_cost
 from .ema import AverageWeights, average_of
 from .hooks import CheckpointOnInterrupt, PredictionOverlays, ResumableBestCheckpointer

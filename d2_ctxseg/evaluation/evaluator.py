@@ -15,7 +15,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from ..data import DatasetError, LabelFormat, check_label_values, read_label
-from ..errors import UserError
+from ..utils.errors import UserError
 from .confusion import (
     MOST_CLASSES_FOR_BOUNDARY,
     boundary,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import atomic_write
+from ..utils.files import atomic_write
 from .saved_predictions import encode_png
 
 FOLDER = "examples"

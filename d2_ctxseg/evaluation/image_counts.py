@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import MissingFileError, UserError
-from ..files import atomic_write
+from ..utils.errors import MissingFileError, UserError
+from ..utils.files import atomic_write
 from .confusion import class_counts
 
 FILE_NAME = "image_counts.npz"

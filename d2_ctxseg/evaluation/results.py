@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
-from ..files import atomic_write, write_json
+from ..utils.files import atomic_write, write_json
 from .confusion import class_counts
 from .examples import Example, write_examples
 from .image_counts import FILE_NAME, ImageCounts

@@ -12,7 +12,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 
 from ..data import DatasetError
-from ..files import atomic_write
+from ..utils.files import atomic_write
 
 LABELS_FOLDER = "predictions"
 COCO_FILE = "sem_seg_predictions.json"

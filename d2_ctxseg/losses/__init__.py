@@ -3,5 +3,11 @@
 from .distillation import distillation_loss
 from .functional import segmentation_cross_entropy
 from .mask_losses import weighted_mask_losses
+from .pixel_loss import PixelLoss
 
-__all__ = ["distillation_loss", "segmentation_cross_entropy", "weighted_mask_losses"]
+__all__ = [
+    "PixelLoss",
+    "distillation_loss",
+    "segmentation_cross_entropy",
+    "weighted_mask_losses",
+]

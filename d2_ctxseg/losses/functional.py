@@ -5,34 +5,94 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .precision import at_least_float32, without_autocast
-from .upsampled_cross_entropy import upsampled_cross_entropy
+from .upsampled_cross_entropy import upsampled_cross_entropy, upsampled_pixel_losses
+
+# What ignored pixels have where torch is called: with a negative ignore_index it would smooth their
+# labels and count them.
+_IGNORED = 2**31 - 1
 
 
 def segmentation_cross_entropy(
-    logits: Tensor, labels: Tensor, ignore_label: int = 255, align_corners: bool = False
+    logits: Tensor,
+    labels: Tensor,
+    ignore_label: int = 255,
+    align_corners: bool = False,
+    *,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Mean cross-entropy over the labelled pixels, at the resolution of the labels.
+
+    With class weights w the weighted mean ``sum_x w_y(x) l(x) / sum_x w_y(x)`` over the pixels x,
+    as ``torch.nn.functional.cross_entropy`` has it.
 
     Args:
         logits: (B, K, h, w) float; interpolated bilinearly to (H, W).
         labels: (B, H, W), any integer dtype: 0 to K-1, or ``ignore_label``.
         ignore_label: pixels with this label take no part.
         align_corners: as in ``torch.nn.functional.interpolate``.
+        class_weights: (K,) float, at least 0; None: all classes alike.
+        label_smoothing: share of the target that is spread evenly over the classes, 0 to below 1.
 
     Returns:
-        A scalar, at least float32; 0 (with a gradient of 0) where every pixel is ignored.
+        A scalar, at least float32; 0 (with a gradient of 0) where every pixel is ignored or has
+        weight 0.
 
     Raises:
         IndexError or RuntimeError: a label is none of these (on a GPU a device-side assertion).
     """
     labels = labels.long()
     valid = labels != ignore_label
+    options = {"label_smoothing": label_smoothing}
+    if class_weights is not None:
+        options["class_weights"] = class_weights = class_weights.to(at_least_float32(logits).dtype)
     if logits.shape[-2:] == labels.shape[-2:]:
-        logits = at_least_float32(logits)
-        total = F.cross_entropy(logits, labels, ignore_index=ignore_label, reduction="sum")
+        total = _cross_entropy_sum(logits, labels.where(valid, _IGNORED), **options)
     else:
-        total = upsampled_cross_entropy(logits, labels.where(valid, 0), valid, align_corners)
-    return total / valid.sum().clamp(min=1)
+        zeroed = labels.where(valid, 0)
+        total = upsampled_cross_entropy(logits, zeroed, valid, align_corners, **options)
+    if class_weights is None:
+        return total / valid.sum().clamp(min=1)
+    weight = (class_weights[labels.where(valid, 0)] * valid).sum()
+    return total * (weight > 0) / weight.clamp(min=torch.finfo(weight.dtype).tiny)
+
+
+def segmentation_pixel_losses(
+    logits: Tensor, labels: Tensor, ignore_label: int = 255, align_corners: bool = False
+) -> Tensor:
+    """The cross-entropy ``-log p(true class)`` of each pixel, without a gradient.
+
+    Args:
+        logits, labels, ignore_label, align_corners: as of ``segmentation_cross_entropy``.
+
+    Returns:
+        (B, H, W), at least float32; -1 where a pixel is ignored.
+    """
+    labels = labels.long()
+    valid = labels != ignore_label
+    labels = labels.where(valid, 0)
+    if logits.shape[-2:] == labels.shape[-2:]:
+        losses = F.cross_entropy(at_least_float32(logits.detach()), labels, reduction="none")
+    else:
+        losses = upsampled_pixel_losses(logits, labels, align_corners)
+    return losses.where(valid, -1)
+
+
+def _cross_entropy_sum(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    label_smoothing: float,
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    return F.cross_entropy(
+        at_least_float32(logits),
+        labels,
+        class_weights,
+        ignore_index=_IGNORED,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -17,33 +17,72 @@ _BAND_ELEMENTS = {"cpu": 2**21, "cuda": 2**25}
 
 
 def upsampled_cross_entropy(
-    logits: Tensor, labels: Tensor, valid: Tensor, align_corners: bool = False
+    logits: Tensor,
+    labels: Tensor,
+    valid: Tensor,
+    align_corners: bool = False,
+    *,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Sum over the valid pixels of the cross-entropy of bilinearly interpolated logits.
 
-    Equal to ``cross_entropy(interpolate(logits, (H, W), mode="bilinear"), labels)`` up to rounding,
-    without ever holding (B, K, H, W) numbers. Computed in float32 (float64 for float64 logits).
+    Equal to ``cross_entropy(interpolate(logits, (H, W), mode="bilinear"), labels, class_weights,
+    label_smoothing=label_smoothing, reduction="sum")`` up to rounding, without ever holding
+    (B, K, H, W) numbers. Computed in float32 (float64 for float64 logits).
 
     Args:
         logits: (B, K, h, w) float.
         labels: (B, H, W) int64, each 0 to K-1, also where not valid.
         valid: (B, H, W) bool.
         align_corners: as in ``torch.nn.functional.interpolate``.
+        class_weights: (K,) float, or None for 1 each.
+        label_smoothing: share of the target that is spread evenly over the classes, 0 to below 1.
 
     Returns:
         A scalar, differentiable once with respect to the logits.
     """
     needs_gradient = torch.is_grad_enabled() and logits.requires_grad
-    return _UpsampledCrossEntropy.apply(logits, labels, valid, align_corners, needs_gradient)
+    return _UpsampledCrossEntropy.apply(
+        logits, labels, valid, class_weights, label_smoothing, align_corners, needs_gradient
+    )
+
+
+@torch.no_grad()
+def upsampled_pixel_losses(logits: Tensor, labels: Tensor, align_corners: bool = False) -> Tensor:
+    """The cross-entropy of each pixel of bilinearly interpolated logits, without a gradient.
+
+    Args:
+        logits: (B, K, h, w) float.
+        labels: (B, H, W) int64, each 0 to K-1.
+        align_corners: as in ``torch.nn.functional.interpolate``.
+
+    Returns:
+        (B, H, W), at least float32.
+    """
+    source = at_least_float32(logits)
+    losses = source.new_empty(labels.shape)
+    with without_autocast(logits.device):
+        for out_rows, in_rows, row_weights, column_weights in _bands(
+            source, labels.shape[-2:], align_corners
+        ):
+            band = row_weights @ (source[:, :, in_rows] @ column_weights.T)
+            of_label = band.gather(1, labels[:, out_rows].unsqueeze(1))
+            losses[:, out_rows] = (band.logsumexp(dim=1, keepdim=True) - of_label)[:, 0]
+    return losses
 
 
 class _UpsampledCrossEntropy(torch.autograd.Function):
     """Makes the gradient along with the loss, since both need the same band of logits."""
 
     @staticmethod
-    def forward(ctx, logits, labels, valid, align_corners, needs_gradient):
+    def forward(
+        ctx, logits, labels, valid, class_weights, label_smoothing, align_corners, needs_gradient
+    ):
         """The loss; the gradient waits in ``ctx``."""
         source, ctx.dtype = at_least_float32(logits), logits.dtype
+        if class_weights is not None:
+            class_weights = class_weights.to(source.dtype)
         gradient = torch.zeros_like(source) if needs_gradient else None
         total = source.new_zeros(())
         with without_autocast(logits.device):
@@ -52,7 +91,12 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
             ):
                 columns = source[:, :, in_rows] @ column_weights.T
                 loss, band_gradient = _cross_entropy_and_gradient(
-                    row_weights @ columns, labels[:, out_rows], valid[:, out_rows], needs_gradient
+                    row_weights @ columns,
+                    labels[:, out_rows],
+                    valid[:, out_rows],
+                    class_weights,
+                    label_smoothing,
+                    needs_gradient,
                 )
                 total += loss
                 if needs_gradient:
@@ -66,7 +110,7 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad_output):
         """The waiting gradient, scaled before it is rounded to the logits' precision."""
         (gradient,) = ctx.saved_tensors
-        return (gradient * grad_output).to(ctx.dtype), None, None, None, None
+        return (gradient * grad_output).to(ctx.dtype), None, None, None, None, None, None
 
 
 def _bands(logits: Tensor, size: tuple[int, int], align_corners: bool):
@@ -84,18 +128,44 @@ def _bands(logits: Tensor, size: tuple[int, int], align_corners: bool):
 
 
 def _cross_entropy_and_gradient(
-    logits: Tensor, labels: Tensor, valid: Tensor, needs_gradient: bool
+    logits: Tensor,
+    labels: Tensor,
+    valid: Tensor,
+    class_weights: Tensor | None,
+    label_smoothing: float,
+    needs_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Sum over valid pixels; ``logits`` (B, K, R, W) are overwritten with the gradient."""
+    """Sum over valid pixels; ``logits`` (B, K, R, W) are overwritten with the gradient.
+
+    With the target ``t_c = w_c ((1 - e) [c = y] + e / K)`` of class weights w and smoothing e, a
+    pixel's loss is ``-sum_c t_c log p_c`` and its gradient ``p_c sum_k t_k - t_c``.
+    """
     labels, valid = labels[:, None], valid[:, None].to(logits.dtype)
     of_label = logits.gather(1, labels)
+    true = valid if class_weights is None else valid * class_weights[labels]
+    even = None
+    if label_smoothing:
+        num_classes = logits.shape[1]
+        if class_weights is None:
+            class_weights = logits.new_ones(num_classes)
+        true = (1 - label_smoothing) * true
+        even = (label_smoothing / num_classes) * valid
+        of_all = torch.einsum("k,bkrw->brw", class_weights, logits)[:, None]
     largest = logits.amax(dim=1, keepdim=True)
     exponentials = logits.sub_(largest).exp_()
     sums = exponentials.sum(dim=1, keepdim=True)
-    loss = ((sums.log() + largest - of_label) * valid).sum()
+    log_partition = sums.log() + largest
+    loss = ((log_partition - of_label) * true).sum()
+    mass = true
+    if even is not None:
+        loss += ((class_weights.sum() * log_partition - of_all) * even).sum()
+        mass = true + class_weights.sum() * even
     if not needs_gradient:
         return loss, None
-    return loss, exponentials.mul_(valid / sums).scatter_add_(1, labels, -valid)
+    gradient = exponentials.mul_(mass / sums).scatter_add_(1, labels, -true)
+    if even is not None:
+        gradient.addcmul_(class_weights[:, None, None], even, value=-1)
+    return loss, gradient
 
 
 def interpolation_matrix(in_size: int, out_size: int, align_corners: bool, like: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 # Of the mean difference of logits, as a multiple of the logits' standard deviation.
 TOLERANCE = 0.02

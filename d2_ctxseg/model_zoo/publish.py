@@ -16,8 +16,8 @@ from detectron2.modeling import build_model
 from ..checkpoint import load_weights, strip_training_only
 from ..engine.config_files import get_config_file
 from ..engine.setup import setup_config
-from ..errors import MissingFileError, UserError
-from ..files import atomic_write
+from ..utils.errors import MissingFileError, UserError
+from ..utils.files import atomic_write
 from .half_precision import TOLERANCE, Agreement, compare_models, half_precision
 from .model_card import Recipe, draw_model_card
 from .trained_models import TrainedModel, write_trained_model

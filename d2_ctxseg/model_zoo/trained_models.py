@@ -10,8 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from ..errors import MissingFileError, UserError, suggest
-from ..files import atomic_write
+from ..utils.errors import MissingFileError, UserError, suggest
+from ..utils.files import atomic_write
 
 TRAINED_FOLDER = Path(__file__).resolve().parent / "trained"
 INDEX_NAME = "models.yaml"

@@ -15,7 +15,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 
 from ..checkpoint import read_state_dict
-from ..errors import MissingFileError, UserError, suggest
+from ..utils.errors import MissingFileError, UserError, suggest
 from .activation_checkpointing import checkpoint_activations
 from .timm_encoders import adapt_to_segmentation, timm_options
 

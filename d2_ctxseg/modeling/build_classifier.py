@@ -5,7 +5,7 @@ import inspect
 from torch import nn
 
 from ..classifiers import CLASSIFIER_REGISTRY, PixelClassifier
-from ..errors import UserError, suggest
+from ..utils.errors import UserError, suggest
 
 # The config node, under MODEL.CLASSIFIER, of the options of each classifier of this project. Its
 # keys are the names of the constructor's arguments, in capitals.

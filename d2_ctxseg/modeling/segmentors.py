@@ -23,8 +23,9 @@ from ..classifiers import (
     PixelClassifier,
     PrototypeClassifier,
 )
-from ..errors import UserError, suggest
+from ..utils.errors import UserError, suggest
 from .build_classifier import build_classifier
+from .build_pixel_loss import build_pixel_loss, set_pixel_loss
 from .heads import AuxiliaryFCNHead, classifies_by_itself, take_predictor
 from .heads.detectron2_heads import adapt_detectron2_head
 from .scores import Logits, Resized, Scores
@@ -86,11 +87,13 @@ class PixelClassifierSegmentor(nn.Module):
         classifier = None
         if not (cls.keeps_whole_heads and classifies_by_itself(head)):
             classifier = build_classifier(cfg, take_predictor(head), cls.classifier_class)
+        auxiliary_head = _build_auxiliary_head(cfg, shape)
+        set_pixel_loss(build_pixel_loss(cfg, head), head, classifier, auxiliary_head)
         return {
             "backbone": backbone,
             "sem_seg_head": head,
             "classifier": classifier,
-            "auxiliary_head": _build_auxiliary_head(cfg, shape),
+            "auxiliary_head": auxiliary_head,
             "sliding_window": SlidingWindow.from_config(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,

@@ -11,7 +11,7 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 
-from ..errors import UserError, suggest
+from ..utils.errors import UserError, suggest
 from .activation_checkpointing import checkpoint_activations
 from .backbone import is_file_name, load_local_weights
 from .feature_pyramid import STRIDES, FeaturePyramid

@@ -8,8 +8,8 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..data import generate_palette, register_folder_datasets
-from ..errors import UserError
 from ..evaluation.evaluator import label_loader
+from ..utils.errors import UserError
 from .run import Run
 
 

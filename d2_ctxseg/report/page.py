@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UserError
-from ..files import atomic_write
+from ..utils.errors import UserError
+from ..utils.files import atomic_write
 from .classes import register_datasets_of
 from .dataset_section import dataset_section, main_evaluation
 from .markup import Markup, join, note, tag

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..data.images import read_image
 from ..data.labels import read_label
-from ..errors import UserError
+from ..utils.errors import UserError
 from .classes import DatasetClasses
 from .confusion import Confusion, top_confusions
 from .run import Example

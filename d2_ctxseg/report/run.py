@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from ..errors import MissingFileError, UserError
+from ..utils.errors import MissingFileError, UserError
 
 TASKS = ("sem_seg", "sem_seg_EMA", "sem_seg_TTA")
 _CLASS_COLUMNS = ("class", "IoU", "ACC", "truth_pixels", "predicted_pixels")

@@ -11,8 +11,8 @@ from PIL import Image
 from train_net_runs import ROOT
 
 from d2_ctxseg import model_zoo
-from d2_ctxseg.errors import UserError
-from d2_ctxseg.predictor import SemSegPredictor
+from d2_ctxseg.deployment.predictor import SemSegPredictor
+from d2_ctxseg.utils.errors import UserError
 from d2_ctxseg.visualization import draw_overlay
 
 # Under pytest the folder of the scripts is not on the path.

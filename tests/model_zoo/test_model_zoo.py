@@ -9,10 +9,10 @@ import yaml
 
 from d2_ctxseg import model_zoo
 from d2_ctxseg.checkpoint import Checkpointer, load_weights
+from d2_ctxseg.deployment.predictor import SemSegPredictor
 from d2_ctxseg.engine import setup_config
-from d2_ctxseg.errors import MissingFileError, UserError
 from d2_ctxseg.model_zoo.half_precision import compare_models
-from d2_ctxseg.predictor import SemSegPredictor
+from d2_ctxseg.utils.errors import MissingFileError, UserError
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 

@@ -12,9 +12,9 @@ from torch import nn
 from train_net_runs import ROOT
 
 from d2_ctxseg import model_zoo
-from d2_ctxseg.errors import MissingFileError, UserError
 from d2_ctxseg.model_zoo import publish
 from d2_ctxseg.model_zoo.half_precision import Agreement, compare_models, half_precision
+from d2_ctxseg.utils.errors import MissingFileError, UserError
 
 FILE = "quickstart.safetensors"
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from detectron2.layers import ShapeSpec
 
-from ...errors import UserError, suggest
-from ...losses.functional import segmentation_cross_entropy
+from ...losses.pixel_loss import PixelLoss
+from ...utils.errors import UserError, suggest
 
 CONTRACT = ("layers", "predictor", "common_stride", "ignore_value")
 
@@ -116,6 +116,11 @@ class SemSegHead(nn.Module):
         ignore_value: label of pixels that take no part in the loss.
         align_corners: how logits are interpolated.
         loss_name: the key of the loss.
+
+    Attributes:
+        pixel_loss: the cross-entropy of class scores: a plain one with ``ignore_value`` and
+            ``align_corners``, until a segmentor puts the one of its config (MODEL.PIXEL_LOSS) in
+            its place.
     """
 
     def __init__(
@@ -138,6 +143,7 @@ class SemSegHead(nn.Module):
         self.ignore_value = ignore_value
         self.align_corners = align_corners
         self.loss_name = loss_name
+        self.pixel_loss = PixelLoss(ignore_label=ignore_value, align_corners=align_corners)
 
     def pixel_features(self, features: dict[str, Tensor]) -> Tensor:
         """The backbone's feature maps to pixel features (B, C, h, w)."""
@@ -163,10 +169,7 @@ class SemSegHead(nn.Module):
 
     def losses(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Weighted cross-entropy of logits (B, K, h, w) against labels (B, H, W)."""
-        loss = segmentation_cross_entropy(
-            predictions, targets, self.ignore_value, self.align_corners
-        )
-        return {self.loss_name: self.loss_weight * loss}
+        return {self.loss_name: self.loss_weight * self.pixel_loss(predictions, targets)}
 
     def forward(self, features: dict[str, Tensor], targets: Tensor | None = None):
         """As Detectron2's heads: (None, losses) in training, (logits at stride 1, {}) otherwise."""

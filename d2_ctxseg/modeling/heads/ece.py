@@ -24,13 +24,13 @@ from ...classifiers.explicit_class_parts import (
     GhostUpsample,
     SemanticsAttention,
 )
-from ...errors import UserError, suggest
 from ...losses.mask_losses import (
     MASK_LOSSES,
     diversity_loss,
     diversity_map,
     weighted_mask_losses,
 )
+from ...utils.errors import UserError, suggest
 from .base import SemSegHead, select_features
 
 UPDATERS = ("gated", "add", "none")

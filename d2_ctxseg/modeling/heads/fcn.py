@@ -14,7 +14,7 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
-from ...errors import UserError
+from ...utils.errors import UserError
 from .base import SemSegHead, config_arguments, select_features
 from .layers import ConvNormActivation, resize_and_concatenate
 

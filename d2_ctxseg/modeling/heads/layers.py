@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...errors import UserError
+from ...utils.errors import UserError
 
 
 class ConvNormActivation(nn.Sequential):

@@ -15,7 +15,6 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
-from ...losses.functional import segmentation_cross_entropy
 from ...losses.precision import at_least_float32, without_autocast
 from .base import SemSegHead, config_arguments, select_features
 from .layers import ConvNormActivation, resize_and_concatenate
@@ -163,6 +162,6 @@ class OCRHead(SemSegHead):
         pixel_features, coarse = self.decode(features)
         losses = {}
         if self.loss_weight_coarse:
-            loss = segmentation_cross_entropy(coarse, labels, self.ignore_value, self.align_corners)
+            loss = self.pixel_loss(coarse, labels)
             losses["loss_coarse"] = self.loss_weight * self.loss_weight_coarse * loss
         return self.predictor(pixel_features), losses

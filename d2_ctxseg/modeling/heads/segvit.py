@@ -20,7 +20,6 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
 from ...classifiers.explicit_class_parts import EmbeddingUpdater, ExplicitClassExtraction
-from ...errors import UserError, suggest
 from ...losses.mask_losses import (
     MaskTargets,
     dice_mask_loss,
@@ -28,6 +27,7 @@ from ...losses.mask_losses import (
     sigmoid_focal_mask_loss,
 )
 from ...losses.precision import at_least_float32, without_autocast
+from ...utils.errors import UserError, suggest
 from .attention_to_mask import AttentionToMask, initialize_linear
 from .base import config_arguments, select_features
 

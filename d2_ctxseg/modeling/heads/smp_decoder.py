@@ -12,7 +12,7 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
-from ...errors import UserError, suggest
+from ...utils.errors import UserError, suggest
 from .base import SemSegHead, config_arguments
 
 # The decoder's class, and values for arguments to which the class itself gives no default.

@@ -1,0 +1,21 @@
+"""Checkpoints: reading, writing, and the names that the authors of the papers gave."""
+
+from .checkpointer import (
+    Checkpointer,
+    load_weights,
+    read_checkpoint,
+    read_state_dict,
+    strip_training_only,
+    training_only_modules,
+)
+from .official_checkpoints import convert_official_state_dict
+
+__all__ = [
+    "Checkpointer",
+    "convert_official_state_dict",
+    "load_weights",
+    "read_checkpoint",
+    "read_state_dict",
+    "strip_training_only",
+    "training_only_modules",
+]

@@ -1,0 +1,212 @@
+"""Checkpoints: written whole, read safely, loaded without silent gaps."""
+
+import logging
+import os
+import zipfile
+from collections.abc import Iterable
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import PathManager
+
+from ..utils.errors import MissingFileError, UserError
+from ..utils.files import atomic_write
+from ..utils.runtime import is_embedded
+from .pickled_arrays import read_pickled_arrays
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer, with the same files, made safe against interruptions.
+
+    A checkpoint takes its name only once it is on the disk. Resuming skips a file that was cut
+    off (a full disk, a copy that broke) for the newest whole one. Nothing is unpickled except
+    tensors and plain containers.
+    """
+
+    def save(self, name: str, **kwargs) -> None:
+        """Write model, checkpointables and ``kwargs`` to ``{save_dir}/{name}.pth``, atomically."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict()}
+        data.update((key, item.state_dict()) for key, item in self.checkpointables.items())
+        data.update(kwargs)
+        file_name = f"{name}.pth"
+        path = os.path.join(self.save_dir, file_name)
+        self.logger.info("Saving checkpoint to %s", path)
+        with atomic_write(path, "wb") as file:
+            torch.save(data, file)
+        self.tag_last_checkpoint(file_name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Name the checkpoint that resuming starts from, in ``{save_dir}/last_checkpoint``."""
+        with atomic_write(os.path.join(self.save_dir, "last_checkpoint")) as file:
+            file.write(last_filename_basename)
+
+    def get_checkpoint_file(self) -> str:
+        """The path of the last checkpoint that is whole, or "" if there is none.
+
+        Raises:
+            UserError: there are checkpoints, but none of them is whole.
+        """
+        last = super().get_checkpoint_file()
+        if not last or zipfile.is_zipfile(last):
+            return last
+        folder = os.path.dirname(last)
+        others = [os.path.join(folder, name) for name in os.listdir(folder) if _is_numbered(name)]
+        for path in sorted(others, key=os.path.getmtime, reverse=True):
+            if path != last and zipfile.is_zipfile(path):
+                logger.warning("%s is missing or not whole; resuming from %s", last, path)
+                return path
+        raise UserError(
+            f"No whole checkpoint to resume from: '{last}' is missing or damaged, and "
+            f"'{folder}' holds no other. Start anew without --resume."
+        )
+
+    def _load_file(self, path: str) -> dict:
+        if path.endswith(".pkl") and not is_embedded():
+            # Of Detectron2's zoo: made to fit by rules that only Detectron2 has.
+            return read_pickled_arrays(path)
+        state = read_checkpoint(path)
+        return state if "model" in state else {"model": state}
+
+    def _load_model(self, checkpoint: dict):
+        """Fill what fits, as for fine-tuning; the log lists what does not."""
+        incompatible = super()._load_model(checkpoint)
+        expected = self.model.state_dict().keys()
+        unfilled = {*incompatible.missing_keys, *(key for key, *_ in incompatible.incorrect_shapes)}
+        if expected and unfilled >= expected:
+            raise UserError(
+                "Nothing in the weights fits the model of this config. The model has "
+                f"{_some(expected)}; not used of the file: {_some(incompatible.unexpected_keys)}."
+            )
+        return incompatible
+
+
+def read_checkpoint(path: str) -> dict:
+    """What a .pth or .safetensors file holds, on the CPU, without executing code from it.
+
+    Args:
+        path: a local path or a URL that Detectron2's PathManager knows.
+
+    Raises:
+        MissingFileError: there is no such file.
+        UserError: it cannot be fetched, is damaged, or holds more than tensors and containers.
+    """
+    try:
+        local_path = PathManager.get_local_path(path)
+    except Exception as error:  # the handlers of different URL schemes raise different classes
+        raise UserError(f"The weights '{path}' could not be fetched: {error}") from error
+    if not os.path.isfile(local_path):
+        raise MissingFileError(f"No weights at '{os.path.abspath(local_path)}'.")
+    if local_path.endswith(".pkl"):
+        raise UserError(
+            f"'{path}' cannot be read here: .pkl files are those of Detectron2's model zoo. "
+            "train_net.py starts from them where Detectron2 is installed (README.md, 'Detectron2, "
+            "installed or embedded'). Give a .pth or .safetensors file."
+        )
+    try:
+        if local_path.endswith(".safetensors"):
+            return load_file(local_path)
+        state = torch.load(local_path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises half a dozen classes for a bad file
+        raise UserError(
+            f"'{path}' is not a checkpoint that can be read safely (a .pth file written by "
+            f"torch.save with tensors and plain containers, or .safetensors): {error}"
+        ) from error
+    if not isinstance(state, dict):
+        raise UserError(f"'{path}' holds a {type(state).__name__}, expected a dict of weights.")
+    return state
+
+
+def read_state_dict(path: str) -> dict[str, Tensor]:
+    """The model's weights in a checkpoint: the entry "model" or "state_dict", or all of it."""
+    state = read_checkpoint(path)
+    for key in ("model", "state_dict"):
+        if isinstance(state.get(key), dict):
+            return state[key]
+    return state
+
+
+def load_weights(model: nn.Module, path: str) -> None:
+    """Fill the whole model from a checkpoint, for evaluation and inference.
+
+    Where the checkpoint was stripped of what only training needs, the model is stripped as well.
+
+    Raises:
+        UserError: a key is missing, unexpected or has another shape; the message lists them.
+        MissingFileError: there is no such file.
+    """
+    if not path:
+        raise UserError(
+            "No weights given: set MODEL.WEIGHTS to a checkpoint of this config, for example "
+            "output/model_final.pth."
+        )
+    state = read_state_dict(path)
+    for name in training_only_modules(model):
+        if not any(key.startswith(f"{name}.") for key in state):
+            _remove(model, name)
+    expected = model.state_dict()
+    problems = {
+        "missing in the file": [key for key in expected if key not in state],
+        "not in the model": [key for key in state if key not in expected],
+        "of another shape": [
+            f"{key} (file {tuple(state[key].shape)}, model {tuple(expected[key].shape)})"
+            for key in expected
+            if key in state and state[key].shape != expected[key].shape
+        ],
+    }
+    if any(problems.values()):
+        details = "; ".join(
+            f"{len(keys)} {problem}: {', '.join(keys)}"
+            for problem, keys in problems.items()
+            if keys
+        )
+        raise UserError(f"The weights in '{path}' do not fit the model of this config. {details}")
+    model.load_state_dict(state)
+    logger.info("Loaded weights from %s", path)
+
+
+def strip_training_only(model: nn.Module) -> list[str]:
+    """Take out of the model what only training needs: auxiliary heads, the oracle's projector.
+
+    It predicts as before and can be neither trained nor filled from a full checkpoint any more.
+
+    Returns:
+        The names of the removed submodules.
+    """
+    names = training_only_modules(model)
+    for name in names:
+        _remove(model, name)
+    return names
+
+
+def training_only_modules(model: nn.Module) -> list[str]:
+    """Names of the submodules that modules of ``model`` list as ``training_only``."""
+    return [
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        for name in getattr(module, "training_only", ())
+        if getattr(module, name) is not None
+    ]
+
+
+def _remove(model: nn.Module, name: str) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, None)
+
+
+def _some(keys: Iterable[str], count: int = 10) -> str:
+    keys = list(keys)
+    more = f" and {len(keys) - count} more" if len(keys) > count else ""
+    return (", ".join(keys[:count]) or "nothing") + more
+
+
+def _is_numbered(name: str) -> bool:
+    """True for what training can go on from: ``model_0001999.pth``, ``model_final.pth``."""
+    is_average = name.endswith("_ema.pth")
+    return name.startswith("model_") and name.endswith(".pth") and not is_average

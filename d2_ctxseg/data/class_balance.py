@@ -1,0 +1,124 @@
+"""Weights of classes that make up for how rare they are in the labels of a data set.
+
+Median-frequency balancing: Eigen & Fergus, ICCV 2015 (arXiv 1411.4734); with SegNet, Badrinarayanan
+et al., TPAMI 2017 (arXiv 1511.00561), section 4.
+"""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from .errors import DatasetError
+from .labels import LabelFormat, check_label_values, read_label
+
+# A progress bar appears after this many seconds.
+_BAR_DELAY = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class ClassPixels(NamedTuple):
+    """Counts of the K classes in a set of label images, each (K,) int64."""
+
+    pixels: np.ndarray
+    """Pixels of the class."""
+    pixels_of_images: np.ndarray
+    """All pixels, ignored ones too, of the images that contain the class."""
+
+
+def count_class_pixels(names: Sequence[str]) -> ClassPixels:
+    """Count the classes in the labels of registered data sets of the same classes.
+
+    Shows a progress bar if it takes long.
+
+    Args:
+        names: names of DatasetCatalog.
+
+    Raises:
+        DatasetError: a data set has no classes or no labels, the data sets differ in their number
+            of classes, or a label file cannot be read or holds a value that is no class.
+    """
+    files = [item for name in names for item in _label_files(name)]
+    numbers = {label_format.num_classes for _, label_format in files}
+    if len(numbers) != 1:
+        raise DatasetError(
+            f"The classes of {', '.join(names) or 'no data set'} cannot be counted: expected "
+            f"labels of one number of classes, got {sorted(numbers) or 'no labels'}."
+        )
+    pixels = np.zeros(numbers.pop(), np.int64)
+    of_images = np.zeros_like(pixels)
+    with ThreadPoolExecutor() as pool:
+        counts = pool.map(_count_in_file, *zip(*files))
+        for count, total in tqdm(
+            counts, "counting classes", len(files), unit="image", delay=_BAR_DELAY
+        ):
+            pixels += count
+            of_images[count > 0] += total
+    return ClassPixels(pixels, of_images)
+
+
+def median_frequency_weights(counts: ClassPixels) -> list[float]:
+    """The weight of each class: ``median(frequency) / frequency of the class``.
+
+    A class's frequency is its share in the pixels of the images that contain it. Classes that never
+    occur take no part in the median and get the weight 1.
+
+    Args:
+        counts: as ``count_class_pixels`` returns them.
+
+    Returns:
+        K numbers above 0, of six digits, which YAML keeps.
+
+    Raises:
+        DatasetError: no class occurs.
+    """
+    occurs = counts.pixels > 0
+    if not occurs.any():
+        raise DatasetError("No class occurs in the labels: all of their pixels are ignored.")
+    frequency = counts.pixels[occurs] / counts.pixels_of_images[occurs]
+    weights = np.ones(len(occurs))
+    weights[occurs] = np.median(frequency) / frequency
+    return [float(f"{weight:.6g}") for weight in weights]
+
+
+def balanced_class_weights(names: Sequence[str]) -> list[float]:
+    """Median-frequency weights of the classes in registered data sets.
+
+    Args:
+        names: names of DatasetCatalog, such as ``cfg.DATASETS.TRAIN``.
+
+    Raises:
+        DatasetError: as ``count_class_pixels`` and ``median_frequency_weights``.
+    """
+    counts = count_class_pixels(names)
+    weights = median_frequency_weights(counts)
+    classes = MetadataCatalog.get(names[0]).stuff_classes
+    absent = [name for name, pixels in zip(classes, counts.pixels) if pixels == 0]
+    if absent:
+        logger.warning(
+            "Classes that never occur in the labels of %s get the weight 1: %s.",
+            ", ".join(names),
+            ", ".join(absent),
+        )
+    return weights
+
+
+def _label_files(name: str) -> list[tuple[str, LabelFormat]]:
+    label_format = LabelFormat.from_metadata(MetadataCatalog.get(name))
+    records = DatasetCatalog.get(name)
+    files = [record["sem_seg_file_name"] for record in records if "sem_seg_file_name" in record]
+    return [(file, label_format) for file in files]
+
+
+def _count_in_file(path: str, label_format: LabelFormat) -> tuple[np.ndarray, int]:
+    """Pixels of each class in a label file, and all of its pixels."""
+    label = read_label(path, label_format.label_map)
+    check_label_values(label, label_format, path)
+    values = label[label != label_format.ignore_label]
+    return np.bincount(values, minlength=label_format.num_classes), label.size

@@ -1,0 +1,383 @@
+"""Whole segmentors as files that run without this project: TorchScript, ONNX and torch.export.
+
+A file takes its name only after it was read again and gave what the model gives.
+"""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..utils.errors import UserError, suggest
+from .export_check import OUTPUTS, Agreement, Run, check_file
+
+#: Formats, and how the names of their files end.
+SUFFIXES = {"torchscript": ".pt", "onnx": ".onnx", "torch_export": ".pt2"}
+INPUT_NAME = "image"
+METADATA_FILE = "metadata.json"
+ONNX_OPSET = 18
+
+# Protocol buffers end at 2 GiB; the graph itself needs some of it.
+_LARGEST_SINGLE_FILE = 2**31 - 2**26
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """The shape (B, C, H, W) of the images that a file takes.
+
+    Attributes:
+        batch_size: images at once, B.
+        height: in pixels.
+        width: in pixels.
+        dynamic: B, H and W are free; the numbers above are then an example.
+    """
+
+    batch_size: int
+    height: int
+    width: int
+    dynamic: bool = False
+
+    def __post_init__(self):
+        for name in ("batch_size", "height", "width"):
+            if getattr(self, name) < 1:
+                raise UserError(
+                    f"{name} of the images is {getattr(self, name)}, expected 1 or more."
+                )
+
+
+class ExportableSegmentor(nn.Module):
+    """What is exported: from pixel values to labels or logits, in tensors alone.
+
+    Normalising, padding to what the backbone takes, and cutting the padding off are inside.
+
+    Args:
+        model: a segmentor of this project, in eval mode.
+        output: ``"labels"`` or ``"logits"``.
+        dynamic: compute sizes in the graph, for images of any size.
+
+    Raises:
+        UserError: the model is none of this project's, is in training mode, or pads to a square.
+    """
+
+    def __init__(self, model: nn.Module, output: str = "labels", *, dynamic: bool = False):
+        super().__init__()
+        _check_model(model)
+        if output not in OUTPUTS:
+            raise UserError(
+                f"output '{output}' is not one of {', '.join(OUTPUTS)}.{suggest(output, OUTPUTS)}"
+            )
+        self.model = model
+        self.output = output
+        self.dynamic = dynamic
+        backbone = model.backbone
+        divisor = backbone.padding_constraints.get("size_divisibility", backbone.size_divisibility)
+        self.divisor = max(divisor, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Labels (B, H, W) int64, or logits (B, K, H, W), of each pixel.
+
+        Args:
+            image: (B, C, H, W) floating-point, pixel values 0 to 255, the channels in the order of
+                INPUT.FORMAT.
+        """
+        normalized = (image - self.model.pixel_mean) / self.model.pixel_std
+        height, width = image.shape[-2:]
+        # Not -(-side // divisor): in ONNX, division rounds negative numbers up.
+        last = self.divisor - 1
+        size = [(side + last) // self.divisor * self.divisor for side in (height, width)]
+        logits = self._cut(self.model.logits(self._pad(normalized, size)), (height, width))
+        return logits if self.output == "logits" else logits.argmax(dim=1)
+
+    def _pad(self, image: Tensor, size: list[int]) -> Tensor:
+        if self.dynamic:
+            # Padding by nothing is a case of its own, which a graph would be bound to; so there is
+            # always some, and then it is cut off.
+            return self._cut(F.pad(image, (0, self.divisor, 0, self.divisor)), size)
+        bottom, right = (
+            int(target) - int(side) for target, side in zip(size, image.shape[-2:], strict=True)
+        )
+        return F.pad(image, (0, right, 0, bottom)) if bottom or right else image
+
+    def _cut(self, maps: Tensor, size) -> Tensor:
+        if not self.dynamic:
+            return maps[..., : int(size[0]), : int(size[1])]
+        # So is cutting off nothing, to a slice; it is not to a choice of rows and columns.
+        for axis, length in zip((-2, -1), size, strict=True):
+            maps = maps.index_select(axis, torch.arange(length, device=maps.device))
+        return maps
+
+
+def _check_model(model: nn.Module) -> None:
+    if not hasattr(model, "low_resolution_logits"):
+        raise UserError(
+            f"MODEL.META_ARCHITECTURE: {type(model).__name__} cannot be exported, only this "
+            "project's segmentors. For Detectron2's SemanticSegmentor, LinearSegmentor takes the "
+            "same configs; convert its checkpoint with tools/convert_checkpoint.py."
+        )
+    if model.training:
+        raise UserError("The model is in training mode: call eval() before exporting it.")
+    if model.backbone.padding_constraints.get("square_size", 0) > 0:
+        raise UserError(
+            f"The backbone {type(model.backbone).__name__} pads images to a square, which an "
+            "exported file does not. Set its square_pad to 0."
+        )
+
+
+def export_segmentor(
+    model: nn.Module,
+    path: str | os.PathLike,
+    export_format: str,
+    shape: ImageShape,
+    *,
+    output: str = "labels",
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> Agreement:
+    """Write the model to a file, read it again and compare what it gives with the model.
+
+    Args:
+        model: a segmentor of this project in eval mode, without a sliding window; best without
+            what only training needs (``checkpoint.strip_training_only``). TorchScript and
+            torch.export files run on the kind of device that it is on.
+        path: the file; its name ends as SUFFIXES says. Weights of more than 2 GiB lie beside an
+            ONNX file, in ``{path}.data``.
+        export_format: a key of SUFFIXES.
+        shape: of the images.
+        output: one of OUTPUTS.
+        metadata: texts by name; ONNX keeps them as metadata_props, the others as a JSON file
+            inside.
+        overwrite: replace an existing file.
+
+    Returns:
+        How far the file's output is from the model's.
+
+    Raises:
+        UserError: a wrong argument; the file is there already; the model cannot be expressed in
+            the format, or not with free sizes; or the file computes something else. Nothing is
+            written then, and an existing file stays.
+    """
+    path = Path(path)
+    check_arguments(path, export_format, shape, overwrite)
+    if getattr(model, "sliding_window", None) is not None:
+        raise UserError("The model predicts in sliding windows: set its sliding_window to None.")
+    if shape.dynamic:
+        _check_windows(model)
+    module = ExportableSegmentor(model, output, dynamic=shape.dynamic).eval()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, so that renaming is atomic; under its final name, which an ONNX file with
+    # weights beside it has inside.
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    try:
+        part = folder / path.name
+        _write(module, part, export_format, shape, dict(metadata or {}))
+        run = _read_again(part, export_format)
+        agreement = check_file(model, run, _check_shapes(module, shape), output)
+        written = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
+        for file in written:
+            os.replace(file, path.parent / file.name)
+        if len(written) == 1:  # weights beside the file that was replaced belong to nothing now
+            data_file(path).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return agreement
+
+
+def check_arguments(path: Path, export_format: str, shape: ImageShape, overwrite: bool) -> None:
+    """Raise UserError for what ``export_segmentor`` refuses whatever the model is."""
+    if export_format not in SUFFIXES:
+        raise UserError(
+            f"format '{export_format}' is not one of {', '.join(SUFFIXES)}."
+            f"{suggest(export_format, SUFFIXES)}"
+        )
+    suffix = SUFFIXES[export_format]
+    if path.suffix != suffix:
+        raise UserError(f"'{path}': the name of a {export_format} file must end in {suffix}.")
+    for file in (path, data_file(path)):
+        if file.exists() and not overwrite:
+            raise UserError(f"'{file}' is there already. Name another file, or set --overwrite.")
+    if shape.dynamic and export_format == "torchscript":
+        raise UserError(
+            "TorchScript files take images of one size only: a trace keeps numbers of the size it "
+            "was made with. For any size choose the format torch_export or onnx."
+        )
+    if export_format == "onnx":
+        _import_onnxruntime()
+
+
+def _check_windows(model: nn.Module) -> None:
+    # The exporter does not refuse them, but had no result for the smallest Swin in ten minutes.
+    windowed = (module for module in model.modules() if getattr(module, "window_size", None))
+    if (module := next(windowed, None)) is not None:
+        raise UserError(
+            "This model cannot be exported for images of any size: it has attention in windows "
+            f"({type(module).__name__}). Leave --dynamic out and give --size HEIGHT WIDTH."
+        )
+
+
+def data_file(path: Path) -> Path:
+    """Where an ONNX file of more than 2 GiB has its weights."""
+    return path.with_name(f"{path.name}.data")
+
+
+def _import_onnxruntime():
+    try:
+        import onnx  # noqa: F401  (the exporter needs these two)
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"The format onnx needs a package that is not installed ({error}): "
+            "pip install onnx onnxscript onnxruntime"
+        ) from error
+    return onnxruntime
+
+
+def _write(
+    module: ExportableSegmentor,
+    path: Path,
+    export_format: str,
+    shape: ImageShape,
+    metadata: dict[str, str],
+) -> None:
+    """Export, with all errors of the three exporters as one kind."""
+    writer = {"torchscript": _write_torchscript, "onnx": _write_onnx}.get(
+        export_format, _write_torch_export
+    )
+    try:
+        with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            writer(module, path, shape, metadata)
+    except OSError:
+        raise
+    except Exception as error:  # the exporters raise errors of many kinds
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+        if shape.dynamic:
+            raise UserError(
+                f"This model cannot be exported as {export_format} for images of any size "
+                f"({reason}). Leave --dynamic out and give --size HEIGHT WIDTH."
+            ) from error
+        raise UserError(
+            f"This model cannot be exported as {export_format} ({reason}). Try another format."
+        ) from error
+
+
+def _write_torchscript(module, path: Path, shape: ImageShape, metadata: dict[str, str]) -> None:
+    example = _example(module, shape)
+    traced = torch.jit.trace(module, example, check_trace=False)
+    scripted = torch.jit.script(_OneShape(traced, list(example.shape)).eval())
+    files = {METADATA_FILE: json.dumps(metadata)}
+    torch.jit.save(torch.jit.freeze(scripted), str(path), _extra_files=files)
+
+
+class _OneShape(nn.Module):
+    """A traced module that refuses images of another shape than it was traced with."""
+
+    def __init__(self, traced: nn.Module, shape: list[int]):
+        super().__init__()
+        self.traced = traced
+        self.shape: list[int] = shape
+
+    def forward(self, image: Tensor) -> Tensor:
+        if image.shape != self.shape:
+            raise RuntimeError(f"images of shape {self.shape} expected, got {image.shape}")
+        return self.traced(image)
+
+
+def _write_torch_export(module, path: Path, shape: ImageShape, metadata: dict[str, str]) -> None:
+    program = _export(module, shape)
+    torch.export.save(program, str(path), extra_files={METADATA_FILE: json.dumps(metadata)})
+
+
+def _write_onnx(module, path: Path, shape: ImageShape, metadata: dict[str, str]) -> None:
+    names = {INPUT_NAME: {0: "batch", 2: "height", 3: "width"}} if shape.dynamic else None
+    onnx_program = torch.onnx.export(
+        _export(module, shape),
+        dynamo=True,
+        opset_version=ONNX_OPSET,
+        input_names=[INPUT_NAME],
+        output_names=[module.output],
+        dynamic_shapes=names,
+        verbose=False,
+    )
+    onnx_program.model.metadata_props.update(metadata)
+    weights = [*module.parameters(), *module.buffers()]
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in weights)
+    onnx_program.save(str(path), external_data=num_bytes > _LARGEST_SINGLE_FILE)
+
+
+def _export(module: ExportableSegmentor, shape: ImageShape) -> torch.export.ExportedProgram:
+    example = _example(module, shape)
+    if not shape.dynamic:
+        return torch.export.export(module, (example,), strict=False)
+    # With feature maps of one pixel some operators take another way.
+    least = module.divisor + 1
+    axes = {
+        0: torch.export.Dim("batch", min=1),
+        2: torch.export.Dim("height", min=least),
+        3: torch.export.Dim("width", min=least),
+    }
+    return torch.export.export(
+        module,
+        (example,),
+        dynamic_shapes={INPUT_NAME: axes},
+        strict=False,
+        prefer_deferred_runtime_asserts_over_guards=True,
+    )
+
+
+def _example(module: ExportableSegmentor, shape: ImageShape) -> Tensor:
+    """An image to trace with; with free sizes it has none that is a special case: 1, or equal."""
+    batch, height, width = shape.batch_size, shape.height, shape.width
+    if shape.dynamic:
+        batch = max(batch, 2)
+        height, width = max(height, 2 * module.divisor), max(width, 2 * module.divisor)
+        width += module.divisor * (width == height)
+    mean = module.model.pixel_mean
+    return torch.full((batch, mean.shape[0], height, width), 127.0, device=mean.device)
+
+
+def load_exported(path: str | os.PathLike, export_format: str) -> Run:
+    """The file as a function from images (B, C, H, W) float32 to labels or logits."""
+    if export_format == "onnx":
+        session = _import_onnxruntime().InferenceSession(
+            str(path), providers=["CPUExecutionProvider"]
+        )
+        return lambda image: torch.from_numpy(
+            session.run(None, {INPUT_NAME: image.cpu().numpy()})[0]
+        )
+    if export_format == "torchscript":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.jit.load(str(path))
+    return torch.export.load(str(path)).module()
+
+
+def _read_again(path: Path, export_format: str) -> Run:
+    try:
+        return load_exported(path, export_format)
+    except Exception as error:  # the runtimes raise errors of many kinds
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"The {export_format} file of this model was written, but cannot be read again "
+            f"({type(error).__name__}: {reason}). Try another format."
+        ) from error
+
+
+def _check_shapes(module: ExportableSegmentor, shape: ImageShape) -> list[tuple[int, int, int]]:
+    """Batch size, height and width of the images that a file is tried on."""
+    shapes = [(shape.batch_size, shape.height, shape.width)]
+    if shape.dynamic:
+        # Sizes that need padding, and sizes that do not.
+        step = max(module.divisor, 2)
+        shapes += [(1, 2 * step, 3 * step), (3, 2 * step + step // 2, 3 * step + 1)]
+    return shapes

@@ -1,0 +1,59 @@
+"""Puts numbers in the place of MODEL.PIXEL_LOSS.CLASS_WEIGHTS "balanced"."""
+
+import logging
+from pathlib import Path
+
+import yaml
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from ..data.class_balance import balanced_class_weights
+from ..data.errors import DatasetError
+from ..modeling.build_pixel_loss import BALANCED
+
+logger = logging.getLogger(__name__)
+
+
+def balance_classes(cfg: CfgNode, *, resume: bool = False) -> None:
+    """Replace "balanced" class weights in ``cfg`` by those of the labels of DATASETS.TRAIN.
+
+    To be called by all processes of a distributed run, before the config is saved and the model is
+    built. The first process reads the labels. With other class weights it does nothing.
+
+    Args:
+        cfg: changed in place, even if it is frozen; it is frozen afterwards if it was before.
+        resume: take the numbers from the config.yaml in OUTPUT_DIR, if it has them.
+
+    Raises:
+        DatasetError: the labels cannot be counted; raised in all processes.
+    """
+    if cfg.MODEL.PIXEL_LOSS.CLASS_WEIGHTS != BALANCED:
+        return
+    weights = error = None
+    if comm.is_main_process():
+        try:
+            weights = _saved_weights(cfg) if resume else None
+            weights = weights or balanced_class_weights(cfg.DATASETS.TRAIN)
+        except (OSError, DatasetError) as caught:
+            error = str(caught)
+    # Gathering also makes the other processes wait, and lets them fail rather than hang.
+    weights, error = comm.all_gather((weights, error))[0]
+    if error is not None:
+        raise DatasetError(f"MODEL.PIXEL_LOSS.CLASS_WEIGHTS '{BALANCED}': {error}")
+    frozen = cfg.is_frozen()
+    cfg.defrost()
+    cfg.MODEL.PIXEL_LOSS.CLASS_WEIGHTS = weights
+    if frozen:
+        cfg.freeze()
+    logger.info("Balanced class weights: %s", weights)
+
+
+def _saved_weights(cfg: CfgNode) -> list[float] | None:
+    """The weights that the run was started with, or None."""
+    path = Path(cfg.OUTPUT_DIR) / "config.yaml"
+    if not path.is_file():
+        return None
+    saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+    weights = saved.get("MODEL", {}).get("PIXEL_LOSS", {}).get("CLASS_WEIGHTS")
+    return weights if isinstance(weights, list) else None

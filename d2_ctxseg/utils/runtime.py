@@ -1,0 +1,33 @@
+"""Makes ``import detectron2`` work: the installed Detectron2, or the embedded one."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+EMBEDDED_ROOT = Path(__file__).resolve().parents[1] / "embedded"
+
+
+def ensure_detectron2() -> None:
+    """Put the embedded runtime at the END of ``sys.path`` where Detectron2 is not installed.
+
+    At the end it can never shadow a real installation. Subprocesses (``spawn``) import d2_ctxseg
+    again, and so come here again.
+    """
+    if importlib.util.find_spec("detectron2") is None:
+        sys.path.append(str(EMBEDDED_ROOT))
+
+
+def is_embedded() -> bool:
+    """True if ``detectron2`` is the embedded runtime, False if it is an installed Detectron2."""
+    import detectron2
+
+    return EMBEDDED_ROOT in Path(detectron2.__file__).resolve().parents
+
+
+def describe_runtime() -> str:
+    """One line that says which Detectron2 runs, for the log."""
+    import detectron2
+
+    kind = "the embedded runtime of d2_ctxseg" if is_embedded() else "the installed Detectron2"
+    folder = Path(detectron2.__file__).parent
+    return f"Running on {kind}: detectron2 {detectron2.__version__} ({folder})"

@@ -1,0 +1,51 @@
+"""Views of any model: what it predicts, and how sure it is."""
+
+import math
+
+import numpy as np
+
+from ..overlays import draw_comparison, draw_overlay
+from .drawing import HeatScale, Panel, draw_panels
+from .measures import confidence, entropy
+from .scene import ClassifierView, Scene
+
+
+def prediction_views(scene: Scene) -> list[ClassifierView]:
+    """Prediction, entropy and confidence of a model."""
+    return [_prediction(scene), _entropy(scene), _confidence(scene)]
+
+
+def entropy_scale(*maps: np.ndarray, num_classes: int) -> HeatScale:
+    """Colours for maps of entropy (H, W): the same ones for all, up to the largest value."""
+    label = f"entropy in nats (log {num_classes} = {math.log(num_classes):.2f} at most)"
+    return HeatScale(label, 0.0, max(float(values.max()) for values in maps), "magma")
+
+
+def _prediction(scene: Scene) -> ClassifierView:
+    if scene.truth is None:
+        picture = draw_overlay(scene.image, scene.prediction, scene.metadata)
+        return ClassifierView("prediction", "The class of every pixel, with shares.", picture)
+    picture = draw_comparison(scene.image, scene.truth, scene.prediction, scene.metadata)
+    return ClassifierView("prediction", "The image, its true classes, and the prediction.", picture)
+
+
+def _entropy(scene: Scene) -> ClassifierView:
+    values = entropy(scene.logits).cpu().numpy()
+    scale = entropy_scale(values, num_classes=scene.num_classes)
+    panels = [
+        Panel("image", scene.image),
+        Panel(f"entropy, {values.mean():.3f} on average", scale.colors(values)),
+    ]
+    caption = "Entropy of the predicted probabilities: the brighter, the less sure."
+    return ClassifierView("entropy", caption, draw_panels(panels, 2, heat=scale))
+
+
+def _confidence(scene: Scene) -> ClassifierView:
+    values = confidence(scene.logits).cpu().numpy()
+    scale = HeatScale("probability of the predicted class", 0.0, 1.0, "viridis")
+    panels = [
+        Panel("image", scene.image),
+        Panel(f"confidence, {values.mean():.3f} on average", scale.colors(values)),
+    ]
+    caption = "Probability of the predicted class: the darker, the less sure."
+    return ClassifierView("confidence", caption, draw_panels(panels, 2, heat=scale))

@@ -1,0 +1,248 @@
+"""The parts that the views are drawn with: panels in a grid, heat maps, bars, points."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from ...data import generate_palette
+from ..overlays import draw_legend_strip
+
+DOTS_PER_INCH = 100
+WIDEST, WIDEST_PANEL, NARROWEST_PANEL, HIGHEST_PANEL = 1600, 640, 220, 960  # pixels
+TITLE_HEIGHT, GAP, MARGIN = 28, 10, 10
+BAR_WIDTH, BAR_SPACE, KEY_HEIGHT = 16, 100, 44
+TITLE = {"fontsize": 10, "horizontalalignment": "center", "verticalalignment": "center"}
+HEAT_OPACITY = 0.65
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture, uint8 RGB (h, w, 3), and what stands above it."""
+
+    title: str
+    picture: np.ndarray
+
+
+@dataclass(frozen=True)
+class HeatScale:
+    """Which colour a number has.
+
+    Attributes:
+        label: what the numbers are, for the bar of colours.
+        low, high: the ends of the bar; beyond them the colour stays the same.
+        colormap: a colour map of matplotlib.
+    """
+
+    label: str
+    low: float
+    high: float
+    colormap: str = "viridis"
+
+    def colors(self, values: np.ndarray) -> np.ndarray:
+        """Numbers (H, W) to uint8 RGB (H, W, 3)."""
+        return matplotlib.colormaps[self.colormap](self._norm()(values), bytes=True)[..., :3]
+
+    def over(self, image_rgb: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """The colours of numbers (H, W) over a grey version of an image (H, W, 3)."""
+        return blend(grey(image_rgb), self.colors(values), HEAT_OPACITY)
+
+    def mappable(self) -> ScalarMappable:
+        """For matplotlib's bar of colours."""
+        return ScalarMappable(self._norm(), self.colormap)
+
+    def _norm(self) -> Normalize:
+        return Normalize(self.low, max(self.high, self.low + 1e-6), clip=True)
+
+
+def grey(image_rgb: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) without its colours."""
+    return cv2.cvtColor(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def blend(image: np.ndarray, colors: np.ndarray, opacity: float) -> np.ndarray:
+    """Two uint8 pictures (H, W, 3), the second one laid over the first."""
+    return cv2.addWeighted(image, 1 - opacity, colors, opacity, 0)
+
+
+def draw_panels(
+    panels: Sequence[Panel],
+    columns: int,
+    *,
+    heat: HeatScale | None = None,
+    key: dict[str, Sequence[int]] | None = None,
+) -> np.ndarray:
+    """Panels of one shape in rows, with a bar of colours or a key of them.
+
+    Args:
+        panels: in the order of reading.
+        columns: panels in a row.
+        heat: draw its bar at the right.
+        key: what colours (r, g, b) mean, drawn beneath.
+
+    Returns:
+        uint8 RGB.
+    """
+    mosaic, places = _mosaic([panel.picture for panel in panels], columns)
+    height, width = mosaic.shape[:2]
+    total_width, total_height = width + BAR_SPACE * bool(heat), height + KEY_HEIGHT * bool(key)
+    figure = _figure(total_width, total_height)
+    # A pixel of the mosaic is a pixel of the figure.
+    box = (0, 1 - height / total_height, width / total_width, height / total_height)
+    axis = figure.add_axes(box)
+    axis.imshow(mosaic, interpolation="nearest", aspect="auto")
+    axis.set_axis_off()
+    for panel, (left, right, top) in zip(panels, places):
+        # Class names may hold a "$", which would start a formula.
+        axis.text(
+            (left + right) / 2, top - TITLE_HEIGHT / 2, panel.title, parse_math=False, **TITLE
+        )
+    if heat:
+        left, bottom = (width + GAP) / total_width, box[1] + 0.05 * box[3]
+        bar = figure.add_axes((left, bottom, BAR_WIDTH / total_width, 0.9 * box[3]))
+        figure.colorbar(heat.mappable(), cax=bar).set_label(heat.label)
+    if key:
+        _draw_key(figure, key)
+    return _rendered(figure)
+
+
+def _mosaic(
+    pictures: Sequence[np.ndarray], columns: int
+) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
+    """Pictures of one shape in rows, with room for titles, and each one's left, right and top."""
+    height, width = pictures[0].shape[:2]
+    panel_width = int(np.clip(WIDEST // columns, NARROWEST_PANEL, WIDEST_PANEL))
+    panel_width = max(min(panel_width, HIGHEST_PANEL * width // height), 1)
+    panel_height = max(round(panel_width * height / width), 1)
+    enlarged = panel_width > width
+    step = (TITLE_HEIGHT + panel_height, panel_width + GAP)
+    rows = -(-len(pictures) // columns)
+    shape = (rows * step[0], columns * step[1] - GAP, 3)
+    mosaic, places = np.full(shape, 255, np.uint8), []
+    for number, picture in enumerate(pictures):
+        top, left = TITLE_HEIGHT + number // columns * step[0], number % columns * step[1]
+        interpolation = cv2.INTER_CUBIC if enlarged else cv2.INTER_AREA
+        resized = cv2.resize(picture, (panel_width, panel_height), interpolation=interpolation)
+        mosaic[top : top + panel_height, left : left + panel_width] = resized
+        places.append((left, left + panel_width, top))
+    return mosaic, places
+
+
+def draw_bars(
+    names: Sequence[str], colors: Sequence, series: dict[str, Sequence[float]], label: str
+) -> np.ndarray:
+    """Horizontal bars: a group for each name, and in it a bar of each series.
+
+    Args:
+        names: of the groups, from the top.
+        colors: one (r, g, b) a group; the first series has them full, further ones paler.
+        series: name -> one number a group.
+        label: what the numbers are.
+
+    Returns:
+        uint8 RGB.
+    """
+    thickness = 0.8 / len(series)
+    figure = _figure(900, 110 + len(names) * (18 + 16 * len(series)))
+    figure.set_layout_engine("constrained")
+    axis = figure.subplots()
+    place = np.arange(len(names))
+    for number, (title, values) in enumerate(series.items()):
+        opacity = 1 - 0.65 * number / max(len(series) - 1, 1)
+        at = place + thickness * (number - (len(series) - 1) / 2)
+        faces = [(*np.divide(color, 255), opacity) for color in colors]
+        bars = axis.barh(at, values, thickness * 0.95, color=faces, edgecolor="0.3", linewidth=0.5)
+        axis.bar_label(bars, [f" {title}: {value:.1f}" for value in values], fontsize=8)
+    axis.set_yticks(place, names, parse_math=False)
+    axis.invert_yaxis()
+    axis.margins(x=0.15, y=0.01)
+    axis.set_xlabel(label)
+    axis.spines[["top", "right"]].set_visible(False)
+    return _rendered(figure)
+
+
+def draw_points(
+    points: np.ndarray,
+    colors: np.ndarray,
+    stars: np.ndarray,
+    star_colors: np.ndarray,
+    axis_labels: tuple[str, str],
+) -> np.ndarray:
+    """Points, and stars upon them, in the plane.
+
+    Args:
+        points: (N, 2).
+        colors: (N, 3), red, green and blue from 0 to 255.
+        stars: (P, 2).
+        star_colors: (P, 3).
+        axis_labels: of the two axes.
+
+    Returns:
+        uint8 RGB.
+    """
+    figure = _figure(900, 760)
+    figure.set_layout_engine("constrained")
+    axis = figure.subplots()
+    axis.scatter(*points.T, s=12, c=colors / 255, alpha=0.6, linewidths=0)
+    axis.scatter(
+        *stars.T, s=170, c=star_colors / 255, marker="*", edgecolors="black", linewidths=0.8
+    )
+    axis.set_xlabel(axis_labels[0])
+    axis.set_ylabel(axis_labels[1])
+    axis.set_aspect("equal", adjustable="datalim")
+    axis.grid(color="0.9", linewidth=0.6)
+    axis.set_axisbelow(True)
+    return _rendered(figure)
+
+
+def with_legend(picture: np.ndarray, metadata, classes) -> np.ndarray:
+    """A picture (h, w, 3) with the names and colours of some classes beneath."""
+    strip = draw_legend_strip(metadata, np.asarray(classes), picture.shape[1])
+    return np.vstack([picture, strip])
+
+
+def distinct_colors(count: int) -> np.ndarray:
+    """Colours for ``count`` things that have none of their own, (count, 3) uint8."""
+    for name in ("tab10", "tab20"):
+        colors = matplotlib.colormaps[name].colors
+        if count <= len(colors):
+            return np.uint8(np.multiply(colors[:count], 255).round())
+    return np.uint8(generate_palette(count))
+
+
+def percent(share: float) -> str:
+    """0.123 as "12.3 %"."""
+    return f"{100 * share:.1f} %"
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure((width / DOTS_PER_INCH, height / DOTS_PER_INCH), DOTS_PER_INCH)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw_key(figure: Figure, key: dict[str, Sequence[int]]) -> None:
+    patches = [
+        Patch(facecolor=np.divide(color, 255), edgecolor="0.5", label=text)
+        for text, color in key.items()
+    ]
+    figure.legend(handles=patches, loc="lower center", ncols=len(key), frameon=False)
+
+
+def _rendered(figure: Figure) -> np.ndarray:
+    """The figure as uint8 RGB, its blank edges cut to a margin."""
+    figure.canvas.draw()
+    picture = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    drawn = (picture < 255).any(axis=2)
+    rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
+    if not rows.size:
+        return picture.copy()
+    cut = picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return np.pad(cut, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), constant_values=255)

@@ -1,0 +1,232 @@
+"""Views of the prototypes of a class: which pixels resemble which of them, and where they lie.
+
+After figures 3 and 5 of Zhou et al., "Rethinking Semantic Segmentation: A Prototype View", CVPR
+2022 (arXiv 2203.15102).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..overlays import class_color, class_name
+from .drawing import (
+    HeatScale,
+    Panel,
+    blend,
+    distinct_colors,
+    draw_panels,
+    draw_points,
+    grey,
+    percent,
+    with_legend,
+)
+from .model_maps import classifying_module, maps_of_image
+from .scene import ClassifierView, Scene, largest_classes
+
+MOST_CLASSES = 3  # with a picture of similarities each
+MOST_PROTOTYPES = 11  # with a map of similarities each
+MOST_CLASSES_OF_EMBEDDING = 8
+MOST_PIXELS_OF_EMBEDDING = 2000
+
+
+class PixelSample(NamedTuple):
+    """Some pixels of the classifier's resolution."""
+
+    embeddings: Tensor
+    """(N, C) of unit length."""
+    classes: Tensor
+    """(N,) int64: the classes that they were predicted as."""
+
+
+class Plane(NamedTuple):
+    """The plane in which points in C dimensions vary most (the first two principal components)."""
+
+    mean: Tensor
+    """(C,)"""
+    axes: Tensor
+    """(C, 2), orthonormal."""
+    explained: Tensor
+    """(2,): the share of the variance along each axis."""
+
+    def project(self, points: Tensor) -> Tensor:
+        """(N, C) to (N, 2)."""
+        return (points - self.mean) @ self.axes
+
+
+class PrototypeMaps(NamedTuple):
+    """What the pixels of an image have to do with the prototypes of some classes."""
+
+    cosines: Tensor
+    """(n, M, H, W): with each prototype of n classes."""
+    sample: PixelSample
+
+
+def prototype_maps(scene: Scene, classes: Sequence[int], sampled: Sequence[int]) -> PrototypeMaps:
+    """Cosines of pixels and prototypes.
+
+    Args:
+        scene: with a PrototypeClassifier.
+        classes: whose prototypes, n of them.
+        sampled: the classes of which pixels are sampled.
+    """
+    classifier = classifying_module(scene.model)
+    table = F.normalize(classifier.prototypes, dim=2)[list(classes)].flatten(0, 1)
+    valid = _valid_size(scene)
+    generator, samples = torch.Generator().manual_seed(0), []
+
+    def read(features, logits):
+        embeddings = classifier.embed(features)
+        cosines = embeddings @ table.to(embeddings.dtype).T
+        embeddings = embeddings.unflatten(0, (len(features), *features.shape[-2:]))
+        samples.append(_sampled(embeddings, logits.argmax(1), valid, sampled, generator))
+        return {"cosines": cosines.unflatten(0, embeddings.shape[:3]).permute(0, 3, 1, 2)}
+
+    cosines = maps_of_image(scene.model, scene.inputs, read)["cosines"]
+    # Of windows there are several samples.
+    whole = PixelSample(*(torch.cat(parts) for parts in zip(*samples)))
+    index = sample_of_each(whole.classes, sampled, MOST_PIXELS_OF_EMBEDDING, generator)
+    shape = (len(classes), classifier.num_prototypes)
+    return PrototypeMaps(cosines.unflatten(0, shape), PixelSample(*(x[index] for x in whole)))
+
+
+def sample_of_each(
+    classes: Tensor, wanted: Sequence[int], most: int, generator: torch.Generator
+) -> Tensor:
+    """Indices of up to ``most`` pixels: as many of each class wanted, or all where it has fewer.
+
+    Args:
+        classes: (N,) int64, on the CPU.
+        wanted: classes.
+        most: of all classes together.
+        generator: on the CPU.
+
+    Returns:
+        (at most ``most``,) int64.
+    """
+    order = torch.randperm(len(classes), generator=generator)
+    of_each = [order[classes[order] == label][: most // len(wanted)] for label in wanted]
+    return torch.cat(of_each)
+
+
+def principal_plane(points: Tensor) -> Plane:
+    """The plane of the most variance of (N, C) points; the same whenever it is called."""
+    mean = points.mean(dim=0)
+    centered = points - mean
+    with torch.random.fork_rng(devices=[]):  # the algorithm starts from random numbers
+        torch.manual_seed(0)
+        _, lengths, axes = torch.pca_lowrank(
+            centered, q=min(8, *points.shape), center=False, niter=8
+        )
+    missing = max(2 - len(lengths), 0)  # of a single point
+    lengths, axes = F.pad(lengths, (0, missing))[:2], F.pad(axes, (0, missing))[:, :2]
+    # An axis could as well point the other way.
+    largest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
+    explained = lengths.square() / centered.square().sum().clamp(min=1e-12)
+    return Plane(mean, axes * largest.sign(), explained)
+
+
+def prototype_views(scene: Scene) -> list[ClassifierView]:
+    """A picture of similarities for each class, and one of the embedding space."""
+    classes = scene.classes_to_show(MOST_CLASSES)
+    in_plane = largest_classes(scene.prediction, MOST_CLASSES_OF_EMBEDDING)
+    maps = prototype_maps(scene, classes, in_plane)
+    cosines = maps.cosines.float().cpu().numpy()
+    views = [_similarities(scene, k, cosines[i]) for i, k in enumerate(classes)]
+    return [*views, _embedding_space(scene, maps.sample, in_plane)]
+
+
+def _similarities(scene: Scene, label: int, cosines: np.ndarray) -> ClassifierView:
+    """Of a class: cosines (M, H, W) and the pixels of each of its prototypes."""
+    name, count = class_name(scene.metadata, label), len(cosines)
+    own, nearest = scene.prediction == label, cosines.argmax(axis=0)
+    sizes = np.bincount(nearest[own], minlength=count)
+    shown = sorted(np.argsort(-sizes, kind="stable")[:MOST_PROTOTYPES].tolist())
+    low, high = np.percentile(cosines[shown], [1, 99])
+    scale = HeatScale("cosine similarity", float(low), float(high), "turbo")
+    colors, ground = distinct_colors(count), grey(scene.image)
+    assigned = blend(ground, np.where(own[..., None], colors[nearest], ground), 0.75)
+    total = max(own.sum(), 1)
+    panels = [Panel("image", scene.image), Panel(f"{name}: nearest prototype", assigned)]
+    panels += [
+        Panel(
+            f"prototype {m + 1}: nearest to {percent(sizes[m] / total)}",
+            _framed(scale.over(scene.image, cosines[m]), colors[m]),
+        )
+        for m in shown
+    ]
+    caption = (
+        f"Similarity of every pixel to the prototypes of {name}, and which of them is the nearest "
+        f"to each pixel predicted as {name}"
+        + (f" ({len(shown)} of {count} prototypes)." if len(shown) < count else ".")
+    )
+    columns = min(4, len(panels))
+    picture = draw_panels(panels, columns, heat=scale)
+    return ClassifierView(_view_name(scene, label), caption, picture)
+
+
+def _embedding_space(scene: Scene, sample: PixelSample, classes: Sequence[int]) -> ClassifierView:
+    prototypes = F.normalize(classifying_module(scene.model).prototypes, dim=2)[list(classes)]
+    prototypes = prototypes.float().cpu()
+    plane = principal_plane(sample.embeddings)
+    colors = np.array([class_color(scene.metadata, k) for k in range(scene.num_classes)])
+    labels = [
+        f"{rank} principal component ({percent(share)} of the variance)"
+        for rank, share in zip(("first", "second"), plane.explained.tolist())
+    ]
+    picture = draw_points(
+        plane.project(sample.embeddings).numpy(),
+        colors[sample.classes.numpy()],
+        plane.project(prototypes.flatten(0, 1)).numpy(),
+        colors[np.repeat(classes, prototypes.shape[1])],
+        tuple(labels),
+    )
+    caption = (
+        f"Embeddings of {len(sample.classes)} pixels (points, coloured by predicted class) and of "
+        "the prototypes (stars), on the plane in which the pixels vary most."
+    )
+    picture = with_legend(picture, scene.metadata, sorted(classes))
+    return ClassifierView("embedding_space", caption, picture)
+
+
+def _sampled(
+    embeddings: Tensor,
+    classes: Tensor,
+    valid: tuple[int, int],
+    wanted: Sequence[int],
+    generator: torch.Generator,
+) -> PixelSample:
+    """Of embeddings (B, h, w, C) and classes (B, h, w), a sample of what is not padding."""
+    height, width = valid
+    embeddings = embeddings[:, :height, :width].flatten(0, 2)
+    classes = classes[:, :height, :width].flatten().cpu()
+    index = sample_of_each(classes, wanted, MOST_PIXELS_OF_EMBEDDING, generator)
+    return PixelSample(embeddings[index.to(embeddings.device)].float().cpu(), classes[index])
+
+
+def _valid_size(scene: Scene) -> tuple[int, int]:
+    """How many rows and columns of the pixel features lie in the image, or in each window of it."""
+    size = tuple(scene.inputs[0]["image"].shape[-2:])
+    windows = getattr(scene.model, "sliding_window", None)
+    if windows is not None:
+        size = tuple(min(pair) for pair in zip(size, windows.size))
+    stride = scene.model.sem_seg_head.common_stride
+    return tuple(max(round(length / stride), 1) for length in size)
+
+
+def _framed(picture: np.ndarray, color: Sequence[int]) -> np.ndarray:
+    """With a frame of the colour that the prototype has in the other picture."""
+    width = max(round(picture.shape[1] / 60), 1)
+    framed = picture.copy()
+    framed[:width], framed[-width:], framed[:, :width], framed[:, -width:] = [color] * 4
+    return framed
+
+
+def _view_name(scene: Scene, label: int) -> str:
+    """Names of classes may be no file names, and may come twice: their numbers do not."""
+    name = scene.metadata.stuff_classes[label].lower()
+    safe = "".join(c if c.isascii() and c.isalnum() else "_" for c in name).strip("_")
+    return "_".join(["prototypes", str(label), *([safe] if safe else [])])

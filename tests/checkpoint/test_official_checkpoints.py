@@ -1,0 +1,86 @@
+"""Weights of the authors' code for this project's classifiers and head."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from d2_ctxseg.checkpoint import convert_official_state_dict
+from d2_ctxseg.classifiers import ContextAwareClassifier, PrototypeClassifier
+from d2_ctxseg.modeling import ECEHead
+from d2_ctxseg.utils.errors import UserError
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+METHODS = {
+    "cac": ("context_aware.npz", lambda: ContextAwareClassifier(16, 7)),
+    "protoseg": ("prototype.npz", lambda: PrototypeClassifier(16, 6, num_prototypes=4)),
+    "ecenet": ("explicit_class.npz", lambda: ECEHead((16, 32, 64, 128), 9, channels=32)),
+}
+PREFIXES = {
+    "cac": ["decode_head.", "module.decode_head.", "decode_head.1."],
+    "protoseg": ["module."],
+    "ecenet": ["decode_head.", "module.decode_head."],
+}
+
+
+def official(method):
+    arrays = np.load(FIXTURES / METHODS[method][0])
+    return {
+        key.removeprefix("state/"): torch.from_numpy(arrays[key])
+        for key in arrays.files
+        if key.startswith("state/")
+    }
+
+
+@pytest.mark.parametrize("method", METHODS)
+class TestEveryMethod:
+    def test_every_weight_finds_its_place(self, method):
+        converted = convert_official_state_dict(official(method), method)
+        METHODS[method][1]().load_state_dict(converted)
+        assert len(converted) == len(official(method))
+
+    def test_of_a_whole_model_the_rest_is_left_out(self, method):
+        expected = convert_official_state_dict(official(method), method)
+        for prefix in PREFIXES[method]:
+            model = {prefix + key: tensor for key, tensor in official(method).items()}
+            model["backbone.norm.weight"] = model["auxiliary_head.conv_seg.weight"] = torch.zeros(1)
+            if method != "ecenet":
+                model[prefix + "fusion.conv.weight"] = torch.zeros(1)
+            converted = convert_official_state_dict({"state_dict": model}, method)
+            assert converted.keys() == expected.keys()
+            torch.testing.assert_close(converted, expected, rtol=0, atol=0)
+
+    def test_unknown_keys_are_named(self, method):
+        state = {**official(method), "conv_segment.weight": torch.zeros(1), "x.bias": torch.ones(1)}
+        with pytest.raises(UserError, match="conv_segment.weight, x.bias. Expected names such as"):
+            convert_official_state_dict(state, method)
+
+    def test_where_there_is_nothing_of_it_is_said(self, method):
+        with pytest.raises(UserError, match="nothing of the authors' " + method):
+            convert_official_state_dict({}, method)
+
+
+def test_of_a_cascade_the_last_head_has_the_classifier():
+    first = {f"decode_head.0.{key}": torch.zeros_like(x) for key, x in official("cac").items()}
+    last = {f"decode_head.1.{key}": x for key, x in official("cac").items()}
+    converted = convert_official_state_dict({**first, **last}, "cac")
+    torch.testing.assert_close(converted, convert_official_state_dict(official("cac"), "cac"))
+
+
+def test_a_projection_of_prototypes_is_converted():
+    classifier = PrototypeClassifier(16, 6, num_prototypes=4, projection=True)
+    names = {"projection.0": "proj.0", "projection.1": "proj.1.0", "projection.3": "proj.2"}
+    state = official("protoseg")
+    for ours, theirs in names.items():
+        for key, tensor in classifier.projection[int(ours[-1])].state_dict().items():
+            state[f"proj_head.{theirs}.{key}"] = torch.rand_like(tensor.float())
+    converted = convert_official_state_dict(state, "protoseg")
+    classifier.load_state_dict(converted)
+    expected = state["proj_head.proj.2.weight"]
+    torch.testing.assert_close(classifier.projection[3].weight, torch.nn.Parameter(expected))
+
+
+def test_unknown_methods_are_answered_with_those_there_are():
+    with pytest.raises(UserError, match="method 'cca'; there are cac, protoseg, ecenet"):
+        convert_official_state_dict({}, "cca")

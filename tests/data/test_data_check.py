@@ -1,0 +1,195 @@
+"""The check of a data set, the conversion of colour labels, and their commands."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_folders import IGNORE, run_script, unique_name, write_image, write_pairs, write_yaml
+from PIL import Image
+
+from d2_ctxseg.data import (
+    DatasetError,
+    check_dataset,
+    convert_color_labels,
+    read_folder_dataset,
+    register_folder_dataset,
+)
+from d2_ctxseg.data.sample_sheet import GAP, TILE_WIDTH, draw_sample_sheet
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+def check(folder, **changes):
+    [name] = register_folder_dataset(write_yaml(folder, **changes))
+    return check_dataset(name, num_workers=2)
+
+
+class TestCheck:
+    def test_counts_pixels_and_images_of_each_class(self, tmp_path):
+        labels = [[[0, 0, 0], [0, 1, IGNORE]], [[1, 1, 1], [1, IGNORE, IGNORE]]]
+        write_pairs(tmp_path, ["a", "b"], size=(2, 3))
+        for name, label in zip("ab", labels):
+            write_image(tmp_path / f"labels/{name}.png", np.array(label, np.uint8))
+        report = check(tmp_path)
+        assert report.problems == []
+        assert report.num_pairs == 2
+        assert report.pixels == [4, 5, 0]
+        assert report.images == [1, 2, 0]
+        assert report.ignored_pixels == 3
+        text = report.as_text()
+        assert "No problems." in text
+        assert [line.split() for line in text.splitlines()][2:6] == [
+            ["0", "road", "4", "33.33%", "1"],
+            ["1", "tree", "5", "41.67%", "2"],
+            ["2", "car", "0", "0.00%", "0"],
+            ["(ignored)", "3", "25.00%"],
+        ]
+
+    def test_sees_labels_through_the_label_map(self, tmp_path):
+        write_pairs(tmp_path, ["a"], size=(1, 4))
+        write_image(tmp_path / "labels/a.png", np.array([[7, 7, 8, 255]], np.uint8))
+        report = check(tmp_path, label_map={7: 2, 8: "ignore"})
+        assert (report.pixels, report.ignored_pixels) == ([0, 0, 2], 2)
+
+    def test_collects_every_problem_and_goes_on(self, tmp_path):
+        write_pairs(tmp_path, ["good", "value", "size", "image", "label", "alone", "lonely"])
+        write_image(tmp_path / "labels/value.png", np.full((12, 16), 9, np.uint8))
+        write_image(tmp_path / "labels/size.png", np.zeros((12, 15), np.uint8))
+        (tmp_path / "images/image.png").write_bytes(b"junk")
+        Image.new("RGB", (16, 12)).save(tmp_path / "labels/label.png")
+        (tmp_path / "labels/alone.png").unlink()
+        (tmp_path / "images/lonely.png").unlink()
+        report = check(tmp_path)
+        assert report.num_pairs == 5
+        expected = ["1 images have no label", "1 labels have no image", "holds the values 9"]
+        expected += ["is 15x12", "Cannot read the image", "mode RGB"]
+        for part in expected:
+            assert sum(part in problem for problem in report.problems) == 1, part
+        assert len(report.problems) == len(expected)
+        assert f"{len(expected)} problems" in report.as_text()
+
+    def test_a_missing_folder_is_a_problem_like_others(self, tmp_path):
+        report = check(tmp_path, root="away")
+        assert len(report.problems) == 1
+        assert "does not exist" in report.problems[0]
+        assert "1 problems" in report.as_text()
+
+    def test_of_a_split_without_labels_the_images_are_read(self, tmp_path):
+        write_pairs(tmp_path, ["a", "b"])
+        splits = {"test": {"images": "images"}}
+        report = check(tmp_path, splits=splits)
+        assert (report.num_images, report.num_pairs, report.labelled) == (2, 0, False)
+        text = report.as_text()
+        assert text.splitlines() == [f"{report.name}: 2 images without labels", "  No problems."]
+        (tmp_path / "images/a.png").write_bytes(b"junk")
+        report = check(tmp_path, splits=splits)
+        [problem] = report.problems
+        assert "Cannot read the image" in problem and "a.png" in problem
+
+    def test_an_unknown_name_is_an_error(self):
+        with pytest.raises(DatasetError, match="is not a folder data set"):
+            check_dataset("nobody_knows")
+
+
+class TestSheetWithoutLabels:
+    def sheet(self, folder, number):
+        [name] = register_folder_dataset(write_yaml(folder, splits={"test": {"images": "images"}}))
+        return draw_sample_sheet(name, number)
+
+    def test_shows_the_images_alone(self, tmp_path):
+        for name, color in (("a", [200, 0, 0]), ("b", [0, 0, 200])):
+            write_image(tmp_path / f"images/{name}.png", np.full((24, 32, 3), color, np.uint8))
+        sheet = self.sheet(tmp_path, 2)
+        height = TILE_WIDTH * 24 // 32
+        assert sheet.shape == (height + GAP, 2 * TILE_WIDTH + GAP, 3)
+        shown = {tuple(sheet[height // 2, left].tolist()) for left in (9, TILE_WIDTH + GAP + 9)}
+        assert shown == {(200, 0, 0), (0, 0, 200)}
+
+    def test_leaves_out_what_cannot_be_read(self, tmp_path):
+        write_pairs(tmp_path, ["a", "b"])
+        (tmp_path / "images/a.png").write_bytes(b"junk")
+        assert self.sheet(tmp_path, 2).shape == self.sheet(tmp_path, 1).shape
+        (tmp_path / "images/b.png").write_bytes(b"junk")
+        with pytest.raises(DatasetError, match="No image of"):
+            self.sheet(tmp_path, 2)
+
+
+class TestConvertColorLabels:
+    palette = [[128, 0, 0], [0, 128, 0], [0, 0, 128]]
+
+    def write(self, folder, colors, name="a", **changes):
+        """A data set whose label holds these colours in one row."""
+        write_image(folder / f"images/{name}.png", np.zeros((1, len(colors), 3), np.uint8))
+        write_image(folder / f"labels/{name}.png", np.array([colors], np.uint8))
+        return read_folder_dataset(write_yaml(folder, palette=self.palette, **changes))
+
+    def test_colours_become_indices_under_the_same_names(self, tmp_path):
+        dataset = self.write(tmp_path, [*self.palette, [0, 0, 0]], "city/a", ignore_label=99)
+        output = tmp_path / "new/train"
+        assert convert_color_labels(dataset, "train", output, ((0, 0, 0),)) == 1
+        with Image.open(output / "city/a.png") as label:
+            assert label.mode == "L"
+            assert np.asarray(label).tolist() == [[0, 1, 2, 99]]
+
+    def test_unknown_colours_are_named_and_nothing_is_written(self, tmp_path):
+        dataset = self.write(tmp_path, [[128, 0, 0], [1, 2, 3]])
+        with pytest.raises(DatasetError, match=r"a\.png holds 1 colours.*\(1, 2, 3\)"):
+            convert_color_labels(dataset, "train", tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+        assert not list(tmp_path.glob(".new*"))
+
+    def test_refuses_a_split_without_labels(self, tmp_path):
+        dataset = self.write(tmp_path, self.palette, splits={"test": {"images": "images"}})
+        with pytest.raises(DatasetError, match="has images only"):
+            convert_color_labels(dataset, "test", tmp_path / "new")
+
+    def test_refuses_an_existing_folder_an_unknown_split_and_doubled_colours(self, tmp_path):
+        dataset = self.write(tmp_path, self.palette)
+        with pytest.raises(DatasetError, match="exists already"):
+            convert_color_labels(dataset, "train", tmp_path / "labels")
+        with pytest.raises(DatasetError, match="no split 'val', only train"):
+            convert_color_labels(dataset, "val", tmp_path / "new")
+        with pytest.raises(DatasetError, match="have one colour"):
+            convert_color_labels(dataset, "train", tmp_path / "new", ((128, 0, 0),))
+
+
+class TestCommands:
+    def test_check_reports_as_json_and_exits_with_0(self, tmp_path, capsys):
+        write_pairs(tmp_path, ["a", "b"])
+        name = unique_name()
+        path = write_yaml(tmp_path, name=name)
+        assert run_script(TOOLS / "check_dataset.py", "--folder", path, "--json") == 0
+        [report] = json.loads(capsys.readouterr().out)
+        assert report["name"] == f"{name}_sem_seg_train"
+        assert report["num_pairs"] == 2
+
+    def test_check_takes_the_data_sets_of_a_config_and_exits_with_1_on_problems(
+        self, tmp_path, capsys
+    ):
+        write_pairs(tmp_path, ["a"])
+        (tmp_path / "labels/a.png").write_bytes(b"junk")
+        name = unique_name()
+        path = write_yaml(tmp_path, name=name)
+        config = tmp_path / "config.yaml"
+        config.write_text(f"DATASETS:\n  FOLDERS: ['{path}']\n  TRAIN: ('{name}_sem_seg_train',)\n")
+        assert run_script(TOOLS / "check_dataset.py", "--config-file", config) == 1
+        output = capsys.readouterr().out
+        assert f"{name}_sem_seg_train: 1 pairs" in output
+        assert "Cannot read the label" in output
+
+    def test_check_without_anything_to_check_says_so(self, capsys):
+        assert run_script(TOOLS / "check_dataset.py") == 1
+        assert capsys.readouterr().err.startswith("error: Nothing to check")
+
+    def test_convert(self, tmp_path, capsys):
+        write_pairs(tmp_path, ["a"], size=(1, 2))
+        write_image(tmp_path / "labels/a.png", np.array([[[9, 9, 9], [0, 0, 0]]], np.uint8))
+        yaml_path = write_yaml(tmp_path, classes=["one"], palette=[[9, 9, 9]])
+        output = tmp_path / "new"
+        command = [TOOLS / "convert_color_labels.py", yaml_path, "train", "--output", output]
+        assert run_script(*command) == 1
+        assert "--ignore-color" in capsys.readouterr().err
+        assert run_script(*command, "--ignore-color", "0,0,0") == 0
+        with Image.open(output / "a.png") as label:
+            assert np.asarray(label).tolist() == [[0, 255]]

@@ -1,0 +1,308 @@
+"""The evaluator on files, in one process and in two, against Detectron2's."""
+
+import csv
+import json
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from data_folders import unique_name
+from test_confusion import random_labels
+
+from d2_ctxseg.data import LabelFormat
+from d2_ctxseg.evaluation import SegmentationEvaluator
+from d2_ctxseg.evaluation.evaluator import original_ids
+from d2_ctxseg.utils.errors import UserError
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import SemSegEvaluator
+
+NUM_CLASSES = 4
+NAMES = ["road", "sky", "tree", "car"]
+EVERYTHING = {"save_predictions": True, "boundary_iou": True, "num_examples": 2}
+SHAPES = [(40, 60), (33, 21), (64, 64), (40, 60), (8, 90)]
+
+
+def write_labels(path, labels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), labels)
+    return str(path)
+
+
+@pytest.fixture
+def make_dataset(tmp_path):
+    """Registers a data set of five labels, of which some pixels are ignored (255)."""
+
+    def make(names=NAMES, unlabelled=(), **metadata):
+        name, records = unique_name(), []
+        for index, shape in enumerate(SHAPES):
+            record = {"file_name": str(tmp_path / f"images/{index}.jpg")}
+            if index not in unlabelled:
+                # The last class never occurs in the truth.
+                labels = random_labels(shape, len(names) - 1, index)
+                labels[labels == len(names) - 1] = 255
+                path = tmp_path / f"labels/{index}.png"
+                record["sem_seg_file_name"] = write_labels(path, labels)
+            records.append(record)
+        register(name, records, names, **metadata)
+        return name, records
+
+    return make
+
+
+def register(name, records, names=NAMES, **metadata):
+    DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).set(stuff_classes=list(names), ignore_label=255, **metadata)
+
+
+def predictions(records, num_classes=NUM_CLASSES):
+    """For each record the model's input and output."""
+    for index, record in enumerate(records):
+        labels = random_labels(SHAPES[index], num_classes - 1, 100 + index, patch=8)
+        yield {"file_name": record["file_name"]}, {"label_map": torch.from_numpy(labels).long()}
+
+
+def evaluate(evaluator, pairs):
+    evaluator.reset()
+    for input_, output in pairs:
+        evaluator.process([input_], [output])
+    return evaluator.evaluate()
+
+
+class TestAgainstDetectron2:
+    @pytest.mark.parametrize("boundary_iou", [False, True])
+    def test_all_figures_are_equal_to_the_last_digit(self, make_dataset, boundary_iou):
+        name, records = make_dataset()
+        pairs = list(predictions(records))
+        ours = evaluate(
+            SegmentationEvaluator(name, boundary_iou=boundary_iou, distributed=False), pairs
+        )["sem_seg"]
+        reference = SemSegEvaluator(name, distributed=False)
+        theirs = evaluate(
+            reference,
+            [(i, {"sem_seg": F.one_hot(o["label_map"], 4).permute(2, 0, 1)}) for i, o in pairs],
+        )["sem_seg"]
+        if not boundary_iou:
+            theirs = {k: v for k, v in theirs.items() if "B-Iou" not in k and "Boundary" not in k}
+        assert list(ours) == list(theirs)
+        np.testing.assert_array_equal(list(ours.values()), list(theirs.values()))
+        assert np.isnan(ours["IoU-car"]) and 0 < ours["mIoU"] < 100
+
+    def test_scores_are_taken_where_there_is_no_label_map(self, make_dataset):
+        name, records = make_dataset()
+        evaluator = SegmentationEvaluator(name, distributed=False)
+        expected = evaluate(evaluator, predictions(records))["sem_seg"]
+        scores = [
+            (i, {"sem_seg": F.one_hot(o["label_map"], 4).permute(2, 0, 1)})
+            for i, o in predictions(records)
+        ]
+        results = evaluate(evaluator, scores)["sem_seg"]
+        assert results == pytest.approx(expected, nan_ok=True)
+
+
+class TestCounting:
+    def test_an_image_counts_once(self, make_dataset):
+        name, records = make_dataset()
+        evaluator = SegmentationEvaluator(name, distributed=False)
+        expected = evaluate(evaluator, predictions(records))["sem_seg"]
+        twice = [*predictions(records), *predictions(records)]
+        results = evaluate(evaluator, twice)["sem_seg"]
+        assert results == pytest.approx(expected, nan_ok=True)
+
+    def test_reset_forgets(self, make_dataset):
+        name, records = make_dataset()
+        evaluator = SegmentationEvaluator(name, distributed=False)
+        expected = evaluate(evaluator, predictions(records))["sem_seg"]
+        results = evaluate(evaluator, predictions(records))["sem_seg"]
+        assert results == pytest.approx(expected, nan_ok=True)
+
+    def test_many_classes(self, make_dataset):
+        names = [str(i) for i in range(300)]
+        name, records = make_dataset(names)
+        evaluator = SegmentationEvaluator(name, distributed=False, boundary_iou=True)
+        results = evaluate(evaluator, predictions(records, 250))["sem_seg"]
+        assert not any("Boundary" in key for key in results)
+        assert sum(key.startswith("IoU-") for key in results) == 300
+
+    def test_nothing_that_grows_with_the_data_set_but_counts_is_kept(self, make_dataset):
+        name, records = make_dataset()
+        evaluator = SegmentationEvaluator(name, distributed=False)
+        evaluate(evaluator, predictions(records))
+        arrays = [value for value in vars(evaluator).values() if isinstance(value, np.ndarray)]
+        assert [array.shape for array in arrays] == [(5, 5)]
+        assert not evaluator._examples.examples()
+
+
+def one_worker(rank, name, records, folder, shards):
+    """Evaluates its share; the first one saves the results."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}.meeting", rank=rank, world_size=2)
+    register(name, records)
+    evaluator = SegmentationEvaluator(name, output_dir=folder, **EVERYTHING)
+    pairs = [pair for index, pair in enumerate(predictions(records)) if index in shards[rank]]
+    results = evaluate(evaluator, pairs)
+    assert (results is None) == (rank == 1)
+    if results:
+        Path(f"{folder}.json").write_text(json.dumps(results))
+    dist.destroy_process_group()
+
+
+class TestWorkers:
+    def files(self, folder):
+        return {
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file() and path.name != "sem_seg_predictions.json"
+        }
+
+    def run(self, name, records, folder, shards):
+        arguments = (name, records, str(folder), shards)
+        torch.multiprocessing.spawn(one_worker, arguments, nprocs=2)
+        return json.loads(Path(f"{folder}.json").read_text())["sem_seg"]
+
+    @pytest.mark.slow
+    def test_two_with_uneven_shares_have_the_results_and_files_of_one(self, make_dataset, tmp_path):
+        name, records = make_dataset()
+        alone = SegmentationEvaluator(name, output_dir=tmp_path / "one", **EVERYTHING)
+        expected = evaluate(alone, predictions(records))["sem_seg"]
+        results = self.run(name, records, tmp_path / "two", [[4, 0, 2, 1], [3]])
+        assert list(results) == list(expected)
+        np.testing.assert_array_equal(list(results.values()), list(expected.values()))
+        assert self.files(tmp_path / "two") == self.files(tmp_path / "one")
+        both = [
+            json.loads((tmp_path / folder / "sem_seg_predictions.json").read_text())
+            for folder in ("one", "two")
+        ]
+        assert sorted(both[0], key=json.dumps) == sorted(both[1], key=json.dumps)
+
+    @pytest.mark.slow
+    def test_an_image_of_two_workers_is_refused(self, make_dataset, tmp_path):
+        name, records = make_dataset()
+        with pytest.raises(Exception, match=r"Two workers evaluated the image \S*1\.jpg"):
+            self.run(name, records, tmp_path / "out", [[0, 1], [1, 2]])
+
+
+class TestFiles:
+    def test_results_for_people_and_programs(self, make_dataset, tmp_path, caplog):
+        name, records = make_dataset()
+        evaluator = SegmentationEvaluator(
+            name, output_dir=tmp_path / "out", distributed=False, num_examples=2
+        )
+        with caplog.at_level(logging.INFO):
+            metrics = evaluate(evaluator, predictions(records))["sem_seg"]
+        assert f"sem_seg on {name} (5 images), per class:" in caplog.text
+        assert f"mIoU {metrics['mIoU']:.2f}, fwIoU {metrics['fwIoU']:.2f}" in caplog.text
+
+        results = json.loads((tmp_path / "out/results.json").read_text())
+        assert (results["dataset"], results["task"], results["num_images"]) == (name, "sem_seg", 5)
+        assert results["metrics"]["IoU-car"] is None
+        assert results["metrics"]["mIoU"] == metrics["mIoU"]
+        matrix = np.load(tmp_path / "out/confusion_matrix.npy", allow_pickle=False)
+        assert matrix.dtype == np.int64
+        assert matrix.sum() == sum(height * width for height, width in SHAPES)
+        with open(tmp_path / "out/classes.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["class"] for row in rows] == NAMES
+        assert rows[3]["IoU"] == "" and rows[3]["truth_pixels"] == "0"
+        assert float(rows[0]["IoU"]) == metrics["IoU-road"]
+        with open(tmp_path / "out/images.csv", newline="") as file:
+            images = list(csv.DictReader(file))
+        assert [image["file_name"] for image in images] == [r["file_name"] for r in records]
+
+        examples = json.loads((tmp_path / "out/examples/examples.json").read_text())
+        ranked = sorted(images, key=lambda image: float(image["mIoU"]))
+        expected = [ranked[i]["file_name"] for i in (0, 1, 4, 3)]
+        assert [example["file_name"] for example in examples] == expected
+        assert [example["kind"] for example in examples] == ["worst"] * 2 + ["best"] * 2
+        for example in examples:
+            index = [record["file_name"] for record in records].index(example["file_name"])
+            labels = cv2.imread(str(tmp_path / "out/examples" / example["prediction"]), -1)
+            assert np.array_equal(labels, list(predictions(records))[index][1]["label_map"])
+
+    def test_without_a_folder_nothing_is_written(self, make_dataset, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        name, records = make_dataset()
+        before = {str(path) for path in tmp_path.rglob("*")}
+        evaluate(SegmentationEvaluator(name, distributed=False), predictions(records))
+        assert {str(path) for path in tmp_path.rglob("*")} == before
+
+    def test_saved_predictions_have_the_data_sets_own_ids(self, make_dataset, tmp_path):
+        ids = [7, 11, 300, 33]
+        name, records = make_dataset(original_ids=ids)
+        options = {"output_dir": tmp_path / "out", "distributed": False, "save_predictions": True}
+        stale = tmp_path / "out/predictions/old.png"
+        write_labels(stale, np.zeros((2, 2), np.uint8))
+        evaluate(SegmentationEvaluator(name, **options), predictions(records))
+        assert not stale.exists()
+        files = sorted((tmp_path / "out/predictions").iterdir())
+        assert [path.name for path in files] == [f"{i}.png" for i in range(5)]
+        entries = json.loads((tmp_path / "out/sem_seg_predictions.json").read_text())
+        for path, (input_, output) in zip(files, predictions(records)):
+            expected = np.array(ids)[output["label_map"].numpy()]
+            assert np.array_equal(cv2.imread(str(path), -1), expected)
+            own = [entry for entry in entries if entry["file_name"] == input_["file_name"]]
+            masks = [mask_util.decode(entry["segmentation"]).astype(int) for entry in own]
+            decoded = sum(entry["category_id"] * mask for entry, mask in zip(own, masks))
+            assert np.array_equal(decoded, expected)
+        assert not list((tmp_path / "out").glob(".*"))
+
+    def test_images_without_labels_are_predicted_but_not_rated(self, make_dataset, tmp_path):
+        name, records = make_dataset(unlabelled=(1,))
+        options = {"output_dir": tmp_path / "out", "distributed": False, "save_predictions": True}
+        evaluate(SegmentationEvaluator(name, **options), predictions(records))
+        matrix = np.load(tmp_path / "out/confusion_matrix.npy")
+        assert matrix.sum() == sum(h * w for i, (h, w) in enumerate(SHAPES) if i != 1)
+        assert (tmp_path / "out/predictions/1.png").exists()
+
+    def test_a_data_set_without_labels_has_no_metrics(self, make_dataset, tmp_path, caplog):
+        name, records = make_dataset(unlabelled=range(5))
+        options = {"output_dir": tmp_path / "out", "distributed": False, "save_predictions": True}
+        assert evaluate(SegmentationEvaluator(name, **options), predictions(records)) == {}
+        assert "there are no metrics" in caplog.text
+        assert len(list((tmp_path / "out/predictions").iterdir())) == 5
+
+
+class TestOriginalIds:
+    def ids(self, **metadata):
+        name = unique_name()
+        MetadataCatalog.get(name).set(stuff_classes=NAMES, ignore_label=255, **metadata)
+        return original_ids(
+            MetadataCatalog.get(name), LabelFormat.from_metadata(MetadataCatalog.get(name))
+        )
+
+    def test_are_those_that_are_known(self):
+        assert self.ids() is None
+        assert self.ids(original_ids=[3, 1, 2, 9]) == {0: 3, 1: 1, 2: 2, 3: 9}
+        dataset_ids = {10: 0, 20: 1, 30: 2, 40: 3}
+        expected = {0: 10, 1: 20, 2: 30, 3: 40}
+        assert self.ids(stuff_dataset_id_to_contiguous_id=dataset_ids) == expected
+
+    def test_of_several_values_of_a_class_the_lowest(self):
+        label_map = {5: 0, 4: 0, 1: 1, 2: 2, 3: 3, 0: 255}
+        assert self.ids(label_map=label_map) == {0: 4, 1: 1, 2: 2, 3: 3}
+        with pytest.raises(UserError, match="no value of 'label_map' stands for the class 3"):
+            self.ids(label_map={0: 0, 1: 1, 2: 2})
+
+
+class TestMistakes:
+    def test_are_explained(self, make_dataset):
+        name, records = make_dataset()
+        evaluator = SegmentationEvaluator(name, distributed=False)
+        evaluator.reset()
+        (input_, output), *_ = predictions(records)
+        with pytest.raises(UserError, match=r"other\.jpg is not in the data set"):
+            evaluator.process([{"file_name": "other.jpg"}], [output])
+        small = {"label_map": output["label_map"][:10]}
+        with pytest.raises(UserError, match=r"has the size \(10, 60\).* has \(40, 60\)"):
+            evaluator.process([input_], [small])
+
+    def test_a_label_that_is_no_class(self, make_dataset):
+        name, records = make_dataset()
+        write_labels(Path(records[0]["sem_seg_file_name"]), np.full(SHAPES[0], 9, np.uint8))
+        evaluator = SegmentationEvaluator(name, distributed=False)
+        with pytest.raises(UserError, match="holds the values 9"):
+            evaluate(evaluator, predictions(records))
