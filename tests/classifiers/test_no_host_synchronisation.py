@@ -10,6 +10,7 @@ from d2_ctxseg.classifiers import (
     LinearClassifier,
     PrototypeClassifier,
 )
+from d2_ctxseg.losses import PixelLoss
 from d2_ctxseg.modeling import ECEHead, SegViTHead
 from detectron2.layers import ShapeSpec
 
@@ -53,6 +54,20 @@ def test_classifiers(build):
     with RefuseToWait():
         sum(classifier.losses(features, labels).values()).backward()
         classifier.eval()(features)
+
+
+@pytest.mark.parametrize("label_size", [6, 24])
+def test_pixel_loss_with_every_option(label_size):
+    loss = PixelLoss(
+        class_weights=[1.0, 2.0, 0.0, 1.0, 3.0],
+        label_smoothing=0.1,
+        hard_pixel_share=0.2,
+        hard_pixel_threshold=0.7,
+    )
+    logits = torch.randn(2, 5, 6, 6, requires_grad=True)
+    labels = torch.randint(0, 5, (2, label_size, label_size))
+    with RefuseToWait():
+        loss(logits, labels).backward()
 
 
 @pytest.mark.parametrize("head", ["ece", "learned", "explicit"])
