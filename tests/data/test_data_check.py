@@ -15,7 +15,7 @@ from d2_ctxseg.data import (
     read_folder_dataset,
     register_folder_dataset,
 )
-from d2_ctxseg.data.sample_sheet import GAP, TILE_WIDTH, draw_sample_sheet
+from d2_ctxseg.visualization.sample_sheet import GAP, TILE_WIDTH, draw_sample_sheet
 
 TOOLS = Path(__file__).parents[2] / "tools"
 

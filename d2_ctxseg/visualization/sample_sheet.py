@@ -9,13 +9,13 @@ from tqdm import tqdm
 
 from detectron2.data import MetadataCatalog
 
+from ..data.errors import DatasetError
+from ..data.images import read_image
+from ..data.labels import LabelFormat, check_same_size, read_label
+from ..data.pairing import list_images, pair_split
+from ..data.registration import folder_dataset_of
 from ..utils.files import atomic_write
-from ..visualization import draw_labelled, draw_legend_strip
-from .errors import DatasetError
-from .images import read_image
-from .labels import LabelFormat, check_same_size, read_label
-from .pairing import list_images, pair_split
-from .registration import folder_dataset_of
+from .overlays import draw_labelled, draw_legend_strip
 
 GAP = 8
 TILE_WIDTH = 760

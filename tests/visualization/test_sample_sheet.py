@@ -8,7 +8,7 @@ import pytest
 from data_folders import run_script, unique_name, write_image, write_pairs, write_yaml
 
 from d2_ctxseg.data import DatasetError, register_folder_dataset
-from d2_ctxseg.data.sample_sheet import draw_sample_sheet, labelled_sheet
+from d2_ctxseg.visualization.sample_sheet import draw_sample_sheet, labelled_sheet
 from detectron2.data import MetadataCatalog
 
 TOOLS = Path(__file__).parents[2] / "tools"
