@@ -69,7 +69,7 @@ setup(
         "benchmark": ["torchmetrics>=1.4,<2"],
         # For tools/export_model.py --format onnx.
         "export": ["onnx>=1.17,<2", "onnxruntime>=1.20,<2", "onnxscript>=0.5,<1"],
-        # Of data sets whose labels are MATLAB files.
+        # Of datasets whose labels are MATLAB files.
         "prepare": ["scipy>=1.11,<2"],
     },
 )

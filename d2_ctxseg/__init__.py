@@ -1,7 +1,7 @@
 """Semantic segmentation in Detectron2 with classifiers that know the image they look at.
 
 Importing the package makes ``detectron2`` importable (the installed one, or the embedded runtime)
-and registers the project's data sets, backbones, heads and meta-architectures.
+and registers the project's datasets, backbones, heads and meta-architectures.
 """
 
 from .utils.runtime import ensure_detectron2

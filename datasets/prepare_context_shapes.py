@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Make ContextShapes, the small generated data set (see datasets/README.md).
+"""Make ContextShapes, the small generated dataset (see datasets/README.md).
 
     python datasets/prepare_context_shapes.py
 
-The files are the same on every machine. The data set is made completely or not at all.
+The files are the same on every machine. The dataset is made completely or not at all.
 """
 
 import argparse

@@ -59,7 +59,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--samples",
         metavar="FOLDER",
-        help="images to choose from; without it, a few of the first model's data set",
+        help="images to choose from; without it, a few of the first model's dataset",
     )
     parser.add_argument("--port", type=int, default=7860, help="of the page (default: 7860)")
     parser.add_argument(

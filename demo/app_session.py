@@ -151,7 +151,7 @@ def _find_weights(folder: Path) -> Path:
 
 
 def find_samples(folder: str | None, predictor: SemSegPredictor) -> list[Path]:
-    """The images of a folder; without one, a few of the model's data set, if it is there.
+    """The images of a folder; without one, a few of the model's dataset, if it is there.
 
     Returns ``MOST_SAMPLES`` at most, spread evenly over all.
 
@@ -162,7 +162,7 @@ def find_samples(folder: str | None, predictor: SemSegPredictor) -> list[Path]:
     name = predictor.metadata.name
     try:
         records = DatasetCatalog.get(name)
-    except (OSError, AssertionError, UserError):  # Detectron2's own data sets raise the first two
+    except (OSError, AssertionError, UserError):  # Detectron2's own datasets raise the first two
         logger.info(f"The images of {name} are not on this machine: the page has no samples.")
         return []
     return _spread([Path(record["file_name"]) for record in records], FEW_SAMPLES)

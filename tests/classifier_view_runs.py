@@ -1,4 +1,4 @@
-"""For the tests of the classifiers' views: small models, a data set, pictures."""
+"""For the tests of the classifiers' views: small models, a dataset, pictures."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def labels_of(image, seed=0):
 
 @pytest.fixture(scope="session")
 def views_folder(tmp_path_factory):
-    """A data set of three images with labels, and the config of a model for it."""
+    """A dataset of three images with labels, and the config of a model for it."""
     folder = tmp_path_factory.mktemp("views")
     (folder / "views.yaml").write_text(DATASET)
     config = small_config(folder, "views", "LinearSegmentor", NUM_CLASSES) + OPTIONS

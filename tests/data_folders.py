@@ -1,4 +1,4 @@
-"""Makes small folder data sets for the tests: images, labels and the YAML that describes them."""
+"""Makes small folder datasets for the tests: images, labels and the YAML that describes them."""
 
 import itertools
 import runpy
@@ -17,7 +17,7 @@ _numbers = itertools.count()
 
 
 def unique_name() -> str:
-    """A data set name that no other test registers."""
+    """A dataset name that no other test registers."""
     return f"testdata{next(_numbers)}"
 
 

@@ -1,4 +1,4 @@
-"""A data set of dark and bright pixels, and small models trained on it on the spot."""
+"""A dataset of dark and bright pixels, and small models trained on it on the spot."""
 
 from pathlib import Path
 from string import Template
@@ -39,7 +39,7 @@ MODEL:
 
 
 def small_config(folder: Path, dataset: str, meta_architecture: str, num_classes: int) -> str:
-    """The YAML text of a small model's config; its data set is described in ``folder``."""
+    """The YAML text of a small model's config; its dataset is described in ``folder``."""
     return Template(CONFIG).substitute(
         FOLDER=folder, NAME=dataset, META_ARCHITECTURE=meta_architecture, NUM_CLASSES=num_classes
     )

@@ -67,7 +67,7 @@ def write_evaluation(folder, dataset, task, names, records, seed):
 
 
 def write_dataset(folder, names=("road", "tree", "car"), num_images=2):
-    """A folder data set; returns (YAML, registered name, [(image, label)])."""
+    """A folder dataset; returns (YAML, registered name, [(image, label)])."""
     name = unique_name()
     path = write_yaml(folder, name=name, classes=list(names))
     keys = [f"picture{i}" for i in range(num_images)]
@@ -79,7 +79,7 @@ def write_dataset(folder, names=("road", "tree", "car"), num_images=2):
 def write_run(
     folder, dataset, names=("road", "tree", "car"), tasks=("sem_seg", "sem_seg_TTA"), seed=0
 ):
-    """The folder of a finished run on a data set made by ``write_dataset``."""
+    """The folder of a finished run on a dataset made by ``write_dataset``."""
     path, registered, records = dataset
     folder.mkdir(parents=True)
     config = {

@@ -6,8 +6,8 @@
         --images mydata_sem_seg_train --num-images 5 --evaluate mydata_sem_seg_val \\
         --output output/mymodel_extended
 
-The data set of --images has the model's classes, by the same names and in any order, and new ones.
-The new model has the classes of that data set in its order. Written to --output:
+The dataset of --images has the model's classes, by the same names and in any order, and new ones.
+The new model has the classes of that dataset in its order. Written to --output:
 
     model_extended.pth, config.yaml   the model, for train_net.py --eval-only and demo/demo.py
     evaluation.json, log.txt          IoU per class before and after (with --evaluate)
@@ -73,8 +73,8 @@ def get_parser() -> argparse.ArgumentParser:
         ("--weights", "FILE", True, "checkpoint of the trained model"),
         ("--images", "NAME", True, "registered name of the labelled images"),
         ("--output", "DIR", True, "folder to write to"),
-        ("--folder", "YAML", False, "describes the data set of --images (datasets/README.md)"),
-        ("--evaluate", "NAME", False, "data set on which both models are evaluated"),
+        ("--folder", "YAML", False, "describes the dataset of --images (datasets/README.md)"),
+        ("--evaluate", "NAME", False, "dataset on which both models are evaluated"),
     ):
         parser.add_argument(option, required=required, metavar=metavar, help=text)
     parser.add_argument(
@@ -123,11 +123,11 @@ def refuse_to_overwrite(output: Path) -> None:
 
 
 def class_names(dataset_name: str) -> list[str]:
-    """The classes of a registered data set; UserError if there is none of this name."""
+    """The classes of a registered dataset; UserError if there is none of this name."""
     known = DatasetCatalog.list()
     if dataset_name not in known:
         raise UserError(
-            f"No data set is registered as '{dataset_name}'.{suggest(dataset_name, known)} Your "
+            f"No dataset is registered as '{dataset_name}'.{suggest(dataset_name, known)} Your "
             "own is described in a YAML file (datasets/README.md): name that with --folder."
         )
     metadata = MetadataCatalog.get(dataset_name)
@@ -136,18 +136,18 @@ def class_names(dataset_name: str) -> list[str]:
 
 
 def trained_classes(cfg) -> list[str]:
-    """The names of the model's classes: those of the data sets in its config."""
+    """The names of the model's classes: those of the datasets in its config."""
     datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     if not datasets:
         raise UserError(
             "The names of the model's classes are not known: the config has no DATASETS.TRAIN. "
-            "Name the data set it was trained on: --opts DATASETS.TRAIN \"('name',)\""
+            "Name the dataset it was trained on: --opts DATASETS.TRAIN \"('name',)\""
         )
     return class_names(datasets[0])
 
 
 def match_classes(old: list[str], names: list[str], source: str) -> tuple[list[str], list[int]]:
-    """Find the model's classes ``old`` among ``names``, those of the data set ``source``.
+    """Find the model's classes ``old`` among ``names``, those of the dataset ``source``.
 
     Returns:
         the new classes, and for each of ``names`` its index in the old classes and then the new.
@@ -260,7 +260,7 @@ def collect_pixels(
 
     Args:
         model: the trained model, in evaluation mode.
-        cfg: config of the extended model, whose training data set the records are of.
+        cfg: config of the extended model, whose training dataset the records are of.
         records: of the labelled images.
         position: (K + J,) int64: for each class of the labels the class it is collected as.
         seed: of the sampling.
@@ -292,7 +292,7 @@ def check_sample(support: SupportPixels, new_names: list[str], source: str) -> P
             f"The {support.num_images} support images of '{source}' show no pixel of the new class "
             f"{', '.join(map(repr, empty))} (at the size of the features, where very small objects "
             "vanish). Label images that show it, raise --num-images, or take the class out of the "
-            "data set's 'classes'."
+            "dataset's 'classes'."
         )
     if not any(counts[:num_old]):
         logger.warning(
@@ -356,7 +356,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def compare(cfg, new_cfg, model: nn.Module, old_classes: list[int]) -> None:
-    """Evaluate both models on the extended one's test data set; write and log the results."""
+    """Evaluate both models on the extended one's test dataset; write and log the results."""
     num_classes = new_cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     # As a user will load it, not as it lies in memory.
     extended = build_model(new_cfg).eval()

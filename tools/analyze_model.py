@@ -13,7 +13,7 @@ Tasks:
   structure   the modules with their parameters
 
 Images have the size of the training crop, or --input-size. Weights are random and none are fetched;
-the data set need not be on the disk. Sliding windows are switched off. With --json, standard output
+the dataset need not be on the disk. Sliding windows are switched off. With --json, standard output
 is one JSON object and nothing else.
 """
 

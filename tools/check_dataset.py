@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Read every image and label of data sets, and report problems and class frequencies.
+"""Read every image and label of datasets, and report problems and class frequencies.
 
     python tools/check_dataset.py camvid_sem_seg_train
     python tools/check_dataset.py --folder mydata.yaml
@@ -29,7 +29,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="registered names of splits")
     parser.add_argument(
-        "--folder", help="YAML file of a data set; without NAMEs all of its splits are checked"
+        "--folder", help="YAML file of a dataset; without NAMEs all of its splits are checked"
     )
     parser.add_argument(
         "--config-file",
@@ -66,7 +66,7 @@ def names_to_check(arguments: argparse.Namespace) -> list[str]:
 
 
 def draw_sheets(names: list[str], folder: Path, num_samples: int, seed: int) -> None:
-    """One sheet a name; a data set without a readable pair has none."""
+    """One sheet a name; a dataset without a readable pair has none."""
     for name in names:
         path = folder / f"{name}.png"
         try:

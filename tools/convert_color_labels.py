@@ -24,7 +24,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("yaml", help="YAML file of the data set")
+    parser.add_argument("yaml", help="YAML file of the dataset")
     parser.add_argument("split", help="the split whose labels are converted")
     parser.add_argument("--output", required=True, help="folder to make")
     parser.add_argument(

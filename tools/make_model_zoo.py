@@ -50,7 +50,7 @@ METHODS = {
     "prototype": "Prototypes",
     "explicit_class": "Explicit class embeddings",
 }
-# Folders without data sets of their own, or with models of Detectron2's.
+# Folders without datasets of their own, or with models of Detectron2's.
 NOT_LEAVES = ("models", "upstream")
 # The study of many classes (Zhou et al., CVPR 2022, Table 4).
 LARGE_VOCABULARY_MODEL = "segformer_mit_b2"
@@ -235,7 +235,7 @@ class Page:
         return "\n".join(parts)
 
     def table(self, names: list[str], *, vanilla: bool) -> list[str]:
-        """The configs of one data set and method."""
+        """The configs of one dataset and method."""
         headers = ["config", "image", "parameters", "test", "published"]
         headers += ["multiply-adds", "published"]
         headers += ["mIoU", "ms"] + ([] if vanilla else ["vanilla", "ms"])

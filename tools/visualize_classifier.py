@@ -6,7 +6,7 @@
     python tools/visualize_classifier.py --config-file CONFIG --dataset camvid_sem_seg_val \
         --num-images 6 --output pictures --classes Car Tree --opts MODEL.WEIGHTS model_final.pth
 
-FOLDER gets several pictures of each image, IMAGE_VIEW.png. Images of a data set are compared with
+FOLDER gets several pictures of each image, IMAGE_VIEW.png. Images of a dataset are compared with
 their labels: there it also shows whether the context-aware classifier changed them for the better.
 """
 
@@ -46,12 +46,12 @@ def get_parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--input", nargs="+", metavar="PATH", help="images, folders, or patterns like 'dir/*.jpg'"
     )
-    source.add_argument("--dataset", metavar="NAME", help="a registered data set, with its labels")
+    source.add_argument("--dataset", metavar="NAME", help="a registered dataset, with its labels")
     parser.add_argument(
         "--num-images",
         type=int,
         default=4,
-        help="how many images of the data set, evenly spread (%(default)s)",
+        help="how many images of the dataset, evenly spread (%(default)s)",
     )
     parser.add_argument("--output", required=True, metavar="FOLDER", help="for the pictures")
     parser.add_argument(
@@ -65,7 +65,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def dataset_files(name: str, count: int) -> list[tuple[Path, Path | None]]:
-    """Image and label (None if it has none) of ``count`` records, evenly spread over a data set."""
+    """Image and label (None if it has none) of ``count`` records, evenly spread over a dataset."""
     records = DatasetCatalog.get(name)
     places = np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int)
     chosen = [records[i] for i in places]

@@ -56,7 +56,7 @@ def main() -> None:
     arguments = parse_arguments()
     cfg = setup_config(arguments.config_file, arguments.opts, for_inference=True)
     if not cfg.DATASETS.TRAIN:
-        raise UserError("DATASETS.TRAIN names no data set.")
+        raise UserError("DATASETS.TRAIN names no dataset.")
     if cfg.DATASETS.GENERATE_MISSING:
         generate_missing(cfg.DATASETS.TRAIN)
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])

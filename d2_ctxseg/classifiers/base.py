@@ -30,6 +30,9 @@ class PixelClassifier(nn.Module, metaclass=ABCMeta):
             (MODEL.PIXEL_LOSS) in its place.
     """
 
+    #: The config node under MODEL.CLASSIFIER whose keys, in small letters, are arguments of the
+    #: constructor; "" for none. A subclass inherits it.
+    config_node: ClassVar[str] = ""
     #: Names of submodules that only training needs; None takes their place in a stripped model.
     training_only: ClassVar[tuple[str, ...]] = ()
 

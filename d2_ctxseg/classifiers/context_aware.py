@@ -65,12 +65,13 @@ class ContextAwareClassifier(PixelClassifier):
             for their losses only. True in all four heads that the authors released.
         dropout: probability of dropping a channel of the features in training. As in the authors'
             code only the vanilla prediction sees it: context and other scores are of all channels.
-        predictor: the 1x1 convolution to start from; made anew if None.
+        predictor: the 1x1 convolution to start from; a new one if None.
 
     Raises:
         ValueError: an option is none of its choices, or the predictor has another shape.
     """
 
+    config_node = "CONTEXT_AWARE"
     training_only = ("oracle_projector",)
 
     def __init__(
@@ -122,7 +123,7 @@ class ContextAwareClassifier(PixelClassifier):
         self.predictor = make_predictor(in_channels, num_classes, predictor)
         self.estimated_projector = _projector(in_channels)
         self.oracle_projector = _projector(in_channels)
-        # Distributed training wants no idle parameters. Only its cross-entropy trains the oracle.
+        # Distributed training wants no unused parameters. Only its cross-entropy trains the oracle.
         self.estimated_projector.requires_grad_(loss_weight_refined > 0 or loss_weight_kl > 0)
         self.oracle_projector.requires_grad_(loss_weight_oracle > 0)
 

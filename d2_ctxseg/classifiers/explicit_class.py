@@ -45,18 +45,20 @@ class ExplicitClassClassifier(PixelClassifier):
         channels: channels C' of embeddings, attention and refined features; None: those of the
             features, at most 256. Other than ``in_channels``, a 1x1 convolution comes before.
         num_heads: number of attention heads; divides C'.
-        mlp_ratio: hidden channels of the attention's perceptron as a multiple of C'. ECENet's head
+        mlp_ratio: hidden channels of the attention's MLP as a multiple of C'. ECENet's head
             has 4; 1 keeps the classifier at about half the cost.
         pool_ratio: factor on the side of the finest grid that masks are pooled to.
         mask_loss: ``"focal"`` (sigmoid focal loss) or ``"bce"`` (binary cross-entropy).
         loss_weight_mask: weight of the binary mask loss of the seed masks; 0 leaves it out.
         loss_weight_dice: likewise, of the dice loss of the seed masks.
         ignore_label, align_corners, dropout: see PixelClassifier.
-        predictor: the 1x1 convolution to start the seed masks from; made anew if None.
+        predictor: the 1x1 convolution to start the seed masks from; a new one if None.
 
     Raises:
         ValueError: an argument does not fit the others; the message says which.
     """
+
+    config_node = "EXPLICIT_CLASS"
 
     def __init__(
         self,

@@ -158,14 +158,14 @@ class ExplicitClassExtraction(nn.Module):
 class SemanticsAttention(nn.Module):
     """Pixels attend to class embeddings; their similarity is a new mask (SA).
 
-    A transformer layer with normalisation before each step, whose perceptron has a depthwise
+    A transformer layer with normalisation before each step, whose MLP has a depthwise
     convolution. The attention is ``softmax(max_K S - S)`` of the similarity S, as in the authors'
     code: the less a class resembles the pixel, the more of it is added.
 
     Args:
         channels: channels C of features and embeddings.
         num_heads: number of attention heads; divides C.
-        mlp_ratio: hidden channels of the perceptron, as a multiple of C.
+        mlp_ratio: hidden channels of the MLP, as a multiple of C.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``channels``.

@@ -13,7 +13,7 @@ class LinearClassifier(PixelClassifier):
         in_channels: channels C of the features.
         num_classes: number of classes K.
         ignore_label, align_corners, dropout: see PixelClassifier.
-        predictor: the 1x1 convolution to start from; made anew if None.
+        predictor: the 1x1 convolution to start from; a new one if None.
     """
 
     def __init__(

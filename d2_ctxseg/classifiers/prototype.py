@@ -37,7 +37,7 @@ class PrototypeClassifier(PixelClassifier):
 
     Every class has M prototypes. In training the pixels of a class are clustered onto them by
     optimal transport, and each prototype follows the mean of its pixels that were classified
-    rightly. They are a buffer: saved in checkpoints, no parameters, the same on all workers.
+    correctly. They are a buffer: saved in checkpoints, no parameters, the same on all workers.
 
     Args:
         in_channels: channels C of the features and of the prototypes.
@@ -69,6 +69,8 @@ class PrototypeClassifier(PixelClassifier):
     Raises:
         ValueError: an option is out of its range or none of its choices.
     """
+
+    config_node = "PROTOTYPE"
 
     def __init__(
         self,
@@ -129,7 +131,7 @@ class PrototypeClassifier(PixelClassifier):
         self.projection = _projection(in_channels) if projection else nn.Identity()
         self.feature_norm = nn.LayerNorm(in_channels)
         self.score_norm = nn.LayerNorm(num_classes)
-        # Distributed training wants no idle parameters: only the cross-entropy sees the scores.
+        # Distributed training wants no unused parameters: only the cross-entropy sees the scores.
         self.score_norm.requires_grad_(loss_weight_sem_seg > 0)
         prototypes = nn.init.trunc_normal_(
             torch.empty(num_classes, num_prototypes, in_channels), std=0.02
@@ -231,7 +233,7 @@ class PrototypeClassifier(PixelClassifier):
         Args:
             embeddings: (N, C) of unit length.
             assignment: of the same pixels.
-            right: (N,) bool, the pixels that move prototypes: labelled and classified rightly.
+            right: (N,) bool, the pixels that move prototypes: labelled and classified correctly.
         """
         prototype = assignment.prototype
         if self.assignment == "gumbel":

@@ -1,4 +1,4 @@
-"""Data sets, their checks, and the mapper. Importing this registers the built-in data sets."""
+"""Datasets, their checks, and the mapper. Importing this registers the built-in datasets."""
 
 from .augmentation import PadToSize, PhotometricDistortion, ResizeRatioRange
 from .check import CheckReport, check_dataset

@@ -1,4 +1,4 @@
-"""Reads every image and label of a data set and reports what is wrong and what is in it."""
+"""Reads every image and label of a dataset and reports what is wrong and what is in it."""
 
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -24,7 +24,7 @@ class CheckReport:
         num_images: how many images there are.
         num_pairs: how many of them have a label.
         labelled: whether they are to have labels. False: only the images are checked.
-        problems: one sentence each; empty if the data set can be used.
+        problems: one sentence each; empty if the dataset can be used.
         classes: class names.
         pixels: number of pixels of each class, in all labels that could be read.
         images: number of images each class appears in.
@@ -79,7 +79,7 @@ def check_dataset(name: str, num_workers: int | None = None) -> CheckReport:
         num_workers: threads that read files; None: Python's default.
 
     Raises:
-        DatasetError: ``name`` is not the name of a folder data set.
+        DatasetError: ``name`` is not the name of a folder dataset.
     """
     dataset, split = folder_dataset_of(name)
     report = CheckReport(

@@ -1,4 +1,4 @@
-"""Weights of classes that make up for how rare they are in the labels of a data set.
+"""Weights of classes that make up for how rare they are in the labels of a dataset.
 
 Median-frequency balancing: Eigen & Fergus, ICCV 2015 (arXiv 1411.4734); with SegNet, Badrinarayanan
 et al., TPAMI 2017 (arXiv 1511.00561), section 4.
@@ -33,7 +33,7 @@ class ClassPixels(NamedTuple):
 
 
 def count_class_pixels(names: Sequence[str]) -> ClassPixels:
-    """Count the classes in the labels of registered data sets of the same classes.
+    """Count the classes in the labels of registered datasets of the same classes.
 
     Shows a progress bar if it takes long.
 
@@ -41,14 +41,14 @@ def count_class_pixels(names: Sequence[str]) -> ClassPixels:
         names: names of DatasetCatalog.
 
     Raises:
-        DatasetError: a data set has no classes or no labels, the data sets differ in their number
+        DatasetError: a dataset has no classes or no labels, the datasets differ in their number
             of classes, or a label file cannot be read or holds a value that is no class.
     """
     files = [item for name in names for item in _label_files(name)]
     numbers = {label_format.num_classes for _, label_format in files}
     if len(numbers) != 1:
         raise DatasetError(
-            f"The classes of {', '.join(names) or 'no data set'} cannot be counted: expected "
+            f"The classes of {', '.join(names) or 'no dataset'} cannot be counted: expected "
             f"labels of one number of classes, got {sorted(numbers) or 'no labels'}."
         )
     pixels = np.zeros(numbers.pop(), np.int64)
@@ -88,7 +88,7 @@ def median_frequency_weights(counts: ClassPixels) -> list[float]:
 
 
 def balanced_class_weights(names: Sequence[str]) -> list[float]:
-    """Median-frequency weights of the classes in registered data sets.
+    """Median-frequency weights of the classes in registered datasets.
 
     Args:
         names: names of DatasetCatalog, such as ``cfg.DATASETS.TRAIN``.

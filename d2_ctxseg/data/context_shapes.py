@@ -1,4 +1,4 @@
-"""ContextShapes: a small generated data set that needs the whole image (see context_shapes_scene).
+"""ContextShapes: a small generated dataset that needs the whole image (see context_shapes_scene).
 
 It takes seconds to make and is the same to the byte on every machine: a fixed random stream,
 integer arithmetic, and PNG files without compression (see png.py). So results on it can be
@@ -25,7 +25,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class ContextShapesOptions:
-    """What the data depends on. The defaults are the data set of the registered names.
+    """What the data depends on. The defaults are the dataset of the registered names.
 
     Attributes:
         seed: of the random numbers, 0 .. 2^32 - 1.
@@ -60,14 +60,14 @@ def generate_context_shapes(
     *,
     overwrite: bool = False,
 ) -> bool:
-    """Make the data set in ``folder``, completely or not at all.
+    """Make the dataset in ``folder``, completely or not at all.
 
     Args:
         folder: gets images/{train,val}/NNNN.png, labels/{train,val}/NNNN.png and a manifest.
         overwrite: replace a different ContextShapes in ``folder``.
 
     Returns:
-        False if exactly this data set is there already, True if it was made.
+        False if exactly this dataset is there already, True if it was made.
 
     Raises:
         DatasetError: ``folder`` holds something else (and ``overwrite`` is False, or it is no
@@ -90,7 +90,7 @@ def generate_context_shapes(
 
 
 def holds_context_shapes(folder: Path, options: ContextShapesOptions) -> bool:
-    """Whether ``folder`` holds the data set of these options, all files unchanged."""
+    """Whether ``folder`` holds the dataset of these options, all files unchanged."""
     manifest = _read_manifest(folder)
     if manifest is None or manifest.get("options") != asdict(options):
         return False
@@ -111,12 +111,12 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
         return
     if _read_manifest(folder) is None:
         raise DatasetError(
-            f"{folder} exists and is not a ContextShapes data set ({MANIFEST_NAME} is missing). "
+            f"{folder} exists and is not a ContextShapes dataset ({MANIFEST_NAME} is missing). "
             "It will not be touched: name another folder."
         )
     if not overwrite:
         raise DatasetError(
-            f"{folder} holds a ContextShapes data set with other options or changed files. "
+            f"{folder} holds a ContextShapes dataset with other options or changed files. "
             "Use --overwrite to replace it, or name another folder."
         )
 

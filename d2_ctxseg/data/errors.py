@@ -4,7 +4,7 @@ from ..utils.errors import UserError
 
 
 class DatasetError(UserError):
-    """Something is wrong with a data set: its description, its folders or one of its files.
+    """Something is wrong with a dataset: its description, its folders or one of its files.
 
     The message says what, in which file, what was expected and what to do.
     """

@@ -1,4 +1,4 @@
-"""What a folder data set is, and how its YAML description is read and checked.
+"""What a folder dataset is, and how its YAML description is read and checked.
 
 ``datasets/README.md`` explains every key of the YAML format.
 """
@@ -45,7 +45,7 @@ _SPLIT_PLACE = "{split}"
 
 @dataclass(frozen=True)
 class FolderDataset:
-    """A data set of images and label images in folders.
+    """A dataset of images and label images in folders.
 
     Attributes:
         source: the YAML file it is described in.
@@ -96,14 +96,14 @@ class FolderDataset:
         return self.root == _ROOT_PREFIX or self.root.startswith(f"{_ROOT_PREFIX}/")
 
     def resolve_root(self) -> Path:
-        """The folder of the data set, from the environment as it is now."""
+        """The folder of the dataset, from the environment as it is now."""
         if self.below_datasets_root:
             return datasets_root() / self.root[len(_ROOT_PREFIX) :].lstrip("/")
         return self.source.parent / Path(self.root).expanduser()
 
 
 def datasets_root() -> Path:
-    """The folder of the built-in data sets: ``DETECTRON2_DATASETS``, or ``./datasets``."""
+    """The folder of the built-in datasets: ``DETECTRON2_DATASETS``, or ``./datasets``."""
     return Path(os.environ.get(DATASETS_VARIABLE) or "datasets").expanduser()
 
 
@@ -111,14 +111,14 @@ def read_folder_dataset(yaml_path: str | Path) -> FolderDataset:
     """Read and check a description; no image folder is looked at.
 
     Raises:
-        DatasetError: the file is missing, is not YAML or describes no valid data set.
+        DatasetError: the file is missing, is not YAML or describes no valid dataset.
     """
     source = Path(yaml_path).expanduser().resolve()
     try:
         text = source.read_text(encoding="utf-8")
     except OSError as error:
         raise DatasetError(
-            f"Cannot read the data set description {source}: {error.strerror}."
+            f"Cannot read the dataset description {source}: {error.strerror}."
         ) from error
     try:
         description = yaml.load(text, Loader=_StrictLoader)
@@ -148,7 +148,7 @@ class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
 
 
 def _build(source: Path, description) -> FolderDataset:
-    _check_keys(description, _KEYS, _REQUIRED_KEYS, "the data set description")
+    _check_keys(description, _KEYS, _REQUIRED_KEYS, "the dataset description")
     classes, original_ids = _read_classes(description["classes"], source.parent)
     if "original_ids" in description:
         original_ids = _read_original_ids(description["original_ids"], len(classes))

@@ -16,7 +16,7 @@ _NUM_EXAMPLES = 10
 
 @dataclass(frozen=True)
 class LabelFormat:
-    """What the label files of a data set hold.
+    """What the label files of a dataset hold.
 
     Attributes:
         num_classes: the number of classes; their indices start at 0.
@@ -31,15 +31,15 @@ class LabelFormat:
 
     @classmethod
     def from_metadata(cls, metadata) -> "LabelFormat":
-        """From the metadata that Detectron2's MetadataCatalog has of a data set.
+        """From the metadata that Detectron2's MetadataCatalog has of a dataset.
 
         Raises:
-            DatasetError: ``stuff_classes`` is missing, so it is no data set for segmentation.
+            DatasetError: ``stuff_classes`` is missing, so it is no dataset for segmentation.
         """
         classes = metadata.get("stuff_classes")
         if not classes:
             raise DatasetError(
-                f"The data set '{metadata.name}' has no 'stuff_classes' in its metadata: it is "
+                f"The dataset '{metadata.name}' has no 'stuff_classes' in its metadata: it is "
                 "not registered, or not for semantic segmentation."
             )
         return cls(len(classes), metadata.get("ignore_label", 255), metadata.get("label_map"))
@@ -71,7 +71,7 @@ def check_label_values(label: np.ndarray, label_format: LabelFormat, path: str |
         raise DatasetError(
             f"{path} holds the values {_some(unknown)}, which are neither class indices "
             f"(0..{label_format.num_classes - 1}) nor the ignore label "
-            f"({label_format.ignore_label}). Use 'label_map' or 'ignore_label' in the data set's "
+            f"({label_format.ignore_label}). Use 'label_map' or 'ignore_label' in the dataset's "
             "YAML, or correct the file."
         )
 
@@ -105,8 +105,8 @@ def _read_integers(path: str | Path) -> np.ndarray:
 def _colored_label(path, mode: str) -> str:
     return (
         f"The label {path} is an image of mode {mode}, but a label must have one channel with a "
-        "class index for each pixel. If its colours stand for classes (the 'palette' of the data "
-        "set's YAML), convert the folder once: "
+        "class index for each pixel. If its colours stand for classes (the 'palette' of the "
+        "dataset's YAML), convert the folder once: "
         "python tools/convert_color_labels.py YAML SPLIT --output FOLDER"
     )
 
@@ -123,7 +123,7 @@ def _map_values(raw: np.ndarray, label_map: Mapping[int, int], path) -> np.ndarr
         values = np.unique(index[mapped == unknown]).tolist()
         raise DatasetError(
             f"{path} holds the values {_some(values)}, which 'label_map' does not list. "
-            "Map them to a class index or to 'ignore' in the data set's YAML."
+            "Map them to a class index or to 'ignore' in the dataset's YAML."
         )
     return mapped
 

@@ -1,4 +1,4 @@
-"""From a data set's record to what a semantic segmentor takes."""
+"""From a dataset's record to what a semantic segmentor takes."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -47,8 +47,8 @@ class SemanticSegmentorMapper:
             augmentations: Detectron2 augmentations or transforms, applied in this order. Labels
                 reach them with class indices and ``ignore_value``.
             image_format: as in :func:`d2_ctxseg.data.images.read_image`.
-            ignore_value: the label of ignored pixels, whatever the data set's own one is.
-            label_formats: data set name -> what its label files hold. May be empty for testing.
+            ignore_value: the label of ignored pixels, whatever the dataset's own one is.
+            label_formats: dataset name -> what its label files hold. May be empty for testing.
 
         Raises:
             ValueError: ``ignore_value`` is the index of a class.
@@ -104,7 +104,7 @@ class SemanticSegmentorMapper:
         if path is None:
             raise DatasetError(
                 f"The image {record['file_name']} has no label, so it cannot be trained on. Its "
-                "data set must not be in DATASETS.TRAIN."
+                "dataset must not be in DATASETS.TRAIN."
             )
         label_format = self._label_format_of(record)
         label = read_label(path, label_format.label_map)
@@ -120,13 +120,13 @@ class SemanticSegmentorMapper:
         name = record.get("dataset_name")
         if name in self.label_formats:
             return self.label_formats[name]
-        # Records of data sets that others registered do not say where they come from.
+        # Records of datasets that others registered do not say where they come from.
         formats = list(self.label_formats.values())
         if name is None and formats and all(other == formats[0] for other in formats):
             return formats[0]
         raise DatasetError(
             f"The record of {record['file_name']} has the 'dataset_name' {name!r}, but the labels "
-            f"can be read for {', '.join(self.label_formats) or 'no data set'} only. Its data set "
+            f"can be read for {', '.join(self.label_formats) or 'no dataset'} only. Its dataset "
             "must be in DATASETS.TRAIN, and if that names several, its records need a "
             "'dataset_name'."
         )
@@ -171,7 +171,7 @@ def _label_formats(names: Sequence[str]) -> dict[str, LabelFormat]:
     if unknown:
         raise DatasetError(
             f"DATASETS.TRAIN names '{unknown[0]}', which is not registered."
-            f"{suggest(unknown[0], DatasetCatalog.list())} Describe your own data set in a YAML "
+            f"{suggest(unknown[0], DatasetCatalog.list())} Describe your own dataset in a YAML "
             "file and list that in DATASETS.FOLDERS."
         )
     for name in names:

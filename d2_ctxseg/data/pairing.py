@@ -50,7 +50,7 @@ def pair_split(dataset: FolderDataset, split: str) -> Pairing:
     """
     if not dataset.has_labels(split):
         raise DatasetError(
-            f"Data set '{dataset.registered_name(split)}' has images only: its split '{split}' "
+            f"Dataset '{dataset.registered_name(split)}' has images only: its split '{split}' "
             f"names no 'labels' in {dataset.source}. Take another split, or add the folder of its "
             "labels there."
         )
@@ -81,19 +81,17 @@ def list_images(dataset: FolderDataset, split: str) -> tuple[Path, dict[str, Pat
 
 
 def check_complete(pairing: Pairing, name: str) -> None:
-    """Raise DatasetError if an image or a label of the data set ``name`` has no partner."""
+    """Raise DatasetError if an image or a label of the dataset ``name`` has no partner."""
     problems = pairing.problems()
     if problems:
         raise DatasetError(
-            f"Data set '{name}': {' '.join(problems)} An image and its label must have the same "
-            "name up to the suffixes ('image_suffix' and 'label_suffix' in the data set's YAML)."
+            f"Dataset '{name}': {' '.join(problems)} An image and its label must have the same "
+            "name up to the suffixes ('image_suffix' and 'label_suffix' in the dataset's YAML)."
         )
 
 
 def _missing_root(dataset: FolderDataset, root: Path) -> str:
-    message = (
-        f"Data set '{dataset.name}' is not there: the folder {root.absolute()} does not exist."
-    )
+    message = f"Dataset '{dataset.name}' is not there: the folder {root.absolute()} does not exist."
     if not dataset.below_datasets_root:
         return f"{message} It comes from 'root' in {dataset.source}."
     value = os.environ.get(DATASETS_VARIABLE)
@@ -122,7 +120,7 @@ def _prepare_hint(dataset: FolderDataset, split: str) -> str:
 
 def _list_files(folder: Path, suffixes, dataset: FolderDataset, split: str, kind: str):
     """Key -> file, for all files below ``folder`` that end with one of the suffixes."""
-    where = f"Data set '{dataset.name}', split '{split}': the {kind} folder {folder.absolute()}"
+    where = f"Dataset '{dataset.name}', split '{split}': the {kind} folder {folder.absolute()}"
     if not folder.is_dir():
         raise DatasetError(
             f"{where} does not exist ('{kind}s' in {dataset.source})."
@@ -147,7 +145,7 @@ def _list_files(folder: Path, suffixes, dataset: FolderDataset, split: str, kind
         found = f"It holds other files: {_examples(others)}." if others else "It is empty."
         raise DatasetError(
             f"{where} holds no file that ends with {' or '.join(suffixes)} "
-            f"('{kind}_suffix' in the data set's YAML). {found}{_prepare_hint(dataset, split)}"
+            f"('{kind}_suffix' in the dataset's YAML). {found}{_prepare_hint(dataset, split)}"
         )
     return files
 

@@ -1,4 +1,4 @@
-"""Colours for classes whose data set gives none."""
+"""Colours for classes whose dataset gives none."""
 
 import colorsys
 

@@ -1,4 +1,4 @@
-"""The files that preparing a data set makes: labels, images and links, each whole or not at all.
+"""The files that preparing a dataset makes: labels, images and links, each whole or not at all.
 
 Each kind has the same four methods, so that preparation_run.py can treat them alike:
 ``is_present(verify)``, ``write()``, ``estimated_bytes()`` and the attribute ``target``.

@@ -23,7 +23,7 @@ class Archive:
     """Where the official files come from.
 
     Attributes:
-        name: of the data set.
+        name: of the dataset.
         pages: the official download pages.
         layout: what the unpacked archives look like, one path a line, below the source folder.
     """
@@ -74,7 +74,7 @@ def preparation_parser(description: str, default_source: str) -> argparse.Argume
         "--root",
         type=Path,
         default=datasets_root(),
-        help=f"folder of the data sets, by default ${DATASETS_VARIABLE} or ./datasets "
+        help=f"folder of the datasets, by default ${DATASETS_VARIABLE} or ./datasets "
         "(now: %(default)s)",
     )
     parser.add_argument(

@@ -68,7 +68,7 @@ def map_values(values: np.ndarray, table: np.ndarray, path: str | Path) -> np.nd
         unknown = np.unique(values[label == _INVALID]).tolist()
         shown = ", ".join(map(str, unknown[:_NUM_EXAMPLES]))
         raise DatasetError(
-            f"{path} holds values that are no label of this data set: {shown}"
+            f"{path} holds values that are no label of this dataset: {shown}"
             f"{', ...' if len(unknown) > _NUM_EXAMPLES else ''}. "
             "Is it the file of the official archive? Unpack it again."
         )
@@ -112,7 +112,7 @@ def require_scipy():
         import scipy.io
     except ImportError as error:
         raise UserError(
-            "The labels of this data set are .mat files, and reading them needs SciPy, which is "
+            "The labels of this dataset are .mat files, and reading them needs SciPy, which is "
             "not installed. Install it once: python -m pip install scipy"
         ) from error
     return scipy.io

@@ -1,4 +1,4 @@
-"""Puts folder data sets into Detectron2's catalogs."""
+"""Puts folder datasets into Detectron2's catalogs."""
 
 import functools
 import logging
@@ -18,24 +18,24 @@ BUILTIN_FOLDER = Path(__file__).resolve().parent / "datasets"
 
 logger = logging.getLogger(__name__)
 
-# Name in the catalog -> (data set, split), for the data sets registered here.
+# Name in the catalog -> (dataset, split), for the datasets registered here.
 _registered: dict[str, tuple[FolderDataset, str]] = {}
-# Data sets that can be made on the spot: name -> function of the folder to make.
+# Datasets that can be made on the spot: name -> function of the folder to make.
 _generators = {"context_shapes": generate_context_shapes}
 
 
 def register_builtin_datasets() -> None:
-    """Register the data sets that are described in this package."""
+    """Register the datasets that are described in this package."""
     register_folder_datasets(sorted(BUILTIN_FOLDER.glob("*.yaml")))
 
 
 def register_folder_datasets(yaml_paths: Iterable[str | Path]) -> list[str]:
-    """Register all data sets of a list such as ``cfg.DATASETS.FOLDERS``; returns all names."""
+    """Register all datasets of a list such as ``cfg.DATASETS.FOLDERS``; returns all names."""
     return [name for path in yaml_paths for name in register_folder_dataset(path)]
 
 
 def register_folder_dataset(yaml_path: str | Path) -> list[str]:
-    """Register all splits of the data set that a YAML file describes.
+    """Register all splits of the dataset that a YAML file describes.
 
     No image folder is looked at until a split is loaded. Registering the same file again changes
     nothing.
@@ -44,7 +44,7 @@ def register_folder_dataset(yaml_path: str | Path) -> list[str]:
         the names registered, one a split: ``<name>_sem_seg_<split>``.
 
     Raises:
-        DatasetError: the description is not valid, or one of the names is another data set's.
+        DatasetError: the description is not valid, or one of the names is another dataset's.
     """
     dataset = read_folder_dataset(yaml_path)
     names = {dataset.registered_name(split): split for split in dataset.splits}
@@ -57,28 +57,28 @@ def register_folder_dataset(yaml_path: str | Path) -> list[str]:
 
 
 def folder_dataset_of(name: str) -> tuple[FolderDataset, str]:
-    """The (data set, split) registered under ``name``; DatasetError if there is none."""
+    """The (dataset, split) registered under ``name``; DatasetError if there is none."""
     if name not in _registered:
         raise DatasetError(
-            f"'{name}' is not a folder data set.{suggest(name, _registered)} "
+            f"'{name}' is not a folder dataset.{suggest(name, _registered)} "
             f"Registered ones: {', '.join(_registered)}."
         )
     return _registered[name]
 
 
 def has_labels(name: str) -> bool:
-    """Whether the data set ``name`` has labels; of those registered by others it is assumed."""
+    """Whether the dataset ``name`` has labels; of those registered by others it is assumed."""
     dataset, split = _registered.get(name, (None, None))
     return dataset is None or dataset.has_labels(split)
 
 
 def generate_missing(names: Iterable[str]) -> None:
-    """Make those of the named data sets that are generated ones and not on disk yet.
+    """Make those of the named datasets that are generated ones and not on disk yet.
 
     To be called by all processes of a distributed run: the first one makes them, the others wait.
 
     Raises:
-        DatasetError: a data set could not be made; raised in all processes.
+        DatasetError: a dataset could not be made; raised in all processes.
     """
     error = None
     if comm.is_main_process():
@@ -90,7 +90,7 @@ def generate_missing(names: Iterable[str]) -> None:
     # Gathering also makes the other processes wait, and lets them fail rather than hang.
     errors = [message for message in comm.all_gather(error) if message is not None]
     if errors:
-        raise DatasetError(f"Cannot generate the data set: {errors[0]}")
+        raise DatasetError(f"Cannot generate the dataset: {errors[0]}")
 
 
 def _generate_if_missing(name: str) -> None:
@@ -99,7 +99,7 @@ def _generate_if_missing(name: str) -> None:
         return
     root = dataset.resolve_root()
     if dataset.name in _generators and not root.exists():
-        logger.info("Generating the data set '%s' in %s", dataset.name, root.absolute())
+        logger.info("Generating the dataset '%s' in %s", dataset.name, root.absolute())
         _generators[dataset.name](root)
 
 
@@ -111,19 +111,19 @@ def _check_free(name: str, dataset: FolderDataset) -> None:
     if name not in _registered:
         if name in DatasetCatalog and not _is_builtin(dataset):
             raise DatasetError(
-                f"{dataset.source}: a data set named '{name}' is registered already. "
+                f"{dataset.source}: a dataset named '{name}' is registered already. "
                 "Choose another 'name'."
             )
         return
     other, _ = _registered[name]
     if other.source != dataset.source:
         raise DatasetError(
-            f"{dataset.source}: the data set '{name}' is already described by {other.source}. "
+            f"{dataset.source}: the dataset '{name}' is already described by {other.source}. "
             "Choose another 'name'."
         )
     if other != dataset:
         raise DatasetError(
-            f"{dataset.source} has changed since the data set '{name}' was registered. "
+            f"{dataset.source} has changed since the dataset '{name}' was registered. "
             "Start a new process."
         )
 
@@ -148,7 +148,7 @@ def _register_split(name: str, dataset: FolderDataset, split: str) -> None:
 
 
 def _take_over(name: str) -> dict:
-    """Free the name of a data set that Detectron2 has registered; returns the metadata it had.
+    """Free the name of a dataset that Detectron2 has registered; returns the metadata it had.
 
     It describes the same files as ours, and says less: its loader needs no more than that a folder
     exists, and knows no colours.
@@ -178,5 +178,5 @@ def _load_split(name: str, dataset: FolderDataset, split: str) -> list[dict]:
         files = {key: {"file_name": str(image)} for key, image in sorted(images.items())}
     # Metadata objects to a changed attribute, but the folders follow the environment variable.
     vars(MetadataCatalog.get(name)).update({key: str(root) for key, root in roots.items()})
-    logger.info("Data set '%s': %d images in %s", name, len(files), roots["image_root"])
+    logger.info("Dataset '%s': %d images in %s", name, len(files), roots["image_root"])
     return [{**record, "image_id": key, "dataset_name": name} for key, record in files.items()]

@@ -16,7 +16,7 @@ class SemSegPredictor:
     """Predicts the class of every pixel of one image at a time.
 
     Attributes:
-        metadata: Detectron2 ``Metadata`` of the first data set of ``DATASETS.TEST``: the classes'
+        metadata: Detectron2 ``Metadata`` of the first dataset of ``DATASETS.TEST``: the classes'
             names and colours.
     """
 
@@ -24,7 +24,7 @@ class SemSegPredictor:
         """Build the model that ``cfg`` describes, on ``MODEL.DEVICE``, with ``MODEL.WEIGHTS``.
 
         Raises:
-            UserError: the config names no weights, no data set, or an unknown image format.
+            UserError: the config names no weights, no dataset, or an unknown image format.
             ValueError: the weights do not fit the model.
         """
         if not cfg.MODEL.WEIGHTS:
@@ -35,8 +35,8 @@ class SemSegPredictor:
             )
         if not cfg.DATASETS.TEST:
             raise UserError(
-                "DATASETS.TEST is empty: the names and colours of the classes come from the data "
-                "set named there. Add --opts DATASETS.TEST \"('name',)\""
+                "DATASETS.TEST is empty: the names and colours of the classes come from the "
+                "dataset named there. Add --opts DATASETS.TEST \"('name',)\""
             )
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
             raise UserError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; the demo knows RGB and BGR")

@@ -135,10 +135,10 @@ class PredictionOverlays(HookBase):
     Args:
         period: iterations between two drawings; 0 draws at the end of training only.
         model: a semantic segmentor, not wrapped for distributed training.
-        mapper: from a record of the data set to the model's input.
+        mapper: from a record of the dataset to the model's input.
         records: the records to draw, with "file_name" and "sem_seg_file_name".
         load_labels: from a label file to labels (H, W).
-        metadata: of the data set: class names, colours, ignore label.
+        metadata: of the dataset: class names, colours, ignore label.
         output_dir: the run's folder.
     """
 

@@ -19,6 +19,7 @@ from ..modeling.normalization import KEYS as NORMALIZATION_KEYS
 from ..modeling.normalization import complete_normalization
 from ..utils.errors import UserError, suggest
 from .config_files import find_config_file
+from .old_configs import forget_old_default
 
 # What it says of normalisation is for encoders that say nothing themselves, and for programs that
 # read configs without setup_config.
@@ -41,7 +42,7 @@ def add_opts_argument(
 
 
 def setup_config(config_file: str, opts: list[str], *, for_inference: bool = False) -> CfgNode:
-    """Read ``config_file``, apply ``opts``, register its folder data sets, choose a device.
+    """Read ``config_file``, apply ``opts``, register its folder datasets, choose a device.
 
     MODEL.PIXEL_MEAN and PIXEL_STD are the encoder's (see ``modeling/normalization.py``), unless
     the overrides or a file other than Base-Segmentor.yaml state them.
@@ -59,7 +60,7 @@ def setup_config(config_file: str, opts: list[str], *, for_inference: bool = Fal
     Raises:
         MissingFileError: no such config file, and no config of that name.
         UserError: unknown key or name (the message names the nearest), a value of the wrong type,
-            or a number of classes that is not the data set's.
+            or a number of classes that is not the dataset's.
     """
     if config_file:
         config_file = find_config_file(config_file)
@@ -76,6 +77,8 @@ def setup_config(config_file: str, opts: list[str], *, for_inference: bool = Fal
         cfg.MODEL.ENCODER.WEIGHTS = ""
     register_folder_datasets(cfg.DATASETS.FOLDERS)
     _check_names(cfg)
+    forget_old_default(cfg, config_file, opts)
+    _check_pixel_loss(cfg)
     _check_num_classes(cfg)
     cfg.freeze()
     return cfg
@@ -166,6 +169,20 @@ def _check_names(cfg: CfgNode) -> None:
         for name in names:
             if name not in known:
                 raise UserError(f"{key}: nothing is registered as '{name}'.{suggest(name, known)}")
+
+
+def _check_pixel_loss(cfg: CfgNode) -> None:
+    """Warn where MODEL.PIXEL_LOSS has no effect."""
+    defaults = get_cfg()
+    add_ctxseg_config(defaults)
+    name = cfg.MODEL.META_ARCHITECTURE
+    ours = hasattr(META_ARCH_REGISTRY.get(name), "classifier_class")
+    if not ours and defaults.MODEL.PIXEL_LOSS != cfg.MODEL.PIXEL_LOSS:
+        logger.warning(
+            "MODEL.PIXEL_LOSS has no effect with MODEL.META_ARCHITECTURE '%s', which computes its "
+            "losses itself. 'LinearSegmentor' is this project's in the place of SemanticSegmentor.",
+            name,
+        )
 
 
 def _check_num_classes(cfg: CfgNode) -> None:

@@ -209,7 +209,7 @@ class Trainer(DefaultTrainer):
     def build_evaluator(
         cls, cfg, dataset_name: str, task: str = "sem_seg", prediction_key: str = "label_map"
     ):
-        """The evaluator of a data set, as TEST says.
+        """The evaluator of a dataset, as TEST says.
 
         It writes to ``{OUTPUT_DIR}/inference/{task}/{dataset_name}``.
         """
@@ -262,7 +262,7 @@ class Trainer(DefaultTrainer):
 
 
 def merge_results(results: dict, others: dict) -> None:
-    """Add the tasks of ``others`` to ``results``: task -> metrics, or data set -> that."""
+    """Add the tasks of ``others`` to ``results``: task -> metrics, or dataset -> that."""
     for key, value in others.items():
         if isinstance(results.get(key), dict):
             results[key].update(value)
@@ -286,7 +286,7 @@ def _images_of_a_part(cfg) -> int:
     if parts < 1 or batch % (parts * workers):
         raise UserError(
             f"SOLVER.ACCUMULATION_STEPS is {parts}, but SOLVER.IMS_PER_BATCH {batch} cannot be "
-            f"shared out to so many parts of {workers} worker(s) each: it must be a multiple of "
+            f"divided into so many parts for {workers} worker(s): it must be a multiple of "
             "their product."
         )
     return batch // parts

@@ -39,7 +39,7 @@ def cityscapes_evaluators(
     prediction_key: str = "label_map",
     distributed: bool = True,
 ) -> list["CityscapesScriptsEvaluator"]:
-    """The official evaluator if a data set is Cityscapes with labels; of all others none."""
+    """The official evaluator if a dataset is Cityscapes with labels; of all others none."""
     if not is_cityscapes(dataset_name):
         return []
     return [
@@ -50,7 +50,7 @@ def cityscapes_evaluators(
 
 
 def is_cityscapes(dataset_name: str) -> bool:
-    """Whether a registered data set has Cityscapes' 19 classes and label files of its names."""
+    """Whether a registered dataset has Cityscapes' 19 classes and label files of its names."""
     classes = MetadataCatalog.get(dataset_name).get("stuff_classes") or ()
     if sorted(classes) != sorted(read_source_ids("cityscapes").values()):
         return False
@@ -74,7 +74,7 @@ class CityscapesScriptsEvaluator(DatasetEvaluator):
     machines, which share no temporary folder.
 
     Args:
-        dataset_name: a registered data set for which :func:`is_cityscapes` holds.
+        dataset_name: a registered dataset for which :func:`is_cityscapes` holds.
         task: of the other evaluator; the results are named "sem_seg_cityscapesscripts" for
             "sem_seg", "sem_seg_cityscapesscripts_TTA" for "sem_seg_TTA".
         prediction_key: which of the model's outputs is rated, label maps (H, W). Where a model has
@@ -190,7 +190,7 @@ class CityscapesScriptsEvaluator(DatasetEvaluator):
         return comm.is_main_process() or not self._distributed
 
     def _problem(self) -> str | None:
-        """Why the package cannot rate this data set here, if it cannot."""
+        """Why the package cannot rate this dataset here, if it cannot."""
         files = [
             path.replace(_OFFICIAL_SUFFIXES[0], suffix)
             for path in self._labels.values()

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def label_loader(dataset_name: str) -> Callable[..., np.ndarray]:
-    """A function from a label file to class indices (H, W), as the data set describes it."""
+    """A function from a label file to class indices (H, W), as the dataset describes it."""
     label_format = LabelFormat.from_metadata(MetadataCatalog.get(dataset_name))
     return partial(_load_label, label_format=label_format)
 
@@ -51,7 +51,7 @@ class SegmentationEvaluator(DatasetEvaluator):
     predicted (and saved) but not rated.
 
     Args:
-        dataset_name: a registered data set.
+        dataset_name: a registered dataset.
         task: the name of the results, "sem_seg" or "sem_seg_TTA".
         prediction_key: which of the model's outputs is rated, label maps (H, W). Where a model has
             none of that name, the highest scores of "sem_seg" (K, H, W) are taken.
@@ -135,7 +135,7 @@ class SegmentationEvaluator(DatasetEvaluator):
             outputs: dicts with a label map (H, W), integers, or scores; see ``prediction_key``.
 
         Raises:
-            UserError: an image is not in the data set, or its prediction has another size than its
+            UserError: an image is not in the dataset, or its prediction has another size than its
                 label.
             DatasetError: a label holds what is neither a class nor the ignore label.
         """
@@ -143,7 +143,7 @@ class SegmentationEvaluator(DatasetEvaluator):
             file_name = input_["file_name"]
             if file_name not in self._label_files:
                 raise UserError(
-                    f"The image {file_name} is not in the data set '{self.dataset_name}' that it "
+                    f"The image {file_name} is not in the dataset '{self.dataset_name}' that it "
                     "is evaluated on."
                 )
             if file_name not in self._images:
@@ -253,7 +253,7 @@ class SegmentationEvaluator(DatasetEvaluator):
             class_names=self._metadata.stuff_classes,
             metrics=metrics,
             confusion=self.confusion,
-            # In the data set's order, whichever worker had an image.
+            # In the dataset's order, whichever worker had an image.
             images=[
                 {"file_name": name, "sem_seg_file_name": label or "", **self._images[name]}
                 for name, label in self._label_files.items()
@@ -272,7 +272,7 @@ class SegmentationEvaluator(DatasetEvaluator):
 
 
 def original_ids(metadata, label_format: LabelFormat) -> dict[int, int] | None:
-    """Class index -> the id that the data set's publishers use; None where they are the same."""
+    """Class index -> the id that the dataset's publishers use; None where they are the same."""
     known = metadata.get("original_ids")
     if known:
         return dict(enumerate(known))
@@ -289,7 +289,7 @@ def original_ids(metadata, label_format: LabelFormat) -> dict[int, int] | None:
     if missing:
         raise DatasetError(
             f"'{metadata.name}': no value of 'label_map' stands for the class {min(missing)}, so "
-            "its predictions cannot be saved with the data set's own ids. Add 'original_ids' to "
+            "its predictions cannot be saved with the dataset's own ids. Add 'original_ids' to "
             "its YAML."
         )
     return ids

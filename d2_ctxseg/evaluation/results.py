@@ -117,7 +117,7 @@ def _write_csv(path: Path, rows: Sequence[Mapping]) -> None:
 
 
 def by_dataset(results: Mapping, dataset_names: tuple[str, ...]) -> dict[str, dict]:
-    """``{dataset: {task: {metric: value}}}``; DefaultTrainer.test shortens it for one data set."""
+    """``{dataset: {task: {metric: value}}}``; DefaultTrainer.test shortens it for one dataset."""
     return {dataset_names[0]: dict(results)} if len(dataset_names) == 1 else dict(results)
 
 
@@ -136,7 +136,7 @@ def add_to_results_file(path: str | os.PathLike, weights: str, datasets: Mapping
 
 
 def merge_tasks(*results: Mapping[str, Mapping]) -> dict[str, dict]:
-    """Join ``{dataset: {task: ...}}`` of several tests of the same data sets."""
+    """Join ``{dataset: {task: ...}}`` of several tests of the same datasets."""
     merged: dict[str, dict] = {}
     for result in results:
         for dataset, tasks in result.items():

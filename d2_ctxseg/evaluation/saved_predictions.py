@@ -1,4 +1,4 @@
-"""Predictions as files: label images with the data set's own ids, and COCO's format."""
+"""Predictions as files: label images with the dataset's own ids, and COCO's format."""
 
 import json
 import os
@@ -22,14 +22,14 @@ _NUM_VALUES = 1 << 16
 class PredictionWriter:
     """Writes each prediction when it is there; nothing is kept.
 
-    In ``folder``: ``predictions/{image's name}.png`` with the data set's own ids, as the servers of
+    In ``folder``: ``predictions/{image's name}.png`` with the dataset's own ids, as the servers of
     ADE20K and Cityscapes take them, and ``sem_seg_predictions.json``, the same as COCO RLE.
 
     Args:
         folder: made if needed.
-        file_names: of all images of the data set. Where two have the same name, their predictions
+        file_names: of all images of the dataset. Where two have the same name, their predictions
             lie in the folders that tell them apart.
-        original_ids: class index -> the data set's own id; None: they are the same.
+        original_ids: class index -> the dataset's own id; None: they are the same.
         rank: the worker's.
 
     Raises:
@@ -132,7 +132,7 @@ def _output_names(file_names: Sequence[str]) -> dict[str, str]:
             return {name: str(output) for name, output in names.items()}
         if depth > max(len(path.parts) for path in paths.values()):
             raise DatasetError(
-                f"Two images of the data set differ in their kind of file only: {twice[0]}. Their "
+                f"Two images of the dataset differ in their kind of file only: {twice[0]}. Their "
                 "predictions would overwrite each other."
             )
         depth += 1
@@ -143,7 +143,7 @@ def _id_table(original_ids: Mapping[int, int]) -> np.ndarray:
     values = [original_ids[index] for index in range(len(original_ids))]
     if max(values) >= _NUM_VALUES or min(values) < 0:
         raise DatasetError(
-            f"The data set's own ids go from {min(values)} to {max(values)}, but a label image "
+            f"The dataset's own ids go from {min(values)} to {max(values)}, but a label image "
             "holds 0 to 65535."
         )
     return np.array(values, dtype=np.uint16)

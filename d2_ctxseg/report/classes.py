@@ -1,4 +1,4 @@
-"""Names, colours and true labels of the classes of an evaluated data set."""
+"""Names, colours and true labels of the classes of an evaluated dataset."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from .run import Run
 
 @dataclass(frozen=True)
 class DatasetClasses:
-    """The classes of a data set.
+    """The classes of a dataset.
 
     Attributes:
         names: of the K classes.
         colors: (r, g, b) of each, 0-255.
-        load_truth: from a label file to class indices (H, W); None where the data set is unknown.
+        load_truth: from a label file to class indices (H, W); None where the dataset is unknown.
         note: why ``load_truth`` is None.
     """
 
@@ -31,7 +31,7 @@ class DatasetClasses:
 
 
 def register_datasets_of(runs: Iterable[Run]) -> list[str]:
-    """Register the folder data sets that the runs' configs name; returns what went wrong."""
+    """Register the folder datasets that the runs' configs name; returns what went wrong."""
     notes = []
     for run in runs:
         datasets = run.config.get("DATASETS")
@@ -40,23 +40,23 @@ def register_datasets_of(runs: Iterable[Run]) -> list[str]:
             try:
                 register_folder_datasets([str(path)])
             except (OSError, UserError) as error:
-                notes.append(f"{run.name}: the data set of {path} is not available ({error}).")
+                notes.append(f"{run.name}: the dataset of {path} is not available ({error}).")
     return notes
 
 
 def classes_of(dataset: str, names: Sequence[str]) -> DatasetClasses:
-    """The classes of a data set that was evaluated with these class names.
+    """The classes of a dataset that was evaluated with these class names.
 
     They are taken from Detectron2's catalog only if it has the same names under ``dataset``; else
     their colours are made up.
     """
     palette = generate_palette(len(names))
     if dataset not in DatasetCatalog:
-        reason = f"The data set {dataset} is not registered: no truth, and colours of its own."
+        reason = f"The dataset {dataset} is not registered: no truth, and colours of its own."
         return DatasetClasses(names, palette, None, reason)
     metadata = MetadataCatalog.get(dataset)
     if list(metadata.get("stuff_classes") or []) != list(names):
-        reason = f"The data set {dataset} has other classes than when it was evaluated: no truth."
+        reason = f"The dataset {dataset} has other classes than when it was evaluated: no truth."
         return DatasetClasses(names, palette, None, reason)
     colors = metadata.get("stuff_colors") or palette
     return DatasetClasses(names, colors, label_loader(dataset))

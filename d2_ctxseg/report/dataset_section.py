@@ -1,4 +1,4 @@
-"""The part of the page about one data set: classes, comparison, confusions, images."""
+"""The part of the page about one dataset: classes, comparison, confusions, images."""
 
 import math
 import statistics
@@ -32,7 +32,7 @@ _LEGEND_CLASSES = 14
 def dataset_section(
     dataset: str, runs: Sequence[Run], number: int, picture_bytes: int, max_examples: int
 ) -> Markup:
-    """All about one data set.
+    """All about one dataset.
 
     Args:
         dataset: its name.

@@ -44,7 +44,7 @@ class Example:
 
 @dataclass
 class Evaluation:
-    """Results of one task ("sem_seg", "sem_seg_TTA", ...) on one data set.
+    """Results of one task ("sem_seg", "sem_seg_TTA", ...) on one dataset.
 
     Attributes:
         metrics: in per cent, NaN for null.
@@ -77,7 +77,7 @@ class Run:
         name: to be shown.
         config: the content of config.yaml; empty if there is none.
         curves: name of a scalar -> {iteration: value}; results are named "dataset/task/metric".
-        evaluations: by data set, then task, in the order of the config.
+        evaluations: by dataset, then task, in the order of the config.
         notes: what is left out.
     """
 
@@ -110,7 +110,7 @@ def read_run(folder: Path) -> Run:
     evaluations = _read_evaluations(folder, datasets, notes)
     curves = _read(folder / "metrics.json", _read_curves, notes, "training curves") or {}
     if len(datasets) == 1:
-        # Detectron2 leaves the name out where a run has one data set.
+        # Detectron2 leaves the name out where a run has one dataset.
         curves = {_with_dataset(key, datasets[0]): values for key, values in curves.items()}
     return Run(folder.resolve().name, folder, config, curves, evaluations, notes)
 
@@ -199,10 +199,10 @@ def _read_evaluations(folder: Path, datasets: list[str], notes: list[str]) -> di
 
 
 def _of_last_weights(found: dict, notes: list[str]) -> dict:
-    """Without tasks that other weights were evaluated for than the latest of their data set.
+    """Without tasks that other weights were evaluated for than the latest of their dataset.
 
     Args:
-        found: evaluations by data set and task, the latest last.
+        found: evaluations by dataset and task, the latest last.
     """
     last = {dataset: evaluation.weights for (dataset, _), evaluation in found.items()}
     kept = {key: item for key, item in found.items() if item.weights == last[key[0]]}

@@ -38,12 +38,12 @@ def task_title(task: str) -> str:
 
 
 def dataset_names(runs: Sequence[Run]) -> list[str]:
-    """All data sets that a run was evaluated on, each once."""
+    """All datasets that a run was evaluated on, each once."""
     return list(dict.fromkeys(dataset for run in runs for dataset in run.evaluations))
 
 
 def results_section(runs: Sequence[Run]) -> Markup:
-    """A row for each data set, task and run: the means, and how they differ."""
+    """A row for each dataset, task and run: the means, and how they differ."""
     evaluated = [
         (run, run.evaluations[dataset][task])
         for dataset, tasks in _tasks_of_datasets(runs).items()
@@ -73,7 +73,7 @@ def results_section(runs: Sequence[Run]) -> Markup:
 
 
 _TO_SINGLE_SCALE, _TO_FIRST = "Δ to single-scale", "Δ to first run"
-_TEXT_COLUMNS = ("data set", "run", "evaluation")
+_TEXT_COLUMNS = ("dataset", "run", "evaluation")
 _EXPLANATION = (
     "In per cent. mIoU is the mean of the classes' intersection over union, fwIoU weights them by "
     "their pixels, mACC is the mean of the classes' accuracies, and pACC the share of all labelled "
@@ -99,7 +99,7 @@ def _result_row(run: Run, evaluation: Evaluation, runs: Sequence[Run]) -> dict[s
     values = {name: evaluation.metrics.get(name, math.nan) for name in _SUMMARY_METRICS}
     images = math.nan if evaluation.num_images is None else evaluation.num_images
     return {
-        "data set": tag("td", dataset, class_="value"),
+        "dataset": tag("td", dataset, class_="value"),
         "run": tag("td", run.name, class_="value"),
         "evaluation": tag("td", task_title(task)),
         "mIoU": number_cell(miou),
@@ -130,7 +130,7 @@ def training_section(runs: Sequence[Run]) -> Markup | None:
 
 
 def _curves_in_order(runs: Sequence[Run]) -> list[str]:
-    """mIoU of the data sets, the total loss, its parts, the learning rate."""
+    """mIoU of the datasets, the total loss, its parts, the learning rate."""
     names = sorted({name for run in runs for name in run.curves})
     scores = [name for name in names if name.endswith("/mIoU")]
     known = [

@@ -1,4 +1,4 @@
-"""Errors that are a user's to mend, told apart from defects of the program."""
+"""Errors that are the user's to correct, told apart from defects of the program."""
 
 import difflib
 import sys

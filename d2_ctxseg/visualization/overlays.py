@@ -1,6 +1,6 @@
 """Pictures of label maps: an overlay with a legend, and image, truth and prediction side by side.
 
-Labels outside the data set's classes (255 and other ignored ones) get no colour.
+Labels outside the dataset's classes (255 and other ignored ones) get no colour.
 """
 
 from functools import lru_cache

@@ -37,7 +37,7 @@ def draw_sample_sheet(name: str, num_samples: int = 12, seed: int = 0) -> np.nda
         uint8 RGB array (H, W, 3).
 
     Raises:
-        DatasetError: ``name`` is no folder data set, it is not there, or nothing can be read.
+        DatasetError: ``name`` is no folder dataset, it is not there, or nothing can be read.
     """
     dataset, split = folder_dataset_of(name)
     if not dataset.has_labels(split):

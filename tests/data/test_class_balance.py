@@ -25,7 +25,7 @@ def test_labels_without_a_class_are_refused():
 
 
 def folder_dataset(folder, labels, **changes):
-    """The registered name of a data set with these label images; classes: road, tree, car."""
+    """The registered name of a dataset with these label images; classes: road, tree, car."""
     for i, label in enumerate(labels):
         write_image(folder / f"images/{i}.png", np.zeros((*label.shape, 3), np.uint8))
         write_image(folder / f"labels/{i}.png", label)

@@ -1,4 +1,4 @@
-"""The data sets that come described: names, classes, labels, files."""
+"""The datasets that come described: names, classes, labels, files."""
 
 from pathlib import Path
 

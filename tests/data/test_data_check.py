@@ -1,4 +1,4 @@
-"""The check of a data set, the conversion of colour labels, and their commands."""
+"""The check of a dataset, the conversion of colour labels, and their commands."""
 
 import json
 from pathlib import Path
@@ -88,7 +88,7 @@ class TestCheck:
         assert "Cannot read the image" in problem and "a.png" in problem
 
     def test_an_unknown_name_is_an_error(self):
-        with pytest.raises(DatasetError, match="is not a folder data set"):
+        with pytest.raises(DatasetError, match="is not a folder dataset"):
             check_dataset("nobody_knows")
 
 
@@ -119,7 +119,7 @@ class TestConvertColorLabels:
     palette = [[128, 0, 0], [0, 128, 0], [0, 0, 128]]
 
     def write(self, folder, colors, name="a", **changes):
-        """A data set whose label holds these colours in one row."""
+        """A dataset whose label holds these colours in one row."""
         write_image(folder / f"images/{name}.png", np.zeros((1, len(colors), 3), np.uint8))
         write_image(folder / f"labels/{name}.png", np.array([colors], np.uint8))
         return read_folder_dataset(write_yaml(folder, palette=self.palette, **changes))

@@ -1,4 +1,4 @@
-"""The YAML description of a folder data set: what it may say, and the errors when it is wrong."""
+"""The YAML description of a folder dataset: what it may say, and the errors when it is wrong."""
 
 from pathlib import Path
 

@@ -53,7 +53,7 @@ def write_record(folder, image, label, name="data"):
 
 @pytest.fixture
 def dataset(tmp_path):
-    """(name, labels) of a registered data set with two images of 12x16 pixels."""
+    """(name, labels) of a registered dataset with two images of 12x16 pixels."""
     labels = write_pairs(tmp_path, ["a", "b"])
     [name] = register_folder_dataset(write_yaml(tmp_path))
     return name, labels
@@ -70,7 +70,7 @@ def test_training_gives_image_and_label(dataset):
     np.testing.assert_array_equal(result["sem_seg"], labels[1])
     assert (result["height"], result["width"]) == (12, 16)
     assert result["file_name"] == record["file_name"]
-    assert "image" not in record, "the data set's own record must not change"
+    assert "image" not in record, "the dataset's own record must not change"
 
 
 def test_images_without_labels_are_predicted_and_not_trained_on(tmp_path):

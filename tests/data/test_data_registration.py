@@ -1,4 +1,4 @@
-"""Registering folder data sets, pairing their files, and making the generated ones."""
+"""Registering folder datasets, pairing their files, and making the generated ones."""
 
 import os
 from pathlib import Path
@@ -79,7 +79,7 @@ class TestWithoutLabels:
         assert metadata.image_root == str(tmp_path / "images")
         assert metadata.get("sem_seg_root") is None
         assert (has_labels(train), has_labels(test)) == (True, False)
-        assert has_labels("nobody_knows"), "of data sets of others it is assumed"
+        assert has_labels("nobody_knows"), "of datasets of others it is assumed"
 
     def test_pairing_them_is_an_error(self, tmp_path):
         write_pairs(tmp_path, ["a"])

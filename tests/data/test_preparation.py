@@ -1,4 +1,4 @@
-"""Making the files of a data set: tables of labels, single files, runs, and their numbers."""
+"""Making the files of a dataset: tables of labels, single files, runs, and their numbers."""
 
 import argparse
 import os

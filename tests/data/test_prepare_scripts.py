@@ -35,7 +35,7 @@ ALL = pytest.mark.parametrize("name", MINIATURES)
 
 
 def prepare(name: str, root: Path, *more, incomplete: bool = True) -> int:
-    """Run the script of a data set; gives its exit code."""
+    """Run the script of a dataset; gives its exit code."""
     arguments = ["--root", root, "--workers", 1, *(["--allow-incomplete"] if incomplete else [])]
     return run_script(SCRIPTS / f"prepare_{name}.py", *arguments, *more)
 
@@ -265,9 +265,7 @@ def test_camvid_in_its_place_is_only_checked(tmp_path, capsys):
     assert contents(tmp_path) == before
     write_image(tmp_path / "camvid/valannot/val_1.png", np.full(SIZE, 12, np.uint8))
     assert prepare("camvid", tmp_path) == 1
-    assert (
-        "val_1.png holds values that are no label of this data set: 12" in capsys.readouterr().err
-    )
+    assert "val_1.png holds values that are no label of this dataset: 12" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What detectron2.data promises about catalogs, data sets, samplers and images, installed or
+"""What detectron2.data promises about catalogs, datasets, samplers and images, installed or
 embedded.
 
 The figures were recorded on Detectron2.
@@ -35,7 +35,7 @@ from detectron2.utils import comm
 
 @pytest.fixture
 def name():
-    """A name that no data set has yet."""
+    """A name that no dataset has yet."""
     name = f"contract_{uuid.uuid4().hex}"
     yield name
     DatasetCatalog.pop(name, None)

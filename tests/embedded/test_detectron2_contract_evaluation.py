@@ -76,7 +76,7 @@ def prediction(index):
 
 
 def register(name, folder):
-    """Register a data set of two images whose label maps lie in ``folder``."""
+    """Register a dataset of two images whose label maps lie in ``folder``."""
     records = []
     for index in range(2):
         label_file = folder / f"{index}.png"
@@ -89,7 +89,7 @@ def register(name, folder):
 
 @pytest.fixture
 def dataset(tmp_path):
-    """The name of a registered data set of two images."""
+    """The name of a registered dataset of two images."""
     name = f"contract_{uuid.uuid4().hex}"
     register(name, tmp_path)
     yield name

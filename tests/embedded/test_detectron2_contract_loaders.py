@@ -37,7 +37,7 @@ only_embedded = pytest.mark.skipif(
 
 @pytest.fixture
 def name():
-    """A name that no data set has yet."""
+    """A name that no dataset has yet."""
     name = f"contract_{uuid.uuid4().hex}"
     yield name
     DatasetCatalog.pop(name, None)

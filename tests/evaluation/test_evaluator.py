@@ -36,7 +36,7 @@ def write_labels(path, labels):
 
 @pytest.fixture
 def make_dataset(tmp_path):
-    """Registers a data set of five labels, of which some pixels are ignored (255)."""
+    """Registers a dataset of five labels, of which some pixels are ignored (255)."""
 
     def make(names=NAMES, unlabelled=(), **metadata):
         name, records = unique_name(), []
@@ -294,7 +294,7 @@ class TestMistakes:
         evaluator = SegmentationEvaluator(name, distributed=False)
         evaluator.reset()
         (input_, output), *_ = predictions(records)
-        with pytest.raises(UserError, match=r"other\.jpg is not in the data set"):
+        with pytest.raises(UserError, match=r"other\.jpg is not in the dataset"):
             evaluator.process([{"file_name": "other.jpg"}], [output])
         small = {"label_map": output["label_map"][:10]}
         with pytest.raises(UserError, match=r"has the size \(10, 60\).* has \(40, 60\)"):

@@ -194,7 +194,7 @@ class TestWhatIsMissing:
         results["dataset"] = "elsewhere_sem_seg_val"
         (place / "results.json").write_text(json.dumps(results))
         shown = read_page(write_report([run]))
-        assert "The data set elsewhere_sem_seg_val is not registered" in shown.text
+        assert "The dataset elsewhere_sem_seg_val is not registered" in shown.text
         assert shown.attributes("alt").count("truth") == shown.attributes("alt").count("image") - 2
 
     def test_a_data_set_that_has_changed_leaves_out_the_truth(self, tmp_path):

@@ -1,4 +1,4 @@
-"""Sheets of images beside their labels: of a data set, and of what training is given."""
+"""Sheets of images beside their labels: of a dataset, and of what training is given."""
 
 from pathlib import Path
 
@@ -103,7 +103,7 @@ class TestTools:
         ("arguments", "message"),
         [
             (["--num-images", 0], "--num-images must be at least 1"),
-            (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN names no data set"),
+            (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN names no dataset"),
         ],
     )
     def test_visualize_data_names_mistakes(self, tiny_run, tmp_path, capsys, arguments, message):

@@ -1,4 +1,4 @@
-"""Maps that a classifier makes on its way to the logits, on the same road to the image's size."""
+"""Maps that a classifier makes on its way to the logits, brought to the image's size."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Data sets, their catalogs, the standard mapper, samplers and data loaders."""
+"""Datasets, their catalogs, the standard mapper, samplers and data loaders."""
 
 from .._coverage import module_getattr
 from . import datasets, samplers, transforms

@@ -1,4 +1,4 @@
-"""From the names of data sets to data loaders."""
+"""From the names of datasets to data loaders."""
 
 import itertools
 import logging
@@ -43,7 +43,7 @@ def get_detection_dataset_dicts(
     proposal_files: list[str] | None = None,
     check_consistency: bool = True,
 ) -> list[dict] | torchdata.Dataset:
-    """Load data sets by their names in the DatasetCatalog and join them.
+    """Load datasets by their names in the DatasetCatalog and join them.
 
     Args:
         names: one or several.
@@ -52,12 +52,12 @@ def get_detection_dataset_dicts(
         min_keypoints, proposal_files: not covered.
 
     Returns:
-        The records of all data sets, in order. A data set registered as a
+        The records of all datasets, in order. A dataset registered as a
         ``torch.utils.data.Dataset`` stays one.
 
     Raises:
         KeyError: a name is not registered.
-        AssertionError: no name, or a data set without records.
+        AssertionError: no name, or a dataset without records.
         NotImplementedError: the records have instances and ``filter_empty`` is true, or
             ``min_keypoints`` or ``proposal_files`` is given.
     """
@@ -97,7 +97,7 @@ def build_batch_data_loader(
 
     Args:
         dataset: with indices, or iterable.
-        sampler: for a data set with indices; None for an iterable one.
+        sampler: for a dataset with indices; None for an iterable one.
         total_batch_size: of all processes together, divisible by their number.
         aspect_ratio_grouping: see :class:`AspectRatioGroupedDataset`; drops incomplete batches.
         num_workers: worker processes that load data; 0 loads in this one.
@@ -203,11 +203,11 @@ def build_detection_train_loader(
     """An endless data loader for training; ``build_detection_train_loader(cfg)`` works too.
 
     Args:
-        dataset: a list of records, or a data set with indices or an iterable one.
+        dataset: a list of records, or a dataset with indices or an iterable one.
         mapper: applied to each record, a ``DatasetMapper(cfg, True)`` with a config. None: no
             mapping.
         sampler: the order of records, a shuffling :class:`TrainingSampler` by default. None for an
-            iterable data set.
+            iterable dataset.
         total_batch_size, aspect_ratio_grouping, num_workers, collate_fn, kwargs: see
             :func:`build_batch_data_loader`.
 
@@ -254,14 +254,14 @@ def build_detection_test_loader(
 ) -> torchdata.DataLoader:
     """A data loader that gives every record once, in order.
 
-    ``build_detection_test_loader(cfg, dataset_name)`` works too: each data set is tested by itself,
+    ``build_detection_test_loader(cfg, dataset_name)`` works too: each dataset is tested by itself,
     so that the name is an argument.
 
     Args:
-        dataset: a list of records, or a data set with indices or an iterable one.
+        dataset: a list of records, or a dataset with indices or an iterable one.
         mapper: applied to each record, a ``DatasetMapper(cfg, False)`` with a config. None: no
             mapping.
-        sampler: an :class:`InferenceSampler` by default. None for an iterable data set.
+        sampler: an :class:`InferenceSampler` by default. None for an iterable dataset.
         batch_size: of this process.
         num_workers, collate_fn: see :func:`build_batch_data_loader`.
 

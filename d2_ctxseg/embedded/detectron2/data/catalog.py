@@ -1,4 +1,4 @@
-"""Two global tables: how to load a data set, and what is known about it."""
+"""Two global tables: how to load a dataset, and what is known about it."""
 
 from collections import UserDict
 from types import SimpleNamespace
@@ -24,10 +24,10 @@ class _Catalog(UserDict):
 
 
 class _DatasetCatalog(_Catalog):
-    """Maps the name of a data set to the function that loads it."""
+    """Maps the name of a dataset to the function that loads it."""
 
     def register(self, name: str, func) -> None:
-        """Let ``func`` load the data set ``name``.
+        """Let ``func`` load the dataset ``name``.
 
         Args:
             name: a name that is not registered yet; AssertionError otherwise.
@@ -44,7 +44,7 @@ class _DatasetCatalog(_Catalog):
         self[name] = func
 
     def get(self, name: str):
-        """Load the data set ``name``. Raises KeyError that lists the known names otherwise."""
+        """Load the dataset ``name``. Raises KeyError that lists the known names otherwise."""
         if name not in self:
             raise KeyError(
                 f"Dataset '{name}' is not registered! Available datasets are: {', '.join(self)}"
@@ -53,7 +53,7 @@ class _DatasetCatalog(_Catalog):
 
 
 class Metadata(SimpleNamespace):
-    """What is known about one data set (``name``, ``stuff_classes``, ``ignore_label`` ...).
+    """What is known about one dataset (``name``, ``stuff_classes``, ``ignore_label`` ...).
 
     Attributes are write-once: assigning an equal value again is fine, a different one raises
     AssertionError. Reading one that was never set raises AttributeError that lists those there are.
@@ -94,7 +94,7 @@ class Metadata(SimpleNamespace):
 
 
 class _MetadataCatalog(_Catalog):
-    """Maps the name of a data set to its one :class:`Metadata` object."""
+    """Maps the name of a dataset to its one :class:`Metadata` object."""
 
     def get(self, name: str) -> Metadata:
         """The metadata of ``name``: always the same object, an empty one at the first call."""

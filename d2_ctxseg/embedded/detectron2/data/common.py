@@ -1,4 +1,4 @@
-"""Wrappers around data sets: from a list, mapped, sampled, and grouped into batches."""
+"""Wrappers around datasets: from a list, mapped, sampled, and grouped into batches."""
 
 import copy
 import logging
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class _MapIterableDataset(torchdata.IterableDataset):
-    """What :class:`MapDataset` is for an iterable data set: leaves out elements mapped to None."""
+    """What :class:`MapDataset` is for an iterable dataset: leaves out elements mapped to None."""
 
     def __init__(self, dataset, map_func):
         self._dataset = dataset
@@ -34,12 +34,12 @@ class _MapIterableDataset(torchdata.IterableDataset):
 
 
 class MapDataset(torchdata.Dataset):
-    """Applies a function to every element of a data set.
+    """Applies a function to every element of a dataset.
 
     Args:
         dataset: with indices or iterable; the result is of the same kind.
         map_func: takes an element, returns what takes its place, or None if it is unusable: an
-            iterable data set skips such an element, one with indices tries random others. Lambdas
+            iterable dataset skips such an element, one with indices tries random others. Lambdas
             and closures work with worker processes too.
     """
 
@@ -105,7 +105,7 @@ class _SerializedList:
 
 
 class DatasetFromList(torchdata.Dataset):
-    """A list as a data set.
+    """A list as a dataset.
 
     Args:
         lst: its elements, picklable if they are serialised.
@@ -135,7 +135,7 @@ class DatasetFromList(torchdata.Dataset):
 
 
 class ToIterableDataset(torchdata.IterableDataset):
-    """A data set with indices, iterated in the order of a sampler.
+    """A dataset with indices, iterated in the order of a sampler.
 
     Every worker process runs the sampler (which is cheap) and keeps its own share of the indices.
 

@@ -1,4 +1,4 @@
-"""From a record of a data set to what a model takes."""
+"""From a record of a dataset to what a model takes."""
 
 import copy
 import logging

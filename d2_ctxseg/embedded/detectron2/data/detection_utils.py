@@ -32,7 +32,7 @@ _UNDO_ORIENTATION = {
 
 
 class SizeMismatchError(ValueError):
-    """An image file has another size than its record in the data set says."""
+    """An image file has another size than its record in the dataset says."""
 
 
 def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:

@@ -43,7 +43,7 @@ class DefaultPredictor:
     """Runs the model of a config, with the weights ``cfg.MODEL.WEIGHTS``, on single images.
 
     Attributes:
-        metadata: of the first data set in ``cfg.DATASETS.TEST``, if there is one.
+        metadata: of the first dataset in ``cfg.DATASETS.TEST``, if there is one.
 
     Raises:
         ValueError: ``cfg.INPUT.FORMAT`` is neither "RGB" nor "BGR".
@@ -227,12 +227,12 @@ class DefaultTrainer(TrainerBase):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
-        """An iterable of the batches of one test data set, which has a length."""
+        """An iterable of the batches of one test dataset, which has a length."""
         return build_detection_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """The evaluator of one test data set. There is none by default."""
+        """The evaluator of one test dataset. There is none by default."""
         raise NotImplementedError(
             "DefaultTrainer does not know how to evaluate: implement build_evaluator() in a "
             "subclass, or pass evaluators to DefaultTrainer.test()."
@@ -245,20 +245,20 @@ class DefaultTrainer(TrainerBase):
         model: nn.Module,
         evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None = None,
     ) -> dict:
-        """Evaluate ``model`` on all data sets of ``cfg.DATASETS.TEST``.
+        """Evaluate ``model`` on all datasets of ``cfg.DATASETS.TEST``.
 
         Args:
-            evaluators: one a data set; by default ``build_evaluator`` makes them.
+            evaluators: one a dataset; by default ``build_evaluator`` makes them.
 
         Returns:
-            The results by data set; with one data set its results themselves.
+            The results by dataset; with one dataset its results themselves.
         """
         if isinstance(evaluators, DatasetEvaluator):
             evaluators = [evaluators]
         names = cfg.DATASETS.TEST
         if evaluators is not None:
             assert len(names) == len(evaluators), (
-                f"{len(evaluators)} evaluators for {len(names)} data sets: {tuple(names)}"
+                f"{len(evaluators)} evaluators for {len(names)} datasets: {tuple(names)}"
             )
         results = OrderedDict()
         for i, name in enumerate(names):

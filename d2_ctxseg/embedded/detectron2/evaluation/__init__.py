@@ -1,4 +1,4 @@
-"""Running a model on a data set, and the standard metrics of semantic segmentation."""
+"""Running a model on a dataset, and the standard metrics of semantic segmentation."""
 
 from .._coverage import module_getattr
 from .evaluator import DatasetEvaluator, DatasetEvaluators, inference_context, inference_on_dataset

@@ -26,7 +26,7 @@ _PARTS = ("data", "compute", "eval")
 
 
 class DatasetEvaluator:
-    """Base class of evaluators: collects what a model says about a data set, and rates it."""
+    """Base class of evaluators: collects what a model says about a dataset, and rates it."""
 
     def reset(self):
         """Forget what was collected. Called before each round."""
@@ -83,7 +83,7 @@ class DatasetEvaluators(DatasetEvaluator):
 
 
 def inference_on_dataset(model, data_loader, evaluator, callbacks: dict | None = None):
-    """Run a model over a data set, rate the outputs, and log how long it took.
+    """Run a model over a dataset, rate the outputs, and log how long it took.
 
     Args:
         model: a function of a batch. A module is in eval mode meanwhile.

@@ -35,14 +35,14 @@ def load_image_into_numpy_array(filename: str, dtype=None) -> np.ndarray:
 
 
 class SemSegEvaluator(DatasetEvaluator):
-    """IoU, accuracy and boundary IoU over a data set, in percent.
+    """IoU, accuracy and boundary IoU over a dataset, in percent.
 
     Classes that do not occur in the ground truth have NaN and do not count in the means.
 
     Args:
         dataset_name: registered, with records that have "file_name" and "sem_seg_file_name", and
             metadata ``stuff_classes`` and ``ignore_label``. With the optional metadata
-            ``stuff_dataset_id_to_contiguous_id`` the saved predictions have the data set's own ids.
+            ``stuff_dataset_id_to_contiguous_id`` the saved predictions have the dataset's own ids.
         distributed: gather the results of all processes.
         output_dir: where to save ``sem_seg_predictions.json`` and ``sem_seg_evaluation.pth``.
             Nothing is saved if it is None.
@@ -107,7 +107,7 @@ class SemSegEvaluator(DatasetEvaluator):
             outputs: dicts with "sem_seg", scores or logits (K, H, W) of the label map's size.
 
         Raises:
-            KeyError: an image is not in the data set.
+            KeyError: an image is not in the dataset.
             ValueError: a prediction has another size than its label map, or the label map has
                 labels that are neither a class nor the ignore label.
         """

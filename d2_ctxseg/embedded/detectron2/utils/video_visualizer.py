@@ -9,7 +9,7 @@ class VideoVisualizer:
     """Draws frame after frame in the same style."""
 
     def __init__(self, metadata, instance_mode=ColorMode.IMAGE):
-        """``metadata``: the data set's ``Metadata`` with ``stuff_classes`` and ``stuff_colors``."""
+        """``metadata``: the dataset's ``Metadata`` with ``stuff_classes`` and ``stuff_colors``."""
         if instance_mode not in (ColorMode.IMAGE, ColorMode.IMAGE_BW):
             raise AssertionError(f"instance_mode {instance_mode} does not exist for videos")
         self.metadata = metadata

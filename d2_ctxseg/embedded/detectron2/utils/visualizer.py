@@ -93,7 +93,7 @@ class Visualizer:
         """
         Args:
             img_rgb: (H, W, 3) RGB in [0, 255].
-            metadata: the data set's ``Metadata`` with ``stuff_classes`` and ``stuff_colors``.
+            metadata: the dataset's ``Metadata`` with ``stuff_classes`` and ``stuff_colors``.
             scale: how much larger than the image the picture is.
             instance_mode: accepted for Detectron2's sake; label maps are drawn in one style.
             font_size_scale: a factor on the size of text.
@@ -109,7 +109,7 @@ class Visualizer:
     def draw_sem_seg(
         self, sem_seg, area_threshold=None, alpha=0.8, draw_text=True, edge_color=_OFF_WHITE
     ):
-        """Draw a label map in the data set's colours, the largest class first.
+        """Draw a label map in the dataset's colours, the largest class first.
 
         Labels that are no class (255 and other void labels) are left undrawn.
 

@@ -1,4 +1,4 @@
-"""Loaders of data sets."""
+"""Loaders of datasets."""
 
 from ..._coverage import module_getattr
 from .sem_seg import load_sem_seg

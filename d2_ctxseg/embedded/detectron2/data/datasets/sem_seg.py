@@ -1,4 +1,4 @@
-"""Semantic segmentation data sets that are two folders: images, and label maps of equal names."""
+"""Semantic segmentation datasets that are two folders: images, and label maps of equal names."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Samplers: the order in which elements of a data set are used."""
+"""Samplers: the order in which elements of a dataset are used."""
 
 from ..._coverage import module_getattr
 from .distributed_sampler import InferenceSampler, RandomSubsetTrainingSampler, TrainingSampler

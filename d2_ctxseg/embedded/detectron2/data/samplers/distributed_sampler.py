@@ -19,7 +19,7 @@ class TrainingSampler(Sampler):
     Data loader workers are not taken into account: see :class:`ToIterableDataset`.
 
     Args:
-        size: the number of elements of the data set, at least 1.
+        size: the number of elements of the dataset, at least 1.
         shuffle: a new random order in each epoch; ascending indices otherwise.
         seed: of the order, the same in all processes. None: a random one that they agree on.
     """
@@ -57,7 +57,7 @@ class RandomSubsetTrainingSampler(TrainingSampler):
     """A :class:`TrainingSampler` of a random subset, to see how accuracy depends on data.
 
     Args:
-        size: the number of elements of the data set.
+        size: the number of elements of the dataset.
         subset_ratio: the subset's part of it, in (0, 1].
         shuffle: a new random order in each epoch.
         seed_shuffle: of the order, as the ``seed`` of :class:`TrainingSampler`.
@@ -90,7 +90,7 @@ class InferenceSampler(Sampler):
     If ``size`` is not divisible, the first processes get one index more.
 
     Args:
-        size: the number of elements of the data set, at least 1.
+        size: the number of elements of the dataset, at least 1.
     """
 
     def __init__(self, size: int):
