@@ -31,10 +31,10 @@ def _add_pointrend_config(cfg: CN) -> None:
 
 
 def _add_data_config(cfg: CN) -> None:
-    # YAML files that each describe a data set of your own (docs/DATASETS.md). They are registered
+    # YAML files that each describe a dataset of your own (docs/DATASETS.md). They are registered
     # before training; name their splits in DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.FOLDERS = []
-    # Generate the data sets of DATASETS.TRAIN/TEST that are generated ones (ContextShapes) if
+    # Generate the datasets of DATASETS.TRAIN/TEST that are generated ones (ContextShapes) if
     # they are not on disk yet.
     cfg.DATASETS.GENERATE_MISSING = False
 
@@ -72,6 +72,13 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.ENCODER.PYRAMID = False
     # Compute the encoder's activations again in the backward pass instead of keeping them.
     cfg.MODEL.ENCODER.ACTIVATION_CHECKPOINTING = False
+    # Detectron2's MODEL.BACKBONE.FREEZE_AT holds for these encoders, too: 0 freezes nothing, 1 the
+    # stem, n also the stages up to res n, 5 everything. Of VisionTransformerBackbone, 1 freezes
+    # what comes before the blocks, n also the first n - 1 blocks. Detectron2's default is 2; the
+    # configs of this project set 0.
+    #
+    # Detectron2's MODEL.PIXEL_MEAN and PIXEL_STD are those of the encoder's pretrained weights
+    # where a config does not state them (engine/setup.py).
 
     # Batch statistics over all workers (GPUs only).
     cfg.MODEL.SYNC_BN = False
@@ -194,11 +201,13 @@ def _add_own_heads_config(cfg: CN) -> None:
 
 
 def _add_classifier_config(cfg: CN) -> None:
-    # The classifier that takes the place of the head's last 1x1 convolution. The meta-architecture
-    # says which one; "PixelClassifierSegmentor" takes the one that NAME says.
+    # The classifier that takes the place of the head's last 1x1 convolution. A meta-architecture
+    # such as "ContextAwareSegmentor" says which one; "PixelClassifierSegmentor" takes the one that
+    # NAME says; "WholeHeadSegmentor" is for heads that classify by themselves.
     cfg.MODEL.CLASSIFIER = CN()
-    # A name of CLASSIFIER_REGISTRY: one of this project's, or your own.
-    cfg.MODEL.CLASSIFIER.NAME = "LinearClassifier"
+    # A name of CLASSIFIER_REGISTRY: one of this project's, or your own. "" with all but
+    # "PixelClassifierSegmentor"; a name that is not the meta-architecture's is an error.
+    cfg.MODEL.CLASSIFIER.NAME = ""
     # Arguments of your own classifier, as [name, value, name, value, ...].
     cfg.MODEL.CLASSIFIER.OPTIONS = []
     # Probability of dropping a whole channel of the pixel features in training.
@@ -260,7 +269,7 @@ def _add_classifier_config(cfg: CN) -> None:
     # Channels of embeddings, attention and refined features; None: the features', at most 256.
     explicit_class.CHANNELS = None
     explicit_class.NUM_HEADS = 4
-    # Hidden channels of the attention's perceptron as a multiple of CHANNELS.
+    # Hidden channels of the attention's MLP as a multiple of CHANNELS.
     explicit_class.MLP_RATIO = 1.0
     # Masks are pooled to grids of up to sqrt(number of classes) times this.
     explicit_class.POOL_RATIO = 1.0
@@ -314,7 +323,7 @@ def _add_engine_config(cfg: CN) -> None:
     cfg.SOLVER.EMA.ENABLED = False
     cfg.SOLVER.EMA.DECAY = 0.999
 
-    # Keep the checkpoint with the best value of this metric of the first test data set as
+    # Keep the checkpoint with the best value of this metric of the first test dataset as
     # model_best.pth. "" turns it off.
     cfg.TEST.BEST_METRIC = "sem_seg/mIoU"
     # Draw this many validation images with truth and prediction at each evaluation in training.
@@ -337,7 +346,7 @@ def _add_engine_config(cfg: CN) -> None:
     # Rate Cityscapes with its authors' package as well, where cityscapesscripts is installed. It
     # takes about half a second an image.
     cfg.TEST.CITYSCAPES_SCRIPTS = True
-    # Write predictions as label images with the data set's own ids, and as COCO RLE.
+    # Write predictions as label images with the dataset's own ids, and as COCO RLE.
     cfg.TEST.SAVE_PREDICTIONS = False
     # Keep the predictions of so many of the worst, and of the best, images for the report.
     cfg.TEST.NUM_EXAMPLES = 6

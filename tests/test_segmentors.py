@@ -187,6 +187,7 @@ class TestClassifierByName:
         ],
     )
     def test_mistyped_names_are_answered_with_the_nearest(self, cfg, key, value, message):
+        cfg.MODEL.CLASSIFIER.NAME = "LinearClassifier"
         cfg.MODEL.CLASSIFIER[key] = value
         with pytest.raises(UserError, match=message):
             build_model(cfg)
@@ -196,6 +197,83 @@ class TestClassifierByName:
         cfg.MODEL.CLASSIFIER.PROTOTYPE.DISTANCE = "l1"
         with pytest.raises(UserError, match="CLASSIFIER.PROTOTYPE: distance is 'l1', expected"):
             build_model(cfg)
+
+
+class TestOneSwitch:
+    @pytest.mark.parametrize("meta_architecture", LOSSES)
+    def test_a_name_that_disagrees_with_the_meta_architecture_is_an_error(
+        self, tiny_config, meta_architecture
+    ):
+        tiny_config.MODEL.META_ARCHITECTURE = meta_architecture
+        tiny_config.MODEL.CLASSIFIER.NAME = "ScaledClassifier"
+        own = CLASSIFIERS[meta_architecture].__name__
+        message = f"'{meta_architecture}' has the classifier '{own}', but .*'ScaledClassifier'"
+        with pytest.raises(UserError, match=message):
+            build_model(tiny_config)
+
+    @pytest.mark.parametrize("meta_architecture", LOSSES)
+    def test_a_name_that_agrees_is_fine(self, tiny_config, meta_architecture):
+        tiny_config.MODEL.META_ARCHITECTURE = meta_architecture
+        tiny_config.MODEL.CLASSIFIER.NAME = CLASSIFIERS[meta_architecture].__name__
+        assert type(build_model(tiny_config).classifier) is CLASSIFIERS[meta_architecture]
+
+    def test_no_name_is_answered_with_those_there_are(self, tiny_config):
+        tiny_config.MODEL.META_ARCHITECTURE = "PixelClassifierSegmentor"
+        with pytest.raises(UserError, match="is empty. Set it to one of ContextAwareClassifier, "):
+            build_model(tiny_config)
+
+    def test_whole_heads_take_no_classifier(self, tiny_config):
+        tiny_config.MODEL.META_ARCHITECTURE = "WholeHeadSegmentor"
+        with pytest.raises(UserError, match="needs a head that classifies by itself.*SMPDecoder"):
+            build_model(tiny_config)
+        tiny_config.MODEL.SEM_SEG_HEAD.NAME = "ECEHead"
+        tiny_config.MODEL.CLASSIFIER.NAME = "LinearClassifier"
+        with pytest.raises(UserError, match="takes no classifier, but .*'LinearClassifier'"):
+            build_model(tiny_config)
+
+
+@CLASSIFIER_REGISTRY.register()
+class MyContextAware(ContextAwareClassifier):
+    """A subclass has the options of its base class, and one of its own."""
+
+    def __init__(self, in_channels, num_classes, *, factor=1.0, **options):
+        super().__init__(in_channels, num_classes, **options)
+        self.factor = factor
+
+
+@CLASSIFIER_REGISTRY.register()
+class NarrowContextAware(ContextAwareClassifier):
+    """Its constructor leaves no room for the options of its base class."""
+
+    def __init__(
+        self, in_channels, num_classes, *, ignore_label, align_corners, dropout, predictor
+    ):
+        super().__init__(in_channels, num_classes, predictor=predictor)
+
+
+class TestOptionsOfSubclasses:
+    @pytest.fixture
+    def cfg(self, tiny_config):
+        tiny_config.MODEL.META_ARCHITECTURE = "PixelClassifierSegmentor"
+        tiny_config.MODEL.CLASSIFIER.NAME = "MyContextAware"
+        return tiny_config
+
+    def test_are_found_in_the_config_node_of_the_base_class(self, cfg):
+        cfg.MODEL.CLASSIFIER.CONTEXT_AWARE.SCALE = 10.0
+        cfg.MODEL.CLASSIFIER.OPTIONS = ["factor", 2.0]
+        classifier = build_model(cfg).classifier
+        assert (classifier.scale, classifier.factor) == (10.0, 2.0)
+
+    def test_can_be_listed_where_they_are_passed_on(self, cfg):
+        cfg.MODEL.CLASSIFIER.OPTIONS = ["scale", 5.0]
+        assert build_model(cfg).classifier.scale == 5.0
+
+    def test_a_constructor_that_does_not_take_them_is_told_what_to_do(self, cfg, monkeypatch):
+        cfg.MODEL.CLASSIFIER.NAME = "NarrowContextAware"
+        with pytest.raises(UserError, match="takes no argument 'similarity'.*config_node = ''"):
+            build_model(cfg)
+        monkeypatch.setattr(NarrowContextAware, "config_node", "")
+        assert isinstance(build_model(cfg).classifier, NarrowContextAware)
 
 
 class TestHeadsThatClassifyThemselves:
@@ -212,7 +290,9 @@ class TestHeadsThatClassifyThemselves:
             tiny_config.MODEL.SEGVIT_HEAD.CLASS_EMBEDDINGS = "learned"
         return tiny_config
 
-    def test_are_left_whole_and_train(self, cfg):
+    @pytest.mark.parametrize("meta_architecture", ["ExplicitClassSegmentor", "WholeHeadSegmentor"])
+    def test_are_left_whole_and_train(self, cfg, meta_architecture):
+        cfg.MODEL.META_ARCHITECTURE = meta_architecture
         model = build_model(cfg)
         assert model.classifier is None
         losses = model(batch((64, 96), (64, 96)))

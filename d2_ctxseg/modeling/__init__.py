@@ -21,6 +21,7 @@ from .segmentors import (
     LinearSegmentor,
     PixelClassifierSegmentor,
     PrototypeSegmentor,
+    WholeHeadSegmentor,
 )
 from .test_time_augmentation import SemanticSegmentorWithTTA, TestTimeAugmentation
 from .vision_transformer import VisionTransformerBackbone
@@ -46,5 +47,6 @@ __all__ = [
     "TestTimeAugmentation",
     "UPerHead",
     "VisionTransformerBackbone",
+    "WholeHeadSegmentor",
     "take_predictor",
 ]

@@ -7,13 +7,27 @@ from torch import nn
 from ..classifiers import CLASSIFIER_REGISTRY, PixelClassifier
 from ..utils.errors import UserError, suggest
 
-# The config node, under MODEL.CLASSIFIER, of the options of each classifier of this project. Its
-# keys are the names of the constructor's arguments, in capitals.
-_OPTION_NODES = {
-    "ContextAwareClassifier": "CONTEXT_AWARE",
-    "ExplicitClassClassifier": "EXPLICIT_CLASS",
-    "PrototypeClassifier": "PROTOTYPE",
-}
+
+def choose_classifier(cfg, fixed: type[PixelClassifier] | None) -> type[PixelClassifier]:
+    """The class of the classifier that a config asks for.
+
+    Args:
+        cfg: its MODEL.CLASSIFIER.NAME is a registered name, or "".
+        fixed: the class that the meta-architecture names; None if it leaves the choice to NAME.
+
+    Raises:
+        UserError: neither or both say one, and both are not the same; or no such name.
+    """
+    name, architecture = cfg.MODEL.CLASSIFIER.NAME, cfg.MODEL.META_ARCHITECTURE
+    if fixed is None:
+        return _registered(name, architecture)
+    if name and name != fixed.__name__:
+        raise UserError(
+            f"MODEL.META_ARCHITECTURE '{architecture}' has the classifier '{fixed.__name__}', but "
+            f"MODEL.CLASSIFIER.NAME is '{name}'. Set MODEL.CLASSIFIER.NAME to '' to keep the "
+            "former, or MODEL.META_ARCHITECTURE to 'PixelClassifierSegmentor' for the latter."
+        )
+    return fixed
 
 
 def build_classifier(
@@ -30,30 +44,35 @@ def build_classifier(
         UserError: no such classifier, no such option, or a value that the classifier refuses.
     """
     if classifier_class is None:
-        classifier_class = _registered(cfg.MODEL.CLASSIFIER.NAME)
-    node = _OPTION_NODES.get(classifier_class.__name__)
+        classifier_class = choose_classifier(cfg, None)
+    node = classifier_class.config_node
     options = {key.lower(): value for key, value in cfg.MODEL.CLASSIFIER.get(node, {}).items()}
-    if "accumulation_steps" in inspect.signature(classifier_class).parameters:
+    if "accumulation_steps" in _arguments(classifier_class):
         options["accumulation_steps"] = cfg.SOLVER.ACCUMULATION_STEPS
     options.update(_listed_options(cfg.MODEL.CLASSIFIER.OPTIONS, classifier_class))
     where = f"MODEL.CLASSIFIER.{node}" if node else "MODEL.CLASSIFIER.OPTIONS"
+    arguments = {
+        "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        "align_corners": cfg.MODEL.CLASSIFIER.ALIGN_CORNERS,
+        "dropout": cfg.MODEL.CLASSIFIER.DROPOUT,
+        "predictor": predictor,
+        **options,
+    }
+    _check_takes(classifier_class, arguments)
     try:
-        return classifier_class(
-            predictor.in_channels,
-            predictor.out_channels,
-            ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
-            align_corners=cfg.MODEL.CLASSIFIER.ALIGN_CORNERS,
-            dropout=cfg.MODEL.CLASSIFIER.DROPOUT,
-            predictor=predictor,
-            **options,
-        )
+        return classifier_class(predictor.in_channels, predictor.out_channels, **arguments)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
 
 
-def _registered(name: str) -> type[PixelClassifier]:
+def _registered(name: str, architecture: str) -> type[PixelClassifier]:
+    names = [registered for registered, _ in CLASSIFIER_REGISTRY]
+    if not name:
+        raise UserError(
+            f"MODEL.META_ARCHITECTURE '{architecture}' takes the classifier that "
+            f"MODEL.CLASSIFIER.NAME says, but that is empty. Set it to one of {', '.join(names)}."
+        )
     if name not in CLASSIFIER_REGISTRY:
-        names = [registered for registered, _ in CLASSIFIER_REGISTRY]
         raise UserError(
             f"MODEL.CLASSIFIER.NAME: no classifier '{name}'; there are {', '.join(names)}."
             f"{suggest(name, names)} Your own is registered with CLASSIFIER_REGISTRY.register()."
@@ -68,7 +87,7 @@ def _listed_options(options: list, classifier_class: type[PixelClassifier]) -> d
             f"MODEL.CLASSIFIER.OPTIONS has {len(options)} entries, expected pairs: "
             "[name, value, name, value, ...]."
         )
-    known = list(inspect.signature(classifier_class).parameters)
+    known = _arguments(classifier_class)
     for name in options[::2]:
         if name not in known:
             raise UserError(
@@ -76,3 +95,32 @@ def _listed_options(options: list, classifier_class: type[PixelClassifier]) -> d
                 f"it has {', '.join(known)}.{suggest(str(name), known)}"
             )
     return dict(zip(options[::2], options[1::2]))
+
+
+def _arguments(classifier_class: type[PixelClassifier]) -> list[str]:
+    """The constructor's arguments, and its base classes' where it passes ``**options`` on."""
+    names = []
+    for base in classifier_class.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()
+        names += [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        if all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return [name for name in dict.fromkeys(names) if name != "self"]
+
+
+def _check_takes(classifier_class: type[PixelClassifier], arguments: dict) -> None:
+    """Refuse a class whose constructor does not take what the config has for it."""
+    known = inspect.signature(classifier_class).parameters
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in known.values()):
+        return
+    refused = [name for name in arguments if name not in known]
+    if refused:
+        raise UserError(
+            f"{classifier_class.__name__} takes no argument '{refused[0]}'. Its constructor needs "
+            "those of PixelClassifier, 'predictor', and the keys of "
+            f"MODEL.CLASSIFIER.{classifier_class.config_node or '<config_node>'} as arguments: let "
+            "it take **options and pass them on to its base class; config_node = '' in the class "
+            "leaves those keys out. See docs/EXTENDING.md."
+        )

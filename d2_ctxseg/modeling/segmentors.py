@@ -8,12 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detectron2.config import configurable
-from detectron2.modeling import (
-    META_ARCH_REGISTRY,
-    Backbone,
-    build_backbone,
-    build_sem_seg_head,
-)
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList
 
 from ..classifiers import (
@@ -24,10 +19,10 @@ from ..classifiers import (
     PrototypeClassifier,
 )
 from ..utils.errors import UserError, suggest
-from .build_classifier import build_classifier
+from .build_classifier import build_classifier, choose_classifier
 from .build_pixel_loss import build_pixel_loss, set_pixel_loss
-from .heads import AuxiliaryFCNHead, classifies_by_itself, take_predictor
-from .heads.detectron2_heads import adapt_detectron2_head
+from .heads import AuxiliaryFCNHead, take_predictor
+from .heads.adapter import HeadAdapter, build_head
 from .scores import Logits, Resized, Scores
 from .sliding_window import SlidingWindow, sliding_window_scores
 
@@ -37,7 +32,7 @@ class PixelClassifierSegmentor(nn.Module):
     """Backbone, head and classifier; input and output as Detectron2's SemanticSegmentor.
 
     In a config the classifier is the one that MODEL.CLASSIFIER.NAME says, unless a subclass names
-    it.
+    it; then MODEL.CLASSIFIER.NAME is empty or says the same.
 
     Args:
         backbone: image to feature maps.
@@ -74,8 +69,9 @@ class PixelClassifierSegmentor(nn.Module):
         self.classifier = classifier
         self.auxiliary_head = auxiliary_head
         self.sliding_window = sliding_window
-        self.ignore_label = classifier.ignore_label if classifier else sem_seg_head.ignore_value
-        self.align_corners = (classifier or sem_seg_head).align_corners
+        predicting = classifier or self.head
+        self.ignore_label = predicting.ignore_label
+        self.align_corners = predicting.align_corners
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -83,10 +79,8 @@ class PixelClassifierSegmentor(nn.Module):
     def from_config(cls, cfg):
         backbone = build_backbone(cfg)
         shape = backbone.output_shape()
-        head = adapt_detectron2_head(build_sem_seg_head(cfg, shape))
-        classifier = None
-        if not (cls.keeps_whole_heads and classifies_by_itself(head)):
-            classifier = build_classifier(cfg, take_predictor(head), cls.classifier_class)
+        head = build_head(cfg, shape)
+        classifier = cls._build_classifier(cfg, head)
         auxiliary_head = _build_auxiliary_head(cfg, shape)
         set_pixel_loss(build_pixel_loss(cfg, head), head, classifier, auxiliary_head)
         return {
@@ -98,6 +92,18 @@ class PixelClassifierSegmentor(nn.Module):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
+
+    @classmethod
+    def _build_classifier(cls, cfg, head: nn.Module) -> PixelClassifier | None:
+        classifier_class = choose_classifier(cfg, cls.classifier_class)
+        if cls.keeps_whole_heads and HeadAdapter(head).classifies_by_itself:
+            return None
+        return build_classifier(cfg, take_predictor(head), classifier_class)
+
+    @property
+    def head(self) -> HeadAdapter:
+        """The head behind the interface that all heads have."""
+        return HeadAdapter(self.sem_seg_head)
 
     @property
     def device(self) -> torch.device:
@@ -190,14 +196,14 @@ class PixelClassifierSegmentor(nn.Module):
         """Such images to logits (B, K, h, w) of the size that the head works in."""
         features = self.backbone(images)
         if self.classifier is None:
-            return self.sem_seg_head(features)[0]
-        return self.classifier(self.sem_seg_head.layers(features))
+            return self.head.class_scores(features)
+        return self.classifier(self.head.pixel_features(features)[0])
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The weighted losses of such images and their labels (B, H, W) int64."""
         features = self.backbone(images)
         if self.classifier is None:
-            losses = self.sem_seg_head.all_losses(features, labels)
+            losses = self.head.losses(features, labels)
         else:
             losses = self._classifier_losses(features, labels)
         if self.auxiliary_head is not None:
@@ -205,19 +211,15 @@ class PixelClassifierSegmentor(nn.Module):
         return losses
 
     def _classifier_losses(self, features: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
-        head = self.sem_seg_head
-        if hasattr(head, "training_layers"):
-            pixel_features, head_losses = head.training_layers(features, labels)
-        else:
-            pixel_features, head_losses = head.layers(features), {}
-        weight = getattr(head, "loss_weight", 1.0)
+        head = self.head
+        pixel_features, head_losses = head.pixel_features(features, labels)
         losses = self.classifier.losses(pixel_features, labels)
-        return {name: weight * loss for name, loss in losses.items()} | head_losses
+        return {name: head.loss_weight * loss for name, loss in losses.items()} | head_losses
 
 
 @META_ARCH_REGISTRY.register()
 class LinearSegmentor(PixelClassifierSegmentor):
-    """The baseline: the vanilla 1x1 convolution on the same road as the other classifiers."""
+    """The baseline: the vanilla 1x1 convolution, built and trained as the other classifiers are."""
 
     classifier_class = LinearClassifier
 
@@ -246,6 +248,27 @@ class ExplicitClassSegmentor(PixelClassifierSegmentor):
 
     classifier_class = ExplicitClassClassifier
     keeps_whole_heads = True
+
+
+@META_ARCH_REGISTRY.register()
+class WholeHeadSegmentor(PixelClassifierSegmentor):
+    """A head that classifies by itself, ECEHead or SegViTHead, and no classifier beside it."""
+
+    @classmethod
+    def _build_classifier(cls, cfg, head: nn.Module) -> None:
+        if cfg.MODEL.CLASSIFIER.NAME:
+            raise UserError(
+                f"MODEL.META_ARCHITECTURE '{cls.__name__}' takes no classifier, but "
+                f"MODEL.CLASSIFIER.NAME is '{cfg.MODEL.CLASSIFIER.NAME}'. Leave it empty, or set "
+                "MODEL.META_ARCHITECTURE to 'PixelClassifierSegmentor'."
+            )
+        if not HeadAdapter(head).classifies_by_itself:
+            raise UserError(
+                f"MODEL.META_ARCHITECTURE '{cls.__name__}' needs a head that classifies by itself, "
+                f"such as SegViTHead or ECEHead; {type(head).__name__} does not. Choose another "
+                "MODEL.SEM_SEG_HEAD.NAME, or a meta-architecture with a classifier, such as "
+                "'LinearSegmentor'."
+            )
 
 
 def _build_auxiliary_head(cfg, input_shape) -> AuxiliaryFCNHead | None:

@@ -1,6 +1,6 @@
 """The contract between a sem-seg head and the classifier that replaces its last layer.
 
-Detectron2's own per-pixel heads keep it (DeepLabV3Head in part: see detectron2_heads.py), and so
+Detectron2's own per-pixel heads keep it (DeepLabV3Head in part: see adapter.py), and so
 does any head of a user's that has these members:
 
 - ``layers(features)``: from the backbone's feature maps to the output of ``predictor``;
@@ -12,6 +12,8 @@ A head with losses of its own, which no classifier knows of, has one more, optio
 
 - ``training_layers(features, labels)``: as ``layers``, and a dict of those losses, weights
   applied. It is called in place of ``layers`` in training.
+
+``adapter.py`` turns all of this into the one interface that the segmentor knows.
 """
 
 from collections.abc import Sequence
@@ -48,7 +50,7 @@ def take_predictor(head: nn.Module) -> nn.Conv2d:
     if missing and classifies_by_itself(head):
         raise UserError(
             f"{type(head).__name__} classifies by itself and takes no other classifier. Set "
-            "MODEL.META_ARCHITECTURE to 'ExplicitClassSegmentor', or to Detectron2's "
+            "MODEL.META_ARCHITECTURE to 'WholeHeadSegmentor', or to Detectron2's "
             "'SemanticSegmentor'."
         )
     if missing:

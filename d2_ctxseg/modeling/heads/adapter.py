@@ -1,0 +1,118 @@
+"""One interface to all heads: this project's, Detectron2's and users' own."""
+
+import logging
+import types
+
+from torch import Tensor, nn
+
+from detectron2.modeling import build_sem_seg_head
+
+from ...utils.errors import UserError
+from .base import classifies_by_itself
+
+LOSS_TYPES = ("cross_entropy", "hard_pixel_mining")
+
+logger = logging.getLogger(__name__)
+
+
+class HeadAdapter:
+    """A head as a segmentor sees it.
+
+    It holds the head and is no module, so that the keys of checkpoints stay those of the head.
+    ``heads.base`` says what a head needs for it.
+
+    Args:
+        head: a head whose predictor was taken out, or one that classifies by itself.
+    """
+
+    def __init__(self, head: nn.Module):
+        self.head = head
+
+    @property
+    def classifies_by_itself(self) -> bool:
+        """Whether it makes class scores and losses of its own."""
+        return classifies_by_itself(self.head)
+
+    @property
+    def ignore_label(self) -> int:
+        """The label that its losses leave out."""
+        return self.head.ignore_value
+
+    @property
+    def align_corners(self) -> bool:
+        """How its class scores are interpolated; False where it does not say."""
+        return getattr(self.head, "align_corners", False)
+
+    @property
+    def loss_weight(self) -> float:
+        """The factor on the losses of the classifier behind it; 1 where it does not say."""
+        return getattr(self.head, "loss_weight", 1.0)
+
+    def pixel_features(
+        self, features: dict[str, Tensor], labels: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The pixel features for a classifier, and the losses of predictions on the way.
+
+        Args:
+            features: the backbone's feature maps.
+            labels: (B, H, W) integer; None at test time.
+
+        Returns:
+            (B, C, h, w), and a dict of scalars with their weights applied, empty without labels.
+        """
+        if labels is not None and hasattr(self.head, "training_layers"):
+            return self.head.training_layers(features, labels)
+        return self.head.layers(features), {}
+
+    def class_scores(self, features: dict[str, Tensor]) -> Tensor:
+        """The logits (B, K, h, w) of a head in eval mode that classifies by itself.
+
+        They are those of its ``forward``, which knows best in which resolution to combine masks.
+        """
+        return self.head(features)[0]
+
+    def losses(self, features: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+        """All losses of such a head, weights applied, against labels (B, H, W)."""
+        return self.head.all_losses(features, labels)
+
+
+def build_head(cfg, input_shape) -> nn.Module:
+    """The head of a config, in the form that HeadAdapter takes.
+
+    Args:
+        cfg: its MODEL.SEM_SEG_HEAD.NAME says which.
+        input_shape: of the backbone's feature maps.
+
+    Raises:
+        UserError: MODEL.SEM_SEG_HEAD.LOSS_TYPE is unknown to a head that reads it.
+    """
+    try:
+        head = build_sem_seg_head(cfg, input_shape)
+    except ValueError as error:
+        if "loss type" not in str(error):
+            raise
+        raise UserError(
+            f"MODEL.SEM_SEG_HEAD.LOSS_TYPE is '{cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE}', expected one "
+            f"of {', '.join(LOSS_TYPES)}."
+        ) from error
+    return adapt_detectron2_head(head)
+
+
+def adapt_detectron2_head(head: nn.Module) -> nn.Module:
+    """The head, or the part of it, that keeps the contract of ``heads.base``.
+
+    - PointRend's head gives the coarse head inside it, which predicts every pixel.
+    - DeepLabV3Head does in ``forward`` what others do in ``layers``: it gets the method.
+
+    Any other head is returned as it is.
+    """
+    if hasattr(head, "coarse_sem_seg_head"):
+        logger.warning("%s: its coarse head is used; points are not refined.", type(head).__name__)
+        return adapt_detectron2_head(head.coarse_sem_seg_head)
+    if type(head).__name__ == "DeepLabV3Head" and not hasattr(head, "layers"):
+        head.layers = types.MethodType(_deeplab_v3_layers, head)
+    return head
+
+
+def _deeplab_v3_layers(head: nn.Module, features: dict):
+    return head.predictor(head.aspp(features[head.in_features[0]]))
