@@ -28,7 +28,8 @@ def tiny_config():
     add_ctxseg_config(cfg)
     cfg.merge_from_list(
         ["MODEL.DEVICE", "cpu", "MODEL.META_ARCHITECTURE", "ContextAwareSegmentor"]
-        + ["MODEL.BACKBONE.NAME", "EncoderBackbone", "MODEL.ENCODER.NAME", "resnet18"]
+        + ["MODEL.BACKBONE.NAME", "EncoderBackbone", "MODEL.BACKBONE.FREEZE_AT", 0]
+        + ["MODEL.ENCODER.NAME", "resnet18"]
         + ["MODEL.ENCODER.WEIGHTS", "", "MODEL.SEM_SEG_HEAD.NAME", "SMPDecoderHead"]
         + ["MODEL.SEM_SEG_HEAD.DECODER.NAME", "FPN", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 5]
         + ["MODEL.SEM_SEG_HEAD.DECODER.OPTIONS"]

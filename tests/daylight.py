@@ -29,7 +29,7 @@ MODEL:
   META_ARCHITECTURE: "$META_ARCHITECTURE"
   PIXEL_MEAN: [128.0, 128.0, 128.0]
   PIXEL_STD: [64.0, 64.0, 64.0]
-  BACKBONE: {NAME: "EncoderBackbone"}
+  BACKBONE: {NAME: "EncoderBackbone", FREEZE_AT: 0}
   ENCODER: {NAME: "tu-test_resnet", WEIGHTS: ""}
   SEM_SEG_HEAD:
     NAME: "SMPDecoderHead"

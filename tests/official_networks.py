@@ -132,6 +132,7 @@ def config(options):
     common = {
         "DEVICE": "cpu",
         "BACKBONE.NAME": "EncoderBackbone",
+        "BACKBONE.FREEZE_AT": 0,
         "ENCODER.WEIGHTS": "",
         "SEM_SEG_HEAD.NUM_CLASSES": 5,
     }

@@ -16,7 +16,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_H
 from ..config import add_ctxseg_config
 from ..data import register_folder_datasets
 from ..modeling.normalization import KEYS as NORMALIZATION_KEYS
-from ..modeling.normalization import complete_normalization
+from ..modeling.normalization import complete_normalization, has_encoder
 from ..utils.errors import UserError, suggest
 from .config_files import find_config_file
 from .old_configs import forget_old_default
@@ -75,6 +75,8 @@ def setup_config(config_file: str, opts: list[str], *, for_inference: bool = Fal
     complete_normalization(cfg, _stated_normalization(config_file, opts))
     if for_inference:
         cfg.MODEL.ENCODER.WEIGHTS = ""
+    else:
+        _warn_of_frozen_random_weights(cfg)
     register_folder_datasets(cfg.DATASETS.FOLDERS)
     _check_names(cfg)
     forget_old_default(cfg, config_file, opts)
@@ -138,6 +140,17 @@ def _stated_normalization(config_file: str, opts: list[str]) -> set[str]:
         values = _WithoutDefaults.load_yaml_with_base(config_file, allow_unsafe=True)
         stated |= set(NORMALIZATION_KEYS) & set(values.get("MODEL") or {})
     return stated
+
+
+def _warn_of_frozen_random_weights(cfg: CfgNode) -> None:
+    model = cfg.MODEL
+    has_random_weights = not (model.ENCODER.WEIGHTS or model.WEIGHTS)
+    if has_encoder(cfg) and has_random_weights and model.BACKBONE.FREEZE_AT > 0:
+        logger.warning(
+            "MODEL.BACKBONE.FREEZE_AT is %d, but MODEL.ENCODER.WEIGHTS and MODEL.WEIGHTS are "
+            "empty: random weights would stay as they are. Set FREEZE_AT to 0, or name weights.",
+            model.BACKBONE.FREEZE_AT,
+        )
 
 
 def _check_precision(cfg: CfgNode) -> None:

@@ -12,11 +12,13 @@ from torch.func import functional_call
 
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY
 
 from ..checkpoint import read_state_dict
 from ..utils.errors import MissingFileError, UserError, suggest
 from .activation_checkpointing import checkpoint_activations
+from .freezing import FreezableBackbone, check_freeze_at, parameters_of_stages
+from .normalization import compare_normalization
 from .timm_encoders import adapt_to_segmentation, timm_options
 
 ENCODER_DEPTH = 5
@@ -28,7 +30,7 @@ _idle_parameters: dict[tuple, list[str]] = {}
 
 
 @BACKBONE_REGISTRY.register()
-class EncoderBackbone(Backbone):
+class EncoderBackbone(FreezableBackbone):
     """An encoder of segmentation-models-pytorch ("resnet18") or timm ("tu-convnext_tiny").
 
     Its feature maps are called as Detectron2 calls those of its ResNet: ``res2`` to ``res5`` have
@@ -36,7 +38,7 @@ class EncoderBackbone(Backbone):
     which some decoders take the size from.
 
     HRNet gives its four branches as they are, without the classifier's convolutions. Parameters
-    that no feature map depends on are frozen: distributed training wants no idle ones.
+    that no feature map depends on are frozen: distributed training wants no unused ones.
 
     Args:
         name: the encoder's name; ``tu-`` marks one of timm.
@@ -50,6 +52,9 @@ class EncoderBackbone(Backbone):
         output_norm: whether ``res2`` to ``res5`` each go through a LayerNorm over the channels.
         activation_checkpointing: whether activations within blocks are computed again in the
             backward pass, to save memory.
+        freeze_at: as Detectron2's ResNet has it: 1 freezes the stem, that is, all that ``res1``
+            is computed from, 2 also the stage of ``res2``, and so on; 5 the whole encoder. The
+            norms of ``output_norm`` are trained all the same.
 
     Raises:
         UserError: no such encoder or weights, an argument the encoder does not support, a local
@@ -67,8 +72,10 @@ class EncoderBackbone(Backbone):
         drop_path_rate: float = 0.0,
         output_norm: bool = False,
         activation_checkpointing: bool = False,
+        freeze_at: int = 0,
     ):
         super().__init__()
+        check_freeze_at(freeze_at, ENCODER_DEPTH, "the whole encoder")
         _check_name(name)
         local_file = weights if is_file_name(weights) else ""
         self.encoder = _build_encoder(
@@ -90,12 +97,16 @@ class EncoderBackbone(Backbone):
         kind = (name, output_stride, in_channels, drop_path_rate, output_norm)
         if kind not in _idle_parameters:
             _idle_parameters[kind] = self._trace(name)
-        self._freeze(_idle_parameters[kind], name)
+        self._freeze_idle(_idle_parameters[kind], name)
+        if freeze_at:
+            names = parameters_of_stages(self.encoder, freeze_at, name, in_channels)
+            self.freeze(names, freeze_at)
         if activation_checkpointing:
             checkpoint_activations(self.encoder, name)
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec):
+        compare_normalization(cfg)
         encoder = cfg.MODEL.ENCODER
         return {
             "name": encoder.NAME,
@@ -105,6 +116,7 @@ class EncoderBackbone(Backbone):
             "drop_path_rate": encoder.DROP_PATH_RATE,
             "output_norm": encoder.OUTPUT_NORM,
             "activation_checkpointing": encoder.ACTIVATION_CHECKPOINTING,
+            "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
         }
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -163,7 +175,7 @@ class EncoderBackbone(Backbone):
                 reason = f"{key} has stride {actual} instead of {shape.stride}"
                 raise _unsupported_stride(name, self._output_stride, reason)
 
-    def _freeze(self, idle: list[str], name: str) -> None:
+    def _freeze_idle(self, idle: list[str], name: str) -> None:
         parameters = {key: p for key, p in self.named_parameters() if key in idle}
         for parameter in parameters.values():
             parameter.requires_grad_(False)

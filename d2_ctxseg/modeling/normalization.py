@@ -24,7 +24,6 @@ from timm.data.constants import (
 )
 
 KEYS = ("PIXEL_MEAN", "PIXEL_STD")
-# The backbones with an encoder of segmentation-models-pytorch or timm.
 _BACKBONES = ("EncoderBackbone", "VisionTransformerBackbone")
 
 _IMAGENET = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
@@ -48,6 +47,11 @@ class Normalization(NamedTuple):
 
     mean: list[float]
     std: list[float]
+
+
+def has_encoder(cfg: CfgNode) -> bool:
+    """Whether the backbone is one with an encoder of segmentation-models-pytorch or timm."""
+    return cfg.MODEL.BACKBONE.NAME in _BACKBONES
 
 
 def encoder_normalization(cfg: CfgNode) -> Normalization:
@@ -81,7 +85,7 @@ def complete_normalization(cfg: CfgNode, stated: Container[str]) -> None:
             timm.
         stated: which of ``KEYS`` the config states itself.
     """
-    if cfg.MODEL.BACKBONE.NAME not in _BACKBONES:
+    if not has_encoder(cfg):
         return
     for key, values in zip(KEYS, encoder_normalization(cfg)):
         if key not in stated:

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY
 
 from ..utils.errors import UserError, suggest
 from .activation_checkpointing import checkpoint_activations
 from .backbone import is_file_name, load_local_weights
 from .feature_pyramid import STRIDES, FeaturePyramid
+from .freezing import FreezableBackbone, check_freeze_at, embedding_and_blocks
+from .normalization import compare_normalization
 
 # timm's modules whose models are plain (one resolution throughout) and take images of any size.
 # BEiT is not among them: its table of relative positions belongs to one image size.
@@ -22,7 +24,7 @@ _MODULES = ("vision_transformer", "deit", "eva")
 
 
 @BACKBONE_REGISTRY.register()
-class VisionTransformerBackbone(Backbone):
+class VisionTransformerBackbone(FreezableBackbone):
     """A plain vision transformer of timm: ViT, DeiT, DINOv2, DINOv3, SigLIP, EVA-02 and others.
 
     The feature maps are the outputs of chosen blocks, without the class and register tokens and
@@ -45,11 +47,15 @@ class VisionTransformerBackbone(Backbone):
         pyramid: make a pyramid of the outputs of four blocks; see FeaturePyramid.
         activation_checkpointing: whether activations within blocks are computed again in the
             backward pass, to save memory.
+        freeze_at: 1 freezes all before the blocks (patch embedding, position table, tokens), n
+            also the first n - 1 blocks; at most one more than there are blocks. The pyramid's
+            layers are trained all the same.
 
     Raises:
         UserError: no such model, weights or block, a model that is not plain or tied to one image
             size, a pyramid of other than four blocks or of patches that are not 16 pixels wide, a
-            local file that does not fit, or weights that cannot be fetched.
+            local file that does not fit, weights that cannot be fetched, or ``freeze_at`` out of
+            its range.
     """
 
     @configurable
@@ -63,6 +69,7 @@ class VisionTransformerBackbone(Backbone):
         drop_path_rate: float = 0.0,
         pyramid: bool = False,
         activation_checkpointing: bool = False,
+        freeze_at: int = 0,
     ):
         super().__init__()
         name = name.removeprefix("tu-")
@@ -73,7 +80,7 @@ class VisionTransformerBackbone(Backbone):
         )
         self.out_indices = tuple(out_indices)
         _check_out_indices(name, self.out_indices, len(self.encoder.blocks))
-        # Distributed training wants no idle parameters.
+        # Distributed training wants no unused parameters.
         self.encoder.prune_intermediate_layers(
             list(self.out_indices), prune_norm=True, prune_head=True
         )
@@ -84,11 +91,16 @@ class VisionTransformerBackbone(Backbone):
         if pyramid:
             _check_pyramid(name, self.out_indices, self._stride)
             self.pyramid = FeaturePyramid(self.encoder.embed_dim)
+        num_blocks = len(self.encoder.blocks)
+        check_freeze_at(freeze_at, num_blocks + 1, f"all of the {num_blocks} blocks")
+        if freeze_at:
+            self.freeze(embedding_and_blocks(self.encoder, freeze_at - 1), freeze_at)
         if activation_checkpointing:
             checkpoint_activations(self.encoder, name)
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec):
+        compare_normalization(cfg)
         encoder = cfg.MODEL.ENCODER
         return {
             "name": encoder.NAME,
@@ -98,6 +110,7 @@ class VisionTransformerBackbone(Backbone):
             "drop_path_rate": encoder.DROP_PATH_RATE,
             "pyramid": encoder.PYRAMID,
             "activation_checkpointing": encoder.ACTIVATION_CHECKPOINTING,
+            "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
         }
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
