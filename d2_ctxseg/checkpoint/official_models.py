@@ -91,9 +91,10 @@ _CLASSIFIERS = {
 
 _ABOUT_PROTOSEG = (
     "ProtoSeg's models take BGR images, normalised with the numbers of RGB: set INPUT.FORMAT to "
-    "'BGR' and leave MODEL.PIXEL_MEAN and PIXEL_STD in the order of RGB. They resize feature maps "
-    "with align_corners: set MODEL.CLASSIFIER.ALIGN_CORNERS to True. Inside HRNet this project "
-    "does without, so that predictions differ a little from the authors'."
+    "'BGR', and all the same MODEL.PIXEL_MEAN to [123.675, 116.28, 103.53] and MODEL.PIXEL_STD to "
+    "[58.395, 57.12, 57.375]. They resize feature maps with align_corners: set "
+    "MODEL.CLASSIFIER.ALIGN_CORNERS to True. Inside HRNet this project does without, so that "
+    "predictions differ a little from the authors'."
 )
 
 # What computes otherwise than the model of the same name here.
