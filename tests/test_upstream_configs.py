@@ -1,9 +1,11 @@
 """configs/upstream: Detectron2's own backbones and heads under this project's classifiers."""
 
+import logging
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from d2_ctxseg.engine import setup_config
 from d2_ctxseg.utils.errors import UserError
@@ -43,6 +45,27 @@ def test_one_training_step_and_a_prediction(path):
     with torch.no_grad():
         output = model.eval()(batch())[0]["sem_seg"]
     assert output.shape == (19, 64, 128)
+
+
+@needs_upstream
+@pytest.mark.parametrize("head", ["deeplabv3_r103", "deeplabv3plus_r103"])
+def test_deeplab_trains_on_hard_pixels_as_its_own_loss_does(head, caplog):
+    overrides = [*SMALL, "MODEL.RESNETS.NORM", "BN", "MODEL.SEM_SEG_HEAD.NORM", "BN"]
+    path = str(FOLDER / f"{head}_linear.yaml")
+    with caplog.at_level(logging.INFO):
+        model = build_model(setup_config(path, overrides))
+    assert "trains on hard pixels" in caplog.text
+    logits, labels = torch.randn(2, 19, 8, 16), torch.randint(0, 19, (2, 32, 64))
+    labels[:, :3] = 255
+    size = {"size": (32, 64), "mode": "bilinear", "align_corners": False}
+    expected = model.sem_seg_head.loss(F.interpolate(logits, **size), labels)
+    torch.testing.assert_close(model.classifier.pixel_loss(logits, labels), expected)
+
+    overrides += ["MODEL.SEM_SEG_HEAD.LOSS_TYPE", "cross_entropy"]
+    model = build_model(setup_config(path, overrides))
+    assert model.classifier.pixel_loss.hard_pixel_share == 1.0
+    with pytest.raises(UserError, match="LOSS_TYPE is 'focal', expected one of cross_entropy"):
+        build_model(setup_config(path, [*overrides[:-1], "focal"]))
 
 
 @needs_upstream
