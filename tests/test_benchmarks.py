@@ -74,7 +74,7 @@ class TestReferencesGiveWhatTheProjectsClassifiersGive:
     def test_context_aware(self, seed, ignored, align_corners):
         torch.manual_seed(seed)
         options = {"align_corners": align_corners, "scale": 10.0}
-        classifier = ContextAwareClassifier(16, 7, **options)
+        classifier = ContextAwareClassifier(16, 7, auxiliary_align_corners=align_corners, **options)
         reference = ClassByClassContextAware(16, 7, **options)
         assert_the_same(classifier, reference, *batch(seed, ignored=ignored))
 
