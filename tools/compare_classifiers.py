@@ -30,6 +30,7 @@ from d2_ctxseg.comparison import (
     read_study,
 )
 from d2_ctxseg.comparison.jobs import Slot, make_slots, run_jobs
+from d2_ctxseg.comparison.page import write_page
 from d2_ctxseg.comparison.plan import RunState, run_state
 from d2_ctxseg.deployment.analysis import measure_training_step
 from d2_ctxseg.engine.cost import read_cost
@@ -170,8 +171,6 @@ def write_results(study: Study, arguments: argparse.Namespace) -> None:
     table = markdown_table(content)
     with atomic_write(output / "comparison.md") as file:
         file.write(table + "\n")
-    from d2_ctxseg.comparison.page import write_page
-
     page = write_page(study, content, output / "comparison.html")
     print(f"\n{table}\n")
     for label, text in content["sentences"].items():

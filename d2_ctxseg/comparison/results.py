@@ -396,7 +396,7 @@ def _table_of(content: Mapping) -> str:
                 "baseline" if difference is None else _with_interval(difference),
                 _with_spread(scores, "mACC"),
                 _with_spread(scores, "pACC"),
-                *_cost_cells(scores["cost"]),
+                *cost_cells(scores["cost"]),
             ]
         )
     headers = ["classifier", "seeds", "mIoU", "difference [95 %]", "mACC", "pACC"]
@@ -416,7 +416,7 @@ def _with_interval(difference: Mapping) -> str:
     return f"{difference['mean']:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def _cost_cells(cost: Mapping[str, float]) -> list[str]:
+def cost_cells(cost: Mapping[str, float]) -> list[str]:
     formats = (
         ("test_parameters", lambda value: f"{value / 1e6:.2f} M"),
         ("seconds_per_iteration", lambda value: f"{value:.3f}"),

@@ -56,8 +56,8 @@ def line_chart(series: Sequence[Series], *, marks: bool = False) -> Markup | Non
     if not thinned:
         return None
     points = np.concatenate([points for _, points in thinned])
-    x = _scale(points[:, 0], _LEFT, _WIDTH - _RIGHT)
-    y = _scale(points[:, 1], _HEIGHT - _BOTTOM, _TOP)
+    x = scale_of(points[:, 0], _LEFT, _WIDTH - _RIGHT)
+    y = scale_of(points[:, 1], _HEIGHT - _BOTTOM, _TOP)
     lines = []
     for line, line_points in thinned:
         class_ = f"line series-{line.index % NUM_COLORS}"
@@ -67,7 +67,7 @@ def line_chart(series: Sequence[Series], *, marks: bool = False) -> Markup | Non
         shown = places if marks or len(places) == 1 else []
         circles = [tag("circle", cx=a, cy=b, r=2.5) for a, b in shown]
         lines.append(tag("g", tag("title", line.name), path, *circles, class_=class_))
-    return _svg(_WIDTH, _HEIGHT, _axes(x, y), *lines, class_="chart")
+    return svg(_WIDTH, _HEIGHT, axes(x, y), *lines, class_="chart")
 
 
 def histogram(values: Sequence[float], *, low: float = 0, high: float = 100, bins: int = 20):
@@ -81,8 +81,8 @@ def histogram(values: Sequence[float], *, low: float = 0, high: float = 100, bin
         place = {"x": round(x(left) + 1, 1), "width": round(x(right) - x(left) - 2, 1)}
         top = round(y(count), 1)
         bars.append(tag("rect", title, y=top, height=round(y(0) - top, 1), **place))
-    axes = _axes(x, y, integers=True)
-    return _svg(_WIDTH, _HEIGHT, axes, tag("g", *bars, class_="bars"), class_="chart histogram")
+    lines = axes(x, y, integers=True)
+    return svg(_WIDTH, _HEIGHT, lines, tag("g", *bars, class_="bars"), class_="chart histogram")
 
 
 def heat_map(
@@ -156,7 +156,8 @@ def _thinned(line: Series) -> np.ndarray:
     return np.array([part.mean(axis=0) for part in np.array_split(points, _MOST_POINTS)])
 
 
-def _scale(values: np.ndarray, start: float, end: float) -> Scale:
+def scale_of(values: np.ndarray, start: float, end: float) -> Scale:
+    """From the smallest to the largest of ``values`` (not empty, finite) to [start, end]."""
     low, high = float(values.min()), float(values.max())
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         half = abs(low) / 2 or 0.5
@@ -164,7 +165,8 @@ def _scale(values: np.ndarray, start: float, end: float) -> Scale:
     return Scale(low, high, start, end)
 
 
-def _axes(x: Scale, y: Scale, *, integers: bool = False) -> Markup:
+def axes(x: Scale, y: Scale, *, integers: bool = False) -> Markup:
+    """Ticks of both axes with their numbers; ``integers``: whole numbers on the y axis alone."""
     parts = []
     for value in ticks(y.low, y.high):
         if integers and value != round(value):
@@ -178,7 +180,8 @@ def _axes(x: Scale, y: Scale, *, integers: bool = False) -> Markup:
     return tag("g", *parts, class_="axes")
 
 
-def _svg(width: int, height: int, *content: Markup, class_: str) -> Markup:
+def svg(width: int, height: int, *content: Markup, class_: str) -> Markup:
+    """A picture of ``width`` times ``height`` units."""
     return tag("svg", *content, viewBox=f"0 0 {width} {height}", class_=class_, role="img")
 
 

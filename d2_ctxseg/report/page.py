@@ -89,12 +89,13 @@ def render(runs: Sequence[Run]) -> str:
         tag("nav", *links),
         *(note(text) for text in notes),
         *(section for _, section in sections.values()),
-        tag("script", Markup(_data_file("report.js"))),
+        tag("script", Markup(data_file("report.js"))),
     )
-    return f"<!DOCTYPE html>\n{tag('html', _head(title), body, lang='en')}\n"
+    return f"<!DOCTYPE html>\n{tag('html', head(title), body, lang='en')}\n"
 
 
-def _head(title: str) -> Markup:
+def head(title: str) -> Markup:
+    """The page's <head>, with the style sheet."""
     return tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -102,7 +103,7 @@ def _head(title: str) -> Markup:
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("link", rel="icon", href="data:,"),  # or browsers ask the server for one
         tag("title", f"{title} – segmentation report"),
-        tag("style", Markup(_data_file("report.css"))),
+        tag("style", Markup(data_file("report.css"))),
     )
 
 
@@ -128,5 +129,6 @@ def _budget(runs: Sequence[Run]) -> tuple[int, int]:
     return min(_PICTURES_BYTES // total, _MOST_BYTES), most
 
 
-def _data_file(name: str) -> str:
+def data_file(name: str) -> str:
+    """A file that lies beside this module."""
     return Path(__file__).with_name(name).read_text(encoding="utf-8")

@@ -137,23 +137,25 @@ def _compare(truth: np.ndarray, prediction: np.ndarray, number: int):
 def _panels(image, truth, prediction, classes, width, quality) -> dict[str, str]:
     panels = {}
     if image is not None:
-        panels["image"] = _jpeg(image, width, quality)
+        panels["image"] = jpeg_address(image, width, quality)
     if truth is not None:
-        panels["truth"] = _png(truth, classes.colors, width)
-    panels["prediction"] = _png(prediction, classes.colors, width)
+        panels["truth"] = label_address(truth, classes.colors, width)
+    panels["prediction"] = label_address(prediction, classes.colors, width)
     if truth is not None:
         errors = draw_errors(image, truth, prediction, len(classes.names))
-        panels["errors"] = _jpeg(errors, width, quality)
+        panels["errors"] = jpeg_address(errors, width, quality)
     return panels
 
 
-def _jpeg(picture: np.ndarray, width: int, quality: int) -> str:
+def jpeg_address(picture: np.ndarray, width: int, quality: int) -> str:
+    """A picture, uint8 RGB (H, W, 3), at most ``width`` wide, as a "data:" address."""
     small = _scaled(picture, width, cv2.INTER_AREA)
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     return _address("jpeg", cv2.imencode(".jpg", small[:, :, ::-1], options)[1].tobytes())
 
 
-def _png(labels: np.ndarray, colors, width: int) -> str:
+def label_address(labels: np.ndarray, colors, width: int) -> str:
+    """A label map (H, W) in the classes' colours, likewise."""
     small = _scaled(labels.astype(np.int32), width, cv2.INTER_NEAREST)
     present, indices = np.unique(_color_indices(small, len(colors)), return_inverse=True)
     table = _color_table(colors)[present]
