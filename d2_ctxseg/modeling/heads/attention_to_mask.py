@@ -64,7 +64,7 @@ def mean_similarity(query: Tensor, key: Tensor, num_heads: int) -> Tensor:
 
 
 class AttentionToMaskLayer(nn.Module):
-    """Self-attention of the tokens, attention to the pixels, perceptron; each residual, then norm.
+    """Self-attention of the tokens, attention to the pixels, MLP; each residual, then norm.
 
     Args:
         channels: channels C of tokens and pixels.

@@ -258,7 +258,7 @@ class SegViTHead(nn.Module):
         present = present_classes(labels, self.num_classes, self.ignore_value)
         size = [max(side // self.loss_stride, 1) for side in labels.shape[-2:]]
         truth = mask_targets(labels, self.num_classes, size, self.ignore_value)
-        # K masks of the labels' size, several times over: one stage at a time, made again in the
+        # K masks of the labels' size, several times over: one stage at a time, recomputed in the
         # backward pass.
         options = {"use_reentrant": False, "preserve_rng_state": False}
         stages = [checkpoint(self._mask_losses, mask, truth, **options) for mask in mask_logits]
