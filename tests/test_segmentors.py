@@ -246,7 +246,14 @@ class NarrowContextAware(ContextAwareClassifier):
     """Its constructor leaves no room for the options of its base class."""
 
     def __init__(
-        self, in_channels, num_classes, *, ignore_label, align_corners, dropout, predictor
+        self,
+        in_channels,
+        num_classes,
+        *,
+        ignore_label=255,
+        align_corners=False,
+        dropout=0.0,
+        predictor=None,
     ):
         super().__init__(in_channels, num_classes, predictor=predictor)
 
