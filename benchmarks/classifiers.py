@@ -169,7 +169,8 @@ def segmentor(meta_architecture: str) -> Callable[[Size, object], Contender]:
         cfg.merge_from_list(
             ["MODEL.META_ARCHITECTURE", meta_architecture]
             + ["MODEL.DEVICE", str(inputs[0]["image"].device)]
-            + ["MODEL.BACKBONE.NAME", "EncoderBackbone", "MODEL.ENCODER.NAME", size.encoder]
+            + ["MODEL.BACKBONE.NAME", "EncoderBackbone", "MODEL.BACKBONE.FREEZE_AT", 0]
+            + ["MODEL.ENCODER.NAME", size.encoder]
             + ["MODEL.ENCODER.WEIGHTS", "", "MODEL.SEM_SEG_HEAD.NAME", "SMPDecoderHead"]
             + ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", size.num_classes]
             + ["MODEL.SEM_SEG_HEAD.DECODER.NAME", "UPerNet"]

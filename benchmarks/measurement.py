@@ -1,10 +1,8 @@
 """Time and peak memory of calls that take turns in random order."""
 
-import json
 import os
 import platform
 import random
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,8 +10,9 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
+
+from d2_ctxseg.deployment.analysis import peak_memory as peak_memory_of_call
 
 
 @dataclass
@@ -79,28 +78,12 @@ def _wait_for(device: torch.device) -> None:
 def peak_memory(task: Task, device: torch.device) -> int:
     """Bytes that PyTorch's allocator held at most during a call, beyond those of before."""
     task.prepare()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        task.run()
-        peak = torch.cuda.max_memory_allocated(device) - before
-        task.release()
-        return peak
-    # Some builds of PyTorch announce every profile on the terminal.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+
+    def run_and_release() -> None:
         task.run()
         task.release()
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        recorded.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
-    changes = [event for event in events if event.get("name") == "[memory]"]
-    total = peak = 0
-    for event in sorted(changes, key=lambda event: event["ts"]):
-        total += event["args"]["Bytes"]
-        peak = max(peak, total)
-    return peak
+
+    return peak_memory_of_call(run_and_release, device)
 
 
 def describe_environment(device: torch.device) -> dict[str, object]:
