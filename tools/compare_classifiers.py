@@ -33,6 +33,7 @@ from d2_ctxseg.comparison.jobs import Slot, make_slots, run_jobs
 from d2_ctxseg.comparison.page import write_page
 from d2_ctxseg.comparison.plan import RunState, run_state
 from d2_ctxseg.deployment.analysis import measure_training_step
+from d2_ctxseg.engine import setup_config
 from d2_ctxseg.engine.cost import read_cost
 from d2_ctxseg.utils.errors import UserError, run_command, suggest
 from d2_ctxseg.utils.files import atomic_write, write_json
@@ -114,6 +115,11 @@ def print_plan(
     runs: Sequence[PlannedRun], states: dict[Path, RunState], slots: Sequence[Slot]
 ) -> None:
     """The runs, what is done of them, and how long the rest takes about."""
+    base = setup_config(runs[0].config_file, [])
+    print(
+        f"{runs[0].config_file}: its MODEL.META_ARCHITECTURE {base.MODEL.META_ARCHITECTURE} is "
+        "replaced in each run."
+    )
     print(f"{len(runs)} runs, {len(slots)} at a time, each with {slots[0]}:")
     seconds, step_seconds = 0.0, {}
     for run in runs:

@@ -27,6 +27,7 @@ ARCHITECTURES = {
     "prototype": ("PrototypeSegmentor", "PROTOTYPE"),
     "explicit_class": ("ExplicitClassSegmentor", "EXPLICIT_CLASS"),
 }
+_NAMED_ARCHITECTURES = {architecture for architecture, _ in ARCHITECTURES.values()}
 # What the tool sets itself in each run.
 _OWN_KEYS = ("MODEL.META_ARCHITECTURE", "MODEL.CLASSIFIER.NAME", "OUTPUT_DIR", "SEED")
 # Heads that are a classifier themselves.
@@ -226,7 +227,8 @@ def run_state(run: PlannedRun) -> RunState:
     if not path.is_file():
         return RunState(False, 0)
     cfg = run.config()
-    _check_same(run, yaml.safe_load(path.read_text(encoding="utf-8")), cfg)
+    # Read as a config, so that keys which an earlier version did not have get their defaults.
+    _check_same(run, setup_config(str(path), []), cfg)
     final = (run.folder / "evaluation.json").is_file()
     evaluated = all(
         (run.folder / "inference" / TASK / name / FILE_NAME).is_file() for name in cfg.DATASETS.TEST
@@ -234,9 +236,12 @@ def run_state(run: PlannedRun) -> RunState:
     return RunState(final and evaluated, iterations_done(run.folder))
 
 
-def _check_same(run: PlannedRun, found: dict, cfg: CfgNode) -> None:
-    planned = flattened(yaml.safe_load(cfg.dump()))
-    there = flattened(found) if isinstance(found, dict) else {}
+def _check_same(run: PlannedRun, found: CfgNode, cfg: CfgNode) -> None:
+    planned, there = (flattened(yaml.safe_load(one.dump())) for one in (cfg, found))
+    if planned["MODEL.META_ARCHITECTURE"] in _NAMED_ARCHITECTURES:
+        # They fix the classifier, whether it is named once more or not.
+        planned.pop("MODEL.CLASSIFIER.NAME")
+        there.pop("MODEL.CLASSIFIER.NAME")
     keys = [
         key
         for key in dict.fromkeys([*planned, *there])
