@@ -1,22 +1,35 @@
 """The comparison as one HTML file."""
 
 import datetime
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..report.charts import NUM_COLORS
 from ..report.classes import register_datasets_of
-from ..report.markup import Markup, note, number_cell, number_header, table, tag
+from ..report.markup import Markup, join, note, number_header, table, tag
 from ..report.page import data_file, head
-from ..report.run import flattened
 from ..utils.files import atomic_write
 from .charts import Whisker, band_chart, whisker_chart
-from .image_pairs import ImagePair, PairPainter, extreme_images
-from .results import MEANS, NEUTRAL_KEYS, Study, cost_cells
+from .gallery import Gallery
+from .image_pairs import extreme_images
+from .image_section import image_section
+from .results import MEANS, Study
+from .tables import (
+    config_table,
+    config_warnings,
+    cost_table,
+    difference_cells,
+    finite,
+    label_key,
+    machines_note,
+    results_table,
+    runs_table,
+    warning,
+)
 
 # Of many classes, those that gain and lose most are shown; the rest can be unfolded.
 _MOST_CLASSES = 10
+# Images are shown of so many datasets: models predict them again.
+_PICTURED_DATASETS = 2
 
 
 def write_page(study: Study, content: Mapping, path: str | Path) -> Path:
@@ -38,114 +51,103 @@ def render(study: Study, content: Mapping) -> str:
     """The page as text."""
     notes = register_datasets_of(run.run for runs in study.runs.values() for run in runs)
     labels = list(study.runs)
-    datasets = [content, *content["other_datasets"].values()]
+    datasets = {part["dataset"]: part for part in (content, *content["other_datasets"].values())}
+    chosen = {
+        dataset: {label: extreme_images(study, label, dataset) for label in part["differences"]}
+        for dataset, part in list(datasets.items())[:_PICTURED_DATASETS]
+    }
+    gallery = Gallery(study, chosen)
     title = f"{', '.join(labels[:4])}{' …' if labels[4:] else ''}"
-    links = [tag("a", part["dataset"], href=f"#d{i}") for i, part in enumerate(datasets)]
+    links = [tag("a", name, href=f"#d{i}") for i, name in enumerate(datasets)]
     date = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
+    sections = [
+        tag(
+            "section",
+            *_dataset_parts(part),
+            image_section(study, name, chosen[name], gallery) if name in chosen else None,
+            id=f"d{number}",
+        )
+        for number, (name, part) in enumerate(datasets.items())
+    ]
     body = tag(
         "body",
         tag("h1", f"Comparison: {title}"),
         tag("p", f"{date}. Baseline: {study.baseline}.", class_="pale"),
-        tag("nav", *links, tag("a", "Runs", href="#runs")),
-        *(note(text) for text in notes),
-        *(_dataset_section(study, part, i) for i, part in enumerate(datasets)),
-        _runs_section(study, datasets),
+        tag("nav", *links, tag("a", "Cost", href="#cost"), tag("a", "Runs", href="#runs")),
+        *_seed_warnings(study),
+        *config_warnings(study),
+        *(note(text) for text in dict.fromkeys(notes)),
+        *sections,
+        _cost_section(study, content),
+        _runs_section(study, list(datasets)),
         tag("script", Markup(data_file("report.js"))),
     )
     return f"<!DOCTYPE html>\n{tag('html', head(f'Comparison: {title}'), body, lang='en')}\n"
 
 
-def _dataset_section(study: Study, content: Mapping, number: int) -> Markup:
-    labels = list(study.runs)
-    curves = {label: scores["curve"] for label, scores in content["classifiers"].items()}
-    chart = band_chart(curves)
-    parts = [
+def _seed_warnings(study: Study) -> list[Markup]:
+    others = {label: runs for label, runs in study.runs.items() if label != study.baseline}
+    pairs = {label: [run.seed for _, run in study.pairs(label)] for label in others}
+    parts = []
+    single = [label for label, seeds in pairs.items() if len(seeds) == 1]
+    if single:
+        parts.append(
+            warning(
+                f"Compared with one seed alone: {', '.join(single)}. The interval then covers the "
+                "luck of the test images, not that of the training: train more seeds before you "
+                "conclude anything."
+            )
+        )
+    for label, runs in others.items():
+        alone = [str(run.seed) for run in runs if run.seed not in pairs[label]]
+        if alone:
+            parts.append(
+                note(
+                    f"{label}: the baseline has no run with seed {', '.join(alone)}. It counts in "
+                    "the scores, not in the differences."
+                )
+            )
+    return parts
+
+
+def _dataset_parts(content: Mapping) -> list[Markup | None]:
+    labels = list(content["classifiers"])
+    return [
         tag("h2", f"{content['dataset']}, {content['num_images']} images"),
         tag("ul", *(_sentence(label, content) for label in labels)),
-        _results_table(content),
+        results_table(content),
         tag("p", _EXPLANATION, class_="pale"),
-        _cost_table(content),
-        tag("p", _COST_EXPLANATION, class_="pale"),
         tag("h3", "Differences from the baseline"),
+        tag("p", _WHISKER_EXPLANATION, class_="pale"),
         tag("div", *_means_charts(content, labels), class_="grid wide"),
+        tag("h3", "Learning curves"),
+        *_curves(content),
+        tag("h3", "Classes"),
+        tag("p", _classes_explanation(content), class_="pale"),
+        *_classes_parts(content, labels),
     ]
-    if chart is not None:
-        parts += [
-            tag("h3", "mIoU over iterations"),
-            _legend(labels),
-            chart,
-            tag("p", "Mean over the seeds, and their range.", class_="pale"),
-        ]
-    for label in content["differences"]:
-        parts += [_classes_part(label, content, labels), _images_part(study, label, content)]
-    return tag("section", *parts, id=f"d{number}")
 
 
 _EXPLANATION = (
-    "Scores in per cent, mean ± standard deviation over the seeds; differences in points, runs "
-    "paired by seed and by image, with 95 % intervals (see docs/COMPARISON.md). “To baseline”: "
+    "Scores in per cent, mean ± standard deviation over the seeds. Δ: difference from the baseline "
+    "in points, runs paired by seed and by image. 95 %: its interval, which takes both the test "
+    "images and the seeds as samples; where it holds zero, no difference is shown. To baseline: "
     "iterations after which the mean curve reaches the score that the baseline ends with."
 )
+_WHISKER_EXPLANATION = (
+    "In points, with 95 % intervals; small dots are single seeds. A hollow dot: the interval holds "
+    "zero. An arrow: the interval reaches beyond the chart."
+)
 _COST_EXPLANATION = (
-    "Measured in the runs: parameters at test time, median time of a training step and of the "
-    "prediction of an image, peak memory of the training (of tensors on a GPU, of the process on "
-    "the CPU). Compare what was measured on one machine under one load."
+    "Parameters at test time, median time of a training step and of the prediction of an image, "
+    "peak memory of the training (of tensors on a GPU, of the process on the CPU); means over the "
+    "runs. Compare what was measured on one machine under one load."
 )
 
 
 def _sentence(label: str, content: Mapping) -> Markup:
     text = content["sentences"].get(label, "the baseline")
     return tag("li", tag("b", label), f": {text}.")
-
-
-def _results_table(content: Mapping) -> Markup:
-    rows = []
-    for label, scores in content["classifiers"].items():
-        difference = content["differences"].get(label, {}).get("mIoU")
-        rows.append(
-            [
-                tag("td", label, class_="name"),
-                number_cell(len(scores["seeds"]), 0),
-                *(_score_cell(scores, name) for name in MEANS),
-                *_difference_cells(difference),
-                number_cell(_number(content["iterations_to_baseline"][label]["mean"]), 0),
-            ]
-        )
-    numbers = ["seeds", *MEANS, "Δ mIoU", "95 %", "seeds that gain", "to baseline"]
-    return table(["classifier", *map(number_header, numbers)], rows)
-
-
-def _cost_table(content: Mapping) -> Markup:
-    rows = [
-        [
-            tag("td", label, class_="name"),
-            *(tag("td", text, class_="number") for text in cost_cells(scores["cost"])),
-        ]
-        for label, scores in content["classifiers"].items()
-    ]
-    numbers = ["parameters", "s / iteration", "ms / image", "peak memory"]
-    return table(["classifier", *map(number_header, numbers)], rows)
-
-
-def _score_cell(scores: Mapping, name: str) -> Markup:
-    spread = _number(scores["std"][name])
-    text = f"{scores['mean'][name]:.2f}"
-    return tag("td", text if math.isnan(spread) else f"{text} ± {spread:.2f}", class_="number")
-
-
-def _difference_cells(difference: Mapping | None) -> list[Markup]:
-    if difference is None:
-        return [tag("td", "–", class_="number")] * 3
-    low, high = difference["ci95"]
-    return [
-        number_cell(difference["mean"], signed=True),
-        tag("td", f"{low:+.2f} … {high:+.2f}".replace("-", "−"), class_="number"),
-        tag("td", f"{100 * difference['seeds_that_gain']:.0f} %", class_="number"),
-    ]
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def _means_charts(content: Mapping, labels: Sequence[str]) -> list[Markup]:
@@ -156,113 +158,100 @@ def _means_charts(content: Mapping, labels: Sequence[str]) -> list[Markup]:
             _row(label, labels.index(label), values[name])
             for label, values in content["differences"].items()
         ]
-        chart = whisker_chart(rows)
-        if chart is not None:
-            figures.append(tag("figure", tag("figcaption", f"{name}, points"), chart))
+        figures.append(_figure(name, whisker_chart(rows)))
     return figures
 
 
+def _figure(title, chart: Markup | None) -> Markup | None:
+    return None if chart is None else tag("figure", tag("figcaption", title), chart)
+
+
 def _row(name: str, index: int, difference: Mapping) -> Whisker:
-    low, high = (_number(value) for value in difference["ci95"])
-    points = tuple(_number(value) for value in difference["per_seed"].values())
-    return Whisker(name, index, _number(difference["mean"]), low, high, points)
+    low, high = map(finite, difference["ci95"])
+    points = tuple(map(finite, difference["per_seed"].values()))
+    return Whisker(name, index, finite(difference["mean"]), low, high, points)
 
 
-def _classes_part(label: str, content: Mapping, labels: Sequence[str]) -> Markup:
-    differences = {
-        name.removeprefix("IoU-"): value
-        for name, value in content["differences"][label].items()
-        if name.startswith("IoU-") and not math.isnan(_number(value["mean"]))
-    }
-    ordered = sorted(differences, key=lambda name: -differences[name]["mean"])
-    shown = ordered
-    if len(ordered) > 2 * _MOST_CLASSES:
-        shown = ordered[:_MOST_CLASSES] + ordered[-_MOST_CLASSES:]
-    chart = whisker_chart([_row(n, labels.index(label), differences[n]) for n in shown])
-    rest = [name for name in ordered if name not in shown]
+def _curves(content: Mapping) -> list[Markup]:
+    curves = {label: scores["curve"] for label, scores in content["classifiers"].items()}
+    if all(len(curve["iterations"]) < 2 for curve in curves.values()):
+        return [note("None: the runs were not evaluated during the training (TEST.EVAL_PERIOD).")]
+    legend = [tag("li", label_key(label, index)) for index, label in enumerate(curves)]
+    title = (
+        "mIoU over iterations: mean over the seeds, and their range. Dashed: the score that the "
+        "baseline ends with."
+    )
+    return [
+        tag("ul", *legend, class_="legend"),
+        tag("div", _figure(title, band_chart(curves, content["baseline"])), class_="grid wide"),
+    ]
+
+
+def _classes_explanation(content: Mapping) -> str:
+    text = "Differences of the classes' IoU in points."
+    some = next(iter(content["differences"].values()), {})
+    number = sum(name.startswith("IoU-") for name in some)
+    if number >= 20:
+        text += (
+            f" Of {number} intervals about {round(0.05 * number)} miss the true difference: one "
+            "class alone shows little."
+        )
+    return text
+
+
+def _classes_parts(content: Mapping, labels: Sequence[str]) -> list[Markup]:
+    """A chart of all classes, the best one first; of many, charts of both ends and a table."""
+    figures, tables = [], []
+    for label, differences in content["differences"].items():
+        index = labels.index(label)
+        rows = [
+            _row(name.removeprefix("IoU-"), index, value)
+            for name, value in differences.items()
+            if name.startswith("IoU-")
+        ]
+        rows = sorted((row for row in rows if row.is_known), key=lambda row: -row.mean)
+        if len(rows) <= 2 * _MOST_CLASSES:
+            figures.append(_figure(label_key(label, index), whisker_chart(rows)))
+            continue
+        first, last = rows[:_MOST_CLASSES], rows[-_MOST_CLASSES:]
+        for title, some in (("the highest", first), ("the lowest", last)):
+            chart = whisker_chart(some, beside=first + last)
+            figures.append(_figure(join([label_key(label, index), f": {title}"]), chart))
+        rest = [row.name for row in rows[_MOST_CLASSES:-_MOST_CLASSES]]
+        tables.append(_folded_classes(label, rest, differences))
+    return [tag("div", *figures, class_="grid wide"), *tables]
+
+
+def _folded_classes(label: str, names: Sequence[str], differences: Mapping) -> Markup:
     rows = [
-        [tag("td", name, class_="name"), *_difference_cells(differences[name])] for name in rest
+        [tag("td", name, class_="name"), *difference_cells(differences[f"IoU-{name}"])]
+        for name in names
     ]
     headers = ["class", *map(number_header, ("Δ IoU", "95 %", "seeds that gain"))]
-    folded = (
-        tag("details", tag("summary", f"{len(rest)} more classes"), table(headers, rows))
-        if rest
-        else None
-    )
-    return tag("div", tag("h3", f"{label}: classes, points of IoU"), chart, folded)
-
-
-def _images_part(study: Study, label: str, content: Mapping) -> Markup:
-    images = extreme_images(study, label, content["dataset"])
-    painter = PairPainter(content["dataset"])
-    images = painter.draw(images, *study.pairs(label)[0])
     return tag(
-        "div",
-        tag("h3", f"{label}: images that gain and lose most"),
-        *(note(text) for text in painter.notes),
-        *(_image(image, study.baseline, label) for image in images),
+        "details",
+        tag("summary", f"{label}: {len(names)} more classes"),
+        table(headers, rows, class_="sortable"),
     )
 
 
-def _image(image: ImagePair, baseline: str, label: str) -> Markup:
-    figures = [
-        tag("figure", tag("img", src=address, alt=title), tag("figcaption", title))
-        for title, address in image.panels.items()
-    ]
-    scores = f"mIoU of the image: {baseline} {image.baseline:.1f}, {label} {image.other:.1f}"
-    difference = f" ({image.difference:+.1f})".replace("-", "−")
+def _cost_section(study: Study, content: Mapping) -> Markup:
     return tag(
-        "div",
-        tag("p", tag("b", image.file_name), f" – {scores}{difference}, mean over the seeds."),
-        tag("div", *figures, class_="panels") if figures else None,
-        class_="example",
+        "section",
+        tag("h2", "Cost"),
+        cost_table(content),
+        tag("p", _COST_EXPLANATION, class_="pale"),
+        machines_note(study),
+        id="cost",
     )
 
 
-def _runs_section(study: Study, datasets: Sequence[Mapping]) -> Markup:
-    names = [content["dataset"] for content in datasets]
-    rows = [
-        [
-            tag("td", label, class_="name"),
-            number_cell(run.seed, 0),
-            *(number_cell(float(run.metrics(name)[0])) for name in names),
-            tag("td", tag("code", str(run.folder)), class_="value"),
-        ]
-        for label, runs in study.runs.items()
-        for run in runs
-    ]
-    numbers = [number_header(text) for text in ("seed", *(f"mIoU {name}" for name in names))]
+def _runs_section(study: Study, datasets: Sequence[str]) -> Markup:
     return tag(
         "section",
         tag("h2", "Runs"),
-        table(["classifier", *numbers, "folder"], rows),
+        runs_table(study, datasets),
         tag("h3", "Where their configs differ"),
-        _config_table(study),
+        config_table(study),
         id="runs",
     )
-
-
-def _config_table(study: Study) -> Markup:
-    flat = {label: flattened(runs[0].run.config) for label, runs in study.runs.items()}
-    keys = dict.fromkeys(key for values in flat.values() for key in values)
-    differing = [
-        key
-        for key in keys
-        if key not in NEUTRAL_KEYS and len({repr(v.get(key)) for v in flat.values()}) > 1
-    ]
-    rows = [
-        [
-            tag("th", tag("code", key), scope="row"),
-            *(tag("td", str(v.get(key))) for v in flat.values()),
-        ]
-        for key in differing
-    ]
-    return table(["key", *flat], rows) if rows else note("They do not differ.")
-
-
-def _legend(labels: Sequence[str]) -> Markup:
-    items = [
-        tag("li", tag("span", class_=f"key series-{i % NUM_COLORS}"), label)
-        for i, label in enumerate(labels)
-    ]
-    return tag("ul", *items, class_="legend")

@@ -204,7 +204,7 @@ def configuration_section(runs: Sequence[Run]) -> Markup | None:
     rows = [
         [
             tag("th", tag("code", key), scope="row"),
-            *(_value_cell(v.get(key)) for v in flat.values()),
+            *(value_cell(v.get(key)) for v in flat.values()),
         ]
         for key in main + differing
     ]
@@ -229,7 +229,8 @@ def configuration_section(runs: Sequence[Run]) -> Markup | None:
     )
 
 
-def _value_cell(value) -> Markup:
+def value_cell(value) -> Markup:
+    """A ``<td>`` with a value of a config, "–" for None; very long ones are cut."""
     text = "–" if value is None else str(value)
     if len(text) > _LONGEST_VALUE:
         text = text[: _LONGEST_VALUE - 1] + "…"
