@@ -108,11 +108,14 @@ def read_study_run(folder: str | Path, label: str = "") -> StudyRun:
             counts[dataset] = ImageCounts.read(
                 run.folder / "inference" / TASK / dataset / FILE_NAME
             )
-    if not run.config or not counts:
+    # train_net.py writes evaluation.json when all is done; counts are of every evaluation.
+    there = {"config.yaml": run.config, "inference/": counts}
+    there["evaluation.json"] = (run.folder / "evaluation.json").is_file()
+    missing = [name for name, content in there.items() if not content]
+    if missing:
         raise UserError(
-            f"'{folder}' is not a finished run: it has no "
-            f"{'evaluation' if run.config else 'config.yaml'}. Continue it with train_net.py "
-            "--resume."
+            f"'{folder}' is not a finished run: it has no {missing[0]}. Continue it with "
+            "train_net.py --resume."
         )
     return StudyRun(label, int(run.config.get("SEED", -1)), run, counts)
 

@@ -102,7 +102,8 @@ def paired_differences(
         draws = draws + luck * resampled.std(0, ddof=1) / np.sqrt(num_seeds)
     tail = 50 * (1 - confidence)
     mean = per_seed.mean(0)
-    low, high = _percentiles(draws, [tail, 100 - tail])
+    # No difference of per cents lies beyond, however few the seeds are.
+    low, high = np.clip(_percentiles(draws, [tail, 100 - tail]), -100, 100)
     return [
         Difference(float(mean[i]), float(low[i]), float(high[i]), tuple(per_seed[:, i].tolist()))
         for i in range(len(mean))

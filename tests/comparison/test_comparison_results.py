@@ -155,5 +155,8 @@ class TestRunsThatDoNotPair:
         run = write_run(tmp_path / "a")
         (run / "inference" / "sem_seg" / "val" / "image_counts.npz").unlink()
         assert "Evaluate the run again" in self.message(run)
+        interrupted = write_run(tmp_path / "b")
+        (interrupted / "evaluation.json").unlink()
+        assert "not a finished run: it has no evaluation.json" in self.message(interrupted)
         assert "is not a folder" in self.message(tmp_path / "none")
         assert "is not the folder of a run" in self.message(tmp_path)
