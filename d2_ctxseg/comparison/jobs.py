@@ -89,6 +89,7 @@ class _Job:
                 stderr=subprocess.STDOUT,
                 env=slot.environment(),
                 start_new_session=True,
+                preexec_fn=_listen_to_interrupts,
             )
 
     def failure(self) -> str | None:
@@ -162,14 +163,19 @@ def _stop(active: Sequence[_Job], bar: tqdm) -> None:
     """Let the runs leave a checkpoint; a second Ctrl-C ends them at once."""
     bar.write("Stopping: each run saves a checkpoint ...", file=sys.stderr)
     for job in active:
-        job.process.send_signal(signal.SIGINT)
+        os.killpg(job.process.pid, signal.SIGINT)  # as a terminal does: to all of its processes
     try:
         for job in active:
             job.process.wait()
     except KeyboardInterrupt:
         for job in active:
-            job.process.kill()
+            os.killpg(job.process.pid, signal.SIGKILL)
             job.process.wait()
+
+
+def _listen_to_interrupts() -> None:
+    """In the child: a program started in the background of a script ignores SIGINT otherwise."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _as_interrupt(number, frame):

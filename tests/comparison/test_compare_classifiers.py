@@ -43,7 +43,7 @@ def test_a_study_that_is_interrupted_goes_on_where_it_was(tiny_run):
     while not (output / "linear" / "seed_1" / "metrics.json").is_file():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # as Ctrl-C; a shell's background job ignores that
     text, _ = process.communicate(timeout=300)
     assert process.returncode == 130, text
     assert list((output / "linear" / "seed_1").glob("model_0*.pth")), "no checkpoint was left"
