@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..classifiers import CLASSIFIER_REGISTRY
 from ..config import add_ctxseg_config
@@ -18,16 +19,8 @@ from ..engine import setup_config
 from ..evaluation.image_counts import FILE_NAME
 from ..report.run import flattened
 from ..utils.errors import UserError, suggest
-from .results import NEUTRAL_KEYS, TASK
+from .results import ARCHITECTURES, NEUTRAL_KEYS, TASK
 
-# The named meta-architectures, and where the options of their classifiers stand in the config.
-ARCHITECTURES = {
-    "linear": ("LinearSegmentor", ""),
-    "context_aware": ("ContextAwareSegmentor", "CONTEXT_AWARE"),
-    "prototype": ("PrototypeSegmentor", "PROTOTYPE"),
-    "explicit_class": ("ExplicitClassSegmentor", "EXPLICIT_CLASS"),
-}
-_NAMED_ARCHITECTURES = {architecture for architecture, _ in ARCHITECTURES.values()}
 # What the tool sets itself in each run.
 _OWN_KEYS = ("MODEL.META_ARCHITECTURE", "MODEL.CLASSIFIER.NAME", "OUTPUT_DIR", "SEED")
 # Heads that are a classifier themselves.
@@ -92,7 +85,7 @@ def parse_variant(text: str) -> Variant:
     head, *options = _split(text)
     label, _, name = head.rpartition("=")
     overrides = _overrides_of(name, text)
-    node = ARCHITECTURES.get(name, ("", ""))[1]
+    node = _config_node(name)
     for option in options:
         key, equals, value = option.partition("=")
         if not equals or not key:
@@ -126,9 +119,16 @@ def _split(text: str) -> list[str]:
     return parts
 
 
+def _config_node(name: str) -> str:
+    """Where the options of a classifier stand below MODEL.CLASSIFIER; "" if it has none there."""
+    if name in ARCHITECTURES:
+        return META_ARCH_REGISTRY.get(ARCHITECTURES[name]).classifier_class.config_node
+    return CLASSIFIER_REGISTRY.get(name).config_node
+
+
 def _overrides_of(name: str, text: str) -> list[str]:
     if name in ARCHITECTURES:
-        return ["MODEL.META_ARCHITECTURE", ARCHITECTURES[name][0]]
+        return ["MODEL.META_ARCHITECTURE", ARCHITECTURES[name]]
     if name in CLASSIFIER_REGISTRY:
         return [
             *("MODEL.META_ARCHITECTURE", "PixelClassifierSegmentor"),
@@ -238,7 +238,7 @@ def run_state(run: PlannedRun) -> RunState:
 
 def _check_same(run: PlannedRun, found: CfgNode, cfg: CfgNode) -> None:
     planned, there = (flattened(yaml.safe_load(one.dump())) for one in (cfg, found))
-    if planned["MODEL.META_ARCHITECTURE"] in _NAMED_ARCHITECTURES:
+    if planned["MODEL.META_ARCHITECTURE"] in ARCHITECTURES.values():
         # They fix the classifier, whether it is named once more or not.
         planned.pop("MODEL.CLASSIFIER.NAME")
         there.pop("MODEL.CLASSIFIER.NAME")

@@ -1,6 +1,5 @@
 """From the folders of a study's runs to the comparison: a dict, a Markdown table."""
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -33,11 +32,12 @@ NEUTRAL_KEYS = {
     "TEST.REPORT",
     "VIS_PERIOD",
 }
-_KNOWN_NAMES = {
-    "LinearSegmentor": "linear",
-    "ContextAwareSegmentor": "context_aware",
-    "PrototypeSegmentor": "prototype",
-    "ExplicitClassSegmentor": "explicit_class",
+# The names of this project's classifiers in a study, and their meta-architectures.
+ARCHITECTURES = {
+    "linear": "LinearSegmentor",
+    "context_aware": "ContextAwareSegmentor",
+    "prototype": "PrototypeSegmentor",
+    "explicit_class": "ExplicitClassSegmentor",
 }
 
 
@@ -173,7 +173,8 @@ def classifier_name(config: Mapping) -> str:
     architecture = str(model.get("META_ARCHITECTURE", "?"))
     if architecture == "PixelClassifierSegmentor":
         return str(model.get("CLASSIFIER", {}).get("NAME", architecture))
-    return _KNOWN_NAMES.get(architecture, architecture)
+    names = {known: name for name, known in ARCHITECTURES.items()}
+    return names.get(architecture, architecture)
 
 
 def _labels(configs: Sequence[Mapping]) -> list[str]:
@@ -427,15 +428,3 @@ def cost_cells(cost: Mapping[str, float]) -> list[str]:
         ("peak_memory_bytes", lambda value: f"{value / 2**20:.0f} MiB"),
     )
     return [show(cost[key]) if key in cost else "–" for key, show in formats]
-
-
-def read_comparison(path: str | Path) -> dict:
-    """The content of a ``comparison.json``.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"'{path}' cannot be read: {error}.") from error
