@@ -273,10 +273,12 @@ class TestKeys:
         ]
         assert len(names) == 2 and names[0] == names[1]
 
-    def test_prototypes_move_once_a_step(self, tiny_run):
-        overrides = ["MODEL.META_ARCHITECTURE", "PrototypeSegmentor"]
-        cfg = setup_config(str(tiny_run), [*overrides, "SOLVER.ACCUMULATION_STEPS", "2"])
-        assert build_model(cfg).classifier.accumulation_steps == 2
+    def test_the_trainer_tells_classifiers_so_that_prototypes_move_once_a_step(self, tiny_run):
+        cfg = setup_config(str(tiny_run), ["MODEL.META_ARCHITECTURE", "PrototypeSegmentor"])
+        model = build_model(cfg)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        PartwiseTrainer(model, [], optimizer, parts=2)
+        assert model.classifier.accumulation_steps == 2
 
     def test_two_workers_with_everything(self, tiny_run, tmp_path):
         overrides = [*EMA, "SOLVER.ACCUMULATION_STEPS", "2", "MODEL.CHANNELS_LAST", "True"]

@@ -23,8 +23,13 @@ class PixelClassifier(nn.Module, metaclass=ABCMeta):
         ignore_label: label of pixels that take no part in the losses.
         align_corners: how logits are interpolated to the size of the labels.
         dropout: probability of dropping a channel of the features in training.
+        loss_weights: ``loss_weight_NAME=...`` for names in ``default_loss_weights``.
 
     Attributes:
+        accumulation_steps: calls of ``losses`` that make one step of the optimizer, 1 until a
+            trainer says otherwise. What a classifier updates without a gradient it updates once a
+            step, at the last of these calls.
+        loss_weights: the weight of each loss, by its name in what ``losses`` returns.
         pixel_loss: the cross-entropy of class scores, for ``losses``: a plain one with
             ``ignore_label`` and ``align_corners``, until a segmentor puts the one of its config
             (MODEL.PIXEL_LOSS) in its place.
@@ -33,6 +38,9 @@ class PixelClassifier(nn.Module, metaclass=ABCMeta):
     #: The config node under MODEL.CLASSIFIER whose keys, in small letters, are arguments of the
     #: constructor; "" for none. A subclass inherits it.
     config_node: ClassVar[str] = ""
+    #: The losses that have a weight, without their prefix ``loss_``, and the weights that they have
+    #: by default. 0 leaves a loss out.
+    default_loss_weights: ClassVar[dict[str, float]] = {}
     #: Names of submodules that only training needs; None takes their place in a stripped model.
     training_only: ClassVar[tuple[str, ...]] = ()
 
@@ -44,6 +52,7 @@ class PixelClassifier(nn.Module, metaclass=ABCMeta):
         ignore_label: int = 255,
         align_corners: bool = False,
         dropout: float = 0.0,
+        **loss_weights: float,
     ):
         super().__init__()
         self.in_channels = in_channels
@@ -51,7 +60,22 @@ class PixelClassifier(nn.Module, metaclass=ABCMeta):
         self.ignore_label = ignore_label
         self.align_corners = align_corners
         self.dropout = nn.Dropout2d(dropout)
+        self.accumulation_steps = 1
+        self.loss_weights = self._named_loss_weights(loss_weights)
         self.pixel_loss = PixelLoss(ignore_label=ignore_label, align_corners=align_corners)
+
+    @classmethod
+    def _named_loss_weights(cls, given: dict[str, float]) -> dict[str, float]:
+        weights = {
+            f"loss_weight_{name}": weight for name, weight in cls.default_loss_weights.items()
+        }
+        for name, weight in given.items():
+            if name not in weights:
+                raise TypeError(f"{cls.__name__} has no argument '{name}'.")
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"{name} is {weight}, expected a finite number, at least 0.")
+        weights |= given
+        return {name.replace("loss_weight_", "loss_"): weight for name, weight in weights.items()}
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:

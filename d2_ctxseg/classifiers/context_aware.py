@@ -48,10 +48,6 @@ class ContextAwareClassifier(PixelClassifier):
         num_classes: number of classes K.
         scale: factor on the cosine similarity (tau in the paper, 15).
         similarity: "cosine" or "dot", the product of features and weights without ``scale``.
-        loss_weight_refined: weight of the cross-entropy of the refined prediction; 0 leaves it out.
-        loss_weight_vanilla: likewise, of the vanilla prediction.
-        loss_weight_oracle: likewise, of the oracle's prediction.
-        loss_weight_kl: likewise, of the distillation of the refined prediction towards the oracle.
         distillation_target: "half_smoothed" (the authors' code) or "kl" (the paper's formula).
         distillation_weighting: "plain", "entropy", "class" or "class_entropy"; see
             ``distillation_loss``.
@@ -66,12 +62,16 @@ class ContextAwareClassifier(PixelClassifier):
         dropout: probability of dropping a channel of the features in training. As in the authors'
             code only the vanilla prediction sees it: context and other scores are of all channels.
         predictor: the 1x1 convolution to start from; a new one if None.
+        loss_weights: ``loss_weight_refined``, ``loss_weight_vanilla``, ``loss_weight_oracle``
+            (cross-entropies of these predictions) and ``loss_weight_kl`` (distillation of the
+            refined prediction towards the oracle); 0 leaves a loss out.
 
     Raises:
         ValueError: an option is none of its choices, or the predictor has another shape.
     """
 
     config_node = "CONTEXT_AWARE"
+    default_loss_weights = {"refined": 1.0, "vanilla": 1.0, "oracle": 1.0, "kl": 1.0}
     training_only = ("oracle_projector",)
 
     def __init__(
@@ -81,10 +81,6 @@ class ContextAwareClassifier(PixelClassifier):
         *,
         scale: float = 15.0,
         similarity: str = "cosine",
-        loss_weight_refined: float = 1.0,
-        loss_weight_vanilla: float = 1.0,
-        loss_weight_oracle: float = 1.0,
-        loss_weight_kl: float = 1.0,
         distillation_target: str = "half_smoothed",
         distillation_weighting: str = "class_entropy",
         entropy_source: str = "oracle",
@@ -94,6 +90,7 @@ class ContextAwareClassifier(PixelClassifier):
         auxiliary_align_corners: bool = True,
         dropout: float = 0.0,
         predictor: nn.Conv2d | None = None,
+        **loss_weights: float,
     ):
         super().__init__(
             in_channels,
@@ -101,6 +98,7 @@ class ContextAwareClassifier(PixelClassifier):
             ignore_label=ignore_label,
             align_corners=align_corners,
             dropout=dropout,
+            **loss_weights,
         )
         check_choice("similarity", similarity, SIMILARITIES)
         check_choice("distillation_target", distillation_target, DISTILLATION_TARGETS)
@@ -109,12 +107,6 @@ class ContextAwareClassifier(PixelClassifier):
         check_choice("oracle_context", oracle_context, ORACLE_CONTEXTS)
         self.scale = scale
         self.similarity = similarity
-        self.loss_weights = {
-            "loss_sem_seg": loss_weight_refined,
-            "loss_vanilla": loss_weight_vanilla,
-            "loss_oracle": loss_weight_oracle,
-            "loss_kl": loss_weight_kl,
-        }
         self.distillation_target = distillation_target
         self.distillation_weighting = distillation_weighting
         self.entropy_source = entropy_source
@@ -124,8 +116,9 @@ class ContextAwareClassifier(PixelClassifier):
         self.estimated_projector = _projector(in_channels)
         self.oracle_projector = _projector(in_channels)
         # Distributed training wants no unused parameters. Only its cross-entropy trains the oracle.
-        self.estimated_projector.requires_grad_(loss_weight_refined > 0 or loss_weight_kl > 0)
-        self.oracle_projector.requires_grad_(loss_weight_oracle > 0)
+        weights = self.loss_weights
+        self.estimated_projector.requires_grad_(weights["loss_refined"] + weights["loss_kl"] > 0)
+        self.oracle_projector.requires_grad_(weights["loss_oracle"] > 0)
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, C, h, w) to the refined logits (B, K, h, w)."""
@@ -185,9 +178,9 @@ class ContextAwareClassifier(PixelClassifier):
         weights = {name: weight for name, weight in self.loss_weights.items() if weight}
         needs_oracle = "loss_oracle" in weights or "loss_kl" in weights
         vanilla, refined, oracle = self.predict(features, labels if needs_oracle else None)
-        logits = {"loss_sem_seg": refined, "loss_vanilla": vanilla, "loss_oracle": oracle}
+        logits = {"loss_refined": refined, "loss_vanilla": vanilla, "loss_oracle": oracle}
         align_corners = dict.fromkeys(logits, self.auxiliary_align_corners)
-        align_corners["loss_sem_seg"] = self.align_corners
+        align_corners["loss_refined"] = self.align_corners
         losses = {
             name: self.pixel_loss(logits[name], labels, align_corners[name])
             for name in weights
@@ -204,7 +197,10 @@ class ContextAwareClassifier(PixelClassifier):
                 entropy_logits=sources[self.entropy_source],
                 ignore_label=self.ignore_label,
             )
-        return {name: weights[name] * loss for name, loss in losses.items()}
+        losses = {name: weights[name] * loss for name, loss in losses.items()}
+        # The loss of the prediction has the same name with every classifier.
+        names = {"loss_refined": "loss_sem_seg"}
+        return {names.get(name, name): loss for name, loss in losses.items()}
 
 
 def oracle_context(

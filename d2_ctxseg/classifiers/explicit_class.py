@@ -49,16 +49,17 @@ class ExplicitClassClassifier(PixelClassifier):
             has 4; 1 keeps the classifier at about half the cost.
         pool_ratio: factor on the side of the finest grid that masks are pooled to.
         mask_loss: ``"focal"`` (sigmoid focal loss) or ``"bce"`` (binary cross-entropy).
-        loss_weight_mask: weight of the binary mask loss of the seed masks; 0 leaves it out.
-        loss_weight_dice: likewise, of the dice loss of the seed masks.
         ignore_label, align_corners, dropout: see PixelClassifier.
         predictor: the 1x1 convolution to start the seed masks from; a new one if None.
+        loss_weights: ``loss_weight_mask`` and ``loss_weight_dice``, of the binary mask loss and the
+            dice loss of the seed masks; 0 leaves a loss out.
 
     Raises:
         ValueError: an argument does not fit the others; the message says which.
     """
 
     config_node = "EXPLICIT_CLASS"
+    default_loss_weights = {"mask": 5.0, "dice": 2.0}
 
     def __init__(
         self,
@@ -70,12 +71,11 @@ class ExplicitClassClassifier(PixelClassifier):
         mlp_ratio: float = 1.0,
         pool_ratio: float = 1.0,
         mask_loss: str = "focal",
-        loss_weight_mask: float = 5.0,
-        loss_weight_dice: float = 2.0,
         ignore_label: int = 255,
         align_corners: bool = False,
         dropout: float = 0.0,
         predictor: nn.Conv2d | None = None,
+        **loss_weights: float,
     ):
         super().__init__(
             in_channels,
@@ -83,14 +83,12 @@ class ExplicitClassClassifier(PixelClassifier):
             ignore_label=ignore_label,
             align_corners=align_corners,
             dropout=dropout,
+            **loss_weights,
         )
         check_choice("mask_loss", mask_loss, tuple(MASK_LOSSES))
         if channels is None:
             channels = min(in_channels, _MAX_DEFAULT_CHANNELS)
         self.mask_loss = mask_loss
-        self.loss_weight_mask = loss_weight_mask
-        self.loss_weight_dice = loss_weight_dice
-
         self.predictor = make_predictor(in_channels, num_classes, predictor)
         self.lateral = nn.Identity()
         if channels != in_channels:
@@ -132,7 +130,7 @@ class ExplicitClassClassifier(PixelClassifier):
                 labels,
                 ignore_label=self.ignore_label,
                 mask_loss=self.mask_loss,
-                weight_mask=self.loss_weight_mask,
-                weight_dice=self.loss_weight_dice,
+                weight_mask=self.loss_weights["loss_mask"],
+                weight_dice=self.loss_weights["loss_dice"],
             ),
         }

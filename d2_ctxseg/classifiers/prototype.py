@@ -56,21 +56,20 @@ class PrototypeClassifier(PixelClassifier):
         synchronization: how workers agree. "average": each clusters its own pixels, the updated
             prototypes are averaged, as in the authors' code; "joint": the pixels of all workers are
             clustered together, which gives what one process gives for the whole batch.
-        accumulation_steps: calls of ``losses`` that make one step of the optimizer: the prototypes
-            are updated at the last of them, from the pixels of all.
-        loss_weight_sem_seg: weight of the cross-entropy; 0 leaves it out.
-        loss_weight_ppc: likewise, of the pixel-prototype contrast (equation 11).
-        loss_weight_ppd: likewise, of the pixel-prototype distance (equation 12).
         ignore_label: label of pixels that take no part.
         align_corners: how logits are interpolated to the size of the labels.
         dropout: probability of dropping a channel of the features in training.
         predictor: the head's 1x1 convolution, which prototypes replace: not used.
+        loss_weights: ``loss_weight_sem_seg`` (cross-entropy), ``loss_weight_ppc`` (pixel-prototype
+            contrast, equation 11) and ``loss_weight_ppd`` (pixel-prototype distance, equation 12);
+            0 leaves a loss out.
 
     Raises:
         ValueError: an option is out of its range or none of its choices.
     """
 
     config_node = "PROTOTYPE"
+    default_loss_weights = {"sem_seg": 1.0, "ppc": 0.01, "ppd": 0.001}
 
     def __init__(
         self,
@@ -86,14 +85,11 @@ class PrototypeClassifier(PixelClassifier):
         projection: bool = False,
         distance: str = "cosine",
         synchronization: str = "average",
-        accumulation_steps: int = 1,
-        loss_weight_sem_seg: float = 1.0,
-        loss_weight_ppc: float = 0.01,
-        loss_weight_ppd: float = 0.001,
         ignore_label: int = 255,
         align_corners: bool = False,
         dropout: float = 0.0,
         predictor: nn.Conv2d | None = None,
+        **loss_weights: float,
     ):
         super().__init__(
             in_channels,
@@ -101,6 +97,7 @@ class PrototypeClassifier(PixelClassifier):
             ignore_label=ignore_label,
             align_corners=align_corners,
             dropout=dropout,
+            **loss_weights,
         )
         check_choice("assignment", assignment, ASSIGNMENTS)
         check_choice("distance", distance, DISTANCES)
@@ -110,7 +107,6 @@ class PrototypeClassifier(PixelClassifier):
             sinkhorn_iterations=sinkhorn_iterations,
             sinkhorn_epsilon=sinkhorn_epsilon,
             temperature=temperature,
-            accumulation_steps=accumulation_steps,
         )
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum is {momentum}, expected 0 to 1.")
@@ -122,17 +118,11 @@ class PrototypeClassifier(PixelClassifier):
         self.temperature = temperature
         self.distance = distance
         self.synchronization = synchronization
-        self.accumulation_steps = accumulation_steps
-        self.loss_weights = {
-            "loss_sem_seg": loss_weight_sem_seg,
-            "loss_ppc": loss_weight_ppc,
-            "loss_ppd": loss_weight_ppd,
-        }
         self.projection = _projection(in_channels) if projection else nn.Identity()
         self.feature_norm = nn.LayerNorm(in_channels)
         self.score_norm = nn.LayerNorm(num_classes)
         # Distributed training wants no unused parameters: only the cross-entropy sees the scores.
-        self.score_norm.requires_grad_(loss_weight_sem_seg > 0)
+        self.score_norm.requires_grad_(self.loss_weights["loss_sem_seg"] > 0)
         prototypes = nn.init.trunc_normal_(
             torch.empty(num_classes, num_prototypes, in_channels), std=0.02
         )

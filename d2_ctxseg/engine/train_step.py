@@ -10,6 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from detectron2.engine import SimpleTrainer
 
+from ..classifiers import PixelClassifier
+
 
 class PartwiseTrainer(SimpleTrainer):
     """Detectron2's SimpleTrainer and AMPTrainer in one, whose step may take several batches.
@@ -22,7 +24,7 @@ class PartwiseTrainer(SimpleTrainer):
         model: takes a batch and returns losses by name. It is put into training mode.
         data_loader: batches without end, one a part.
         optimizer: of the model's parameters.
-        parts: batches that make one step.
+        parts: batches that make one step. Classifiers in the model are told.
         precision: what autocast computes in, torch.float16 (with scaled gradients) or
             torch.bfloat16; None turns it off.
     """
@@ -38,6 +40,9 @@ class PartwiseTrainer(SimpleTrainer):
     ):
         super().__init__(model, data_loader, optimizer)
         self.parts = parts
+        for module in model.modules():
+            if isinstance(module, PixelClassifier):
+                module.accumulation_steps = parts
         self.precision = precision
         self.device_type = next(model.parameters()).device.type
         # Where it is not enabled it hands everything through.

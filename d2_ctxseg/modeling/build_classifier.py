@@ -47,8 +47,6 @@ def build_classifier(
         classifier_class = choose_classifier(cfg, None)
     node = classifier_class.config_node
     options = {key.lower(): value for key, value in cfg.MODEL.CLASSIFIER.get(node, {}).items()}
-    if "accumulation_steps" in _arguments(classifier_class):
-        options["accumulation_steps"] = cfg.SOLVER.ACCUMULATION_STEPS
     options.update(_listed_options(cfg.MODEL.CLASSIFIER.OPTIONS, classifier_class))
     where = f"MODEL.CLASSIFIER.{node}" if node else "MODEL.CLASSIFIER.OPTIONS"
     arguments = {
@@ -99,7 +97,7 @@ def _listed_options(options: list, classifier_class: type[PixelClassifier]) -> d
 
 def _arguments(classifier_class: type[PixelClassifier]) -> list[str]:
     """The constructor's arguments, and its base classes' where it passes ``**options`` on."""
-    names = []
+    names = [f"loss_weight_{name}" for name in classifier_class.default_loss_weights]
     for base in classifier_class.__mro__:
         if "__init__" not in vars(base):
             continue
@@ -112,9 +110,7 @@ def _arguments(classifier_class: type[PixelClassifier]) -> list[str]:
 
 def _check_takes(classifier_class: type[PixelClassifier], arguments: dict) -> None:
     """Refuse a class whose constructor does not take what the config has for it."""
-    known = inspect.signature(classifier_class).parameters
-    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in known.values()):
-        return
+    known = _arguments(classifier_class)
     refused = [name for name in arguments if name not in known]
     if refused:
         raise UserError(

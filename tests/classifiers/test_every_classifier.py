@@ -205,3 +205,21 @@ def test_features_that_are_all_0_are_no_division_by_0(classifier_class):
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert torch.isfinite(features.grad).all()
     assert torch.isfinite(classifier.eval()(features)).all()
+
+
+@every_classifier
+class TestLossWeights:
+    def test_a_weight_of_zero_leaves_a_loss_out(self, classifier_class):
+        names = classifier_class.default_loss_weights
+        weights = {f"loss_weight_{name}": 0.0 for name in {*names} - {"sem_seg", "refined"}}
+        losses = classifier_class(8, 4, **weights).losses(
+            torch.randn(1, 8, 6, 6), torch.randint(0, 4, (1, 12, 12))
+        )
+        assert set(losses) == {"loss_sem_seg"}
+
+    def test_an_unknown_loss_or_a_negative_weight_is_refused(self, classifier_class):
+        with pytest.raises(TypeError, match=f"{classifier_class.__name__}.*'loss_weight_of'"):
+            classifier_class(8, 4, loss_weight_of=1.0)
+        for name in classifier_class.default_loss_weights:
+            with pytest.raises(ValueError, match=f"loss_weight_{name} is -1.0"):
+                classifier_class(8, 4, **{f"loss_weight_{name}": -1.0})

@@ -336,7 +336,8 @@ class TestGradientAccumulation:
         return [(torch.randn(1, 8, 6, 6), torch.randint(0, 4, (1, 6, 6))) for _ in range(2)]
 
     def test_prototypes_move_once_a_step_and_all_batches_see_the_old_ones(self):
-        classifier = PrototypeClassifier(8, 4, accumulation_steps=2, assignment="argmax")
+        classifier = PrototypeClassifier(8, 4, assignment="argmax")
+        classifier.accumulation_steps = 2
         before = classifier.prototypes.clone()
         (first, second), twice = self.batches(), []
         classifier.losses(*first)
@@ -350,7 +351,8 @@ class TestGradientAccumulation:
     def test_the_step_is_that_of_the_pixels_of_all_batches(self):
         """One prototype a class: no clustering, so that one step of the joined batch is equal."""
         options = {"num_prototypes": 1, "momentum": 0.5}
-        accumulated = PrototypeClassifier(8, 4, accumulation_steps=2, **options)
+        accumulated = PrototypeClassifier(8, 4, **options)
+        accumulated.accumulation_steps = 2
         joined = PrototypeClassifier(8, 4, **options)
         joined.load_state_dict(accumulated.state_dict())
         batches = self.batches()

@@ -53,7 +53,8 @@ def one_worker(rank, folder):
 
 
 def one_step(rank, synchronization, accumulation_steps):
-    classifier = make_classifier(synchronization, accumulation_steps=accumulation_steps)
+    classifier = make_classifier(synchronization)
+    classifier.accumulation_steps = accumulation_steps
     # As Detectron2's create_ddp_model: buffers are not sent around in every step.
     model = DistributedDataParallel(Model(classifier), broadcast_buffers=False)
     features, labels = make_batch(rank)
@@ -93,7 +94,8 @@ def test_average_is_the_mean_of_what_each_worker_makes_of_its_batch(workers):
 @pytest.mark.parametrize("case", ["joint", "joint, accumulated"])
 def test_joint_is_what_one_process_makes_of_the_joined_batch(workers, case):
     accumulation_steps = CASES[case][1]
-    classifier = make_classifier(accumulation_steps=accumulation_steps)
+    classifier = make_classifier()
+    classifier.accumulation_steps = accumulation_steps
     batches = [make_batch(rank) for rank in (0, 1)]
     for i in range(accumulation_steps):
         parts = [[x[i::accumulation_steps] for x in batch] for batch in batches]
