@@ -25,7 +25,7 @@ from torch import nn
 
 from d2_ctxseg.evaluation import SegmentationEvaluator
 from d2_ctxseg.evaluation.confusion import confusion_matrix, smallest_label_type
-from d2_ctxseg.modeling.scores import Logits, Resized
+from d2_ctxseg.modeling.inference.scores import Logits, Resized
 from d2_ctxseg.utils.errors import run_command
 from d2_ctxseg.utils.runtime import describe_runtime
 from detectron2.data import DatasetCatalog, MetadataCatalog

@@ -8,7 +8,7 @@ from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 
 from ..checkpoint import load_weights
-from ..modeling.test_time_augmentation import image_scores
+from ..modeling.inference.test_time_augmentation import image_scores
 from ..utils.errors import UserError
 
 

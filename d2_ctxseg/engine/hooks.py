@@ -20,7 +20,7 @@ from detectron2.engine.hooks import BestCheckpointer
 from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils import comm
 
-from ..modeling.test_time_augmentation import image_scores
+from ..modeling.inference.test_time_augmentation import image_scores
 from ..utils.files import atomic_write
 from ..visualization import draw_comparison
 

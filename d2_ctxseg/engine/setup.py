@@ -15,8 +15,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_H
 
 from ..config import add_ctxseg_config
 from ..data import register_folder_datasets
-from ..modeling.normalization import KEYS as NORMALIZATION_KEYS
-from ..modeling.normalization import complete_normalization, has_encoder
+from ..modeling.backbones.normalization import KEYS as NORMALIZATION_KEYS
+from ..modeling.backbones.normalization import complete_normalization, has_encoder
 from ..utils.errors import UserError, suggest
 from .config_files import find_config_file
 from .old_configs import forget_old_default
@@ -44,7 +44,7 @@ def add_opts_argument(
 def setup_config(config_file: str, opts: list[str], *, for_inference: bool = False) -> CfgNode:
     """Read ``config_file``, apply ``opts``, register its folder datasets, choose a device.
 
-    MODEL.PIXEL_MEAN and PIXEL_STD are the encoder's (see ``modeling/normalization.py``), unless
+    MODEL.PIXEL_MEAN and PIXEL_STD are the encoder's (``modeling/backbones/normalization``), unless
     the overrides or a file other than Base-Segmentor.yaml state them.
 
     Args:

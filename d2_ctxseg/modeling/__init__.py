@@ -1,6 +1,6 @@
 """Meta-architectures, heads and backbones, registered in Detectron2."""
 
-from .backbone import EncoderBackbone
+from .backbones import EncoderBackbone, VisionTransformerBackbone
 from .heads import (
     AuxiliaryFCNHead,
     DepthwiseSeparableASPPHead,
@@ -14,7 +14,7 @@ from .heads import (
     UPerHead,
     take_predictor,
 )
-from .label_map_prediction import LabelMapPredictor
+from .inference import LabelMapPredictor, SemanticSegmentorWithTTA, TestTimeAugmentation
 from .segmentors import (
     ContextAwareSegmentor,
     ExplicitClassSegmentor,
@@ -23,8 +23,6 @@ from .segmentors import (
     PrototypeSegmentor,
     WholeHeadSegmentor,
 )
-from .test_time_augmentation import SemanticSegmentorWithTTA, TestTimeAugmentation
-from .vision_transformer import VisionTransformerBackbone
 
 __all__ = [
     "AuxiliaryFCNHead",

@@ -23,8 +23,8 @@ from .build_classifier import build_classifier, choose_classifier
 from .build_pixel_loss import build_pixel_loss, set_pixel_loss
 from .heads import AuxiliaryFCNHead, take_predictor
 from .heads.adapter import HeadAdapter, build_head
-from .scores import Logits, Resized, Scores
-from .sliding_window import SlidingWindow, sliding_window_scores
+from .inference.scores import Logits, Resized, Scores
+from .inference.sliding_window import SlidingWindow, sliding_window_scores
 
 
 @META_ARCH_REGISTRY.register()

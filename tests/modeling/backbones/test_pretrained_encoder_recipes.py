@@ -9,7 +9,7 @@ import torch
 from d2_ctxseg.engine import Trainer, setup_config
 from detectron2.modeling import build_model
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "PRETRAINED_ENCODERS.md").read_text(encoding="utf-8")
 CONFIGS = dict(re.findall(r"```yaml\n# mine/([\w-]+\.yaml)\n(.*?)```", PAGE, re.DOTALL))
 RECIPES = [name for name in CONFIGS if not name.startswith("Base-")]

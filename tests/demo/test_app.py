@@ -20,7 +20,7 @@ from d2_ctxseg.utils.errors import MissingFileError, UserError
 from d2_ctxseg.visualization.classifier_views import ClassifierView, draw_classifier_views
 from detectron2.data import Metadata
 
-DEMO = Path(__file__).parents[1] / "demo"
+DEMO = Path(__file__).parents[2] / "demo"
 # Under pytest the folder of the scripts is not on the path.
 sys.path.append(str(DEMO))
 import app_result  # noqa: E402

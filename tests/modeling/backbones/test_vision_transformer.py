@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2_ctxseg.modeling.vision_transformer import VisionTransformerBackbone
+from d2_ctxseg.modeling.backbones.vision_transformer import VisionTransformerBackbone
 from d2_ctxseg.utils.errors import UserError
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec

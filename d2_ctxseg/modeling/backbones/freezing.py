@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from detectron2.modeling import Backbone
 
-from ..utils.errors import UserError
+from ...utils.errors import UserError
 
 # The modules of a backbone whose members have lines of their own in the table.
 _OUTER = ("encoder", "model")

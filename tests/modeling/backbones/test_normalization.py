@@ -10,11 +10,12 @@ import yaml
 from timm.models import register_model
 
 from d2_ctxseg.engine import setup_config
-from d2_ctxseg.modeling.normalization import encoder_normalization
+from d2_ctxseg.modeling.backbones import encoder, vision_transformer
+from d2_ctxseg.modeling.backbones.normalization import encoder_normalization
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_backbone
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WEIGHTS = ROOT.parent / "shared" / "weights" / "tf_efficientnet_lite0.safetensors"
 LITE0 = "tu-tf_efficientnet_lite0"
 CLIP_VIT = "vit_base_patch16_clip_224"
@@ -161,15 +162,15 @@ class TestLog:
     @pytest.fixture
     def built(self, monkeypatch, caplog, config_file):
         """A function that builds the encoder of a config as if its weights could be fetched."""
-        caplog.set_level(logging.INFO, logger="d2_ctxseg.modeling.normalization")
-        for module in ("backbone", "vision_transformer"):
-            name = f"d2_ctxseg.modeling.{module}._build_encoder"
-            build = __import__(f"d2_ctxseg.modeling.{module}", fromlist=["x"])._build_encoder
+        caplog.set_level(logging.INFO, logger="d2_ctxseg.modeling.backbones.normalization")
+        for module, no_weights in ((encoder, None), (vision_transformer, "")):
 
-            def random(name, weights, *args, build=build, module=module, **options):
-                return build(name, None if module == "backbone" else "", *args, **options)
+            def random(
+                name, weights, *args, build=module._build_encoder, none=no_weights, **kwargs
+            ):
+                return build(name, none, *args, **kw)
 
-            monkeypatch.setattr(name, random)
+            monkeypatch.setattr(module, "_build_encoder", random)
 
         def build_with(*opts, for_inference=False):
             caplog.clear()

@@ -12,7 +12,7 @@ from d2_ctxseg.engine import setup_config
 from d2_ctxseg.engine.ema import average_of
 from d2_ctxseg.engine.optimizer import parameter_groups
 from d2_ctxseg.modeling import EncoderBackbone, VisionTransformerBackbone
-from d2_ctxseg.modeling.freezing import describe_trained_parameters
+from d2_ctxseg.modeling.backbones.freezing import describe_trained_parameters
 from d2_ctxseg.utils.errors import UserError
 from detectron2.modeling import build_backbone, build_model
 
@@ -277,7 +277,7 @@ class TestConfig:
         assert "FREEZE_AT is 2, but MODEL.ENCODER.WEIGHTS" in caplog.text
 
     def test_the_log_has_a_table_of_what_is_trained(self, caplog):
-        caplog.set_level(logging.INFO, logger="d2_ctxseg.modeling.freezing")
+        caplog.set_level(logging.INFO, logger="d2_ctxseg.modeling.backbones.freezing")
         backbone = EncoderBackbone(name="resnet18", freeze_at=2, output_norm=True)
         rows = [
             [cell.strip() for cell in row.strip("|").split("|")]

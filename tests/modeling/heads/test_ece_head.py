@@ -18,7 +18,7 @@ from d2_ctxseg.utils.errors import UserError
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 
-FIXTURE = np.load(Path(__file__).parent / "fixtures" / "explicit_class.npz")
+FIXTURE = np.load(Path(__file__).parents[2] / "fixtures" / "explicit_class.npz")
 AUTHORS_STATE = {
     key.removeprefix("state/"): torch.from_numpy(FIXTURE[key])
     for key in FIXTURE.files

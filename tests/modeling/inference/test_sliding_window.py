@@ -5,8 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2_ctxseg.modeling.scores import Logits
-from d2_ctxseg.modeling.sliding_window import SlidingWindow, sliding_window_scores, window_starts
+from d2_ctxseg.modeling.inference.scores import Logits
+from d2_ctxseg.modeling.inference.sliding_window import (
+    SlidingWindow,
+    sliding_window_scores,
+    window_starts,
+)
 from d2_ctxseg.utils.errors import UserError
 
 

@@ -18,7 +18,7 @@ from d2_ctxseg.engine.setup import setup_config
 from d2_ctxseg.utils.errors import MissingFileError, UserError
 from d2_ctxseg.visualization import draw_overlay
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 
-from ..utils.errors import UserError, suggest
+from ...utils.errors import UserError, suggest
 from .activation_checkpointing import checkpoint_activations
-from .backbone import is_file_name, load_local_weights
+from .encoder import is_file_name, load_local_weights
 from .feature_pyramid import STRIDES, FeaturePyramid
 from .freezing import FreezableBackbone, check_freeze_at, embedding_and_blocks
 from .normalization import compare_normalization

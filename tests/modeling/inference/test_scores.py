@@ -6,7 +6,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2_ctxseg.modeling.scores import Logits, Mean, Mirrored, Probabilities, Resized, Windows
+from d2_ctxseg.modeling.inference.scores import (
+    Logits,
+    Mean,
+    Mirrored,
+    Probabilities,
+    Resized,
+    Windows,
+)
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
 many = settings(deadline=None, max_examples=50)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from d2_ctxseg.modeling import take_predictor
+from d2_ctxseg.modeling.backbones.vision_transformer import VisionTransformerBackbone
 from d2_ctxseg.modeling.heads.segvit import (
     CLASS_EMBEDDINGS,
     SegViTHead,
@@ -16,7 +17,6 @@ from d2_ctxseg.modeling.heads.segvit import (
     log_class_scores,
     present_classes,
 )
-from d2_ctxseg.modeling.vision_transformer import VisionTransformerBackbone
 from d2_ctxseg.utils.errors import UserError
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec

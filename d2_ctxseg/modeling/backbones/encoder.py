@@ -14,8 +14,8 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 
-from ..checkpoint import read_state_dict
-from ..utils.errors import MissingFileError, UserError, suggest
+from ...checkpoint import read_state_dict
+from ...utils.errors import MissingFileError, UserError, suggest
 from .activation_checkpointing import checkpoint_activations
 from .freezing import FreezableBackbone, check_freeze_at, parameters_of_stages
 from .normalization import compare_normalization

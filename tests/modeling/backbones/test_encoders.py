@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from d2_ctxseg.modeling import EncoderBackbone, VisionTransformerBackbone
-from d2_ctxseg.modeling.activation_checkpointing import checkpoint_activations
-from d2_ctxseg.modeling.feature_pyramid import FeaturePyramid
+from d2_ctxseg.modeling.backbones.activation_checkpointing import checkpoint_activations
+from d2_ctxseg.modeling.backbones.feature_pyramid import FeaturePyramid
 from d2_ctxseg.modeling.heads import ECEHead, SegViTHead, SMPDecoderHead, UPerHead
 from d2_ctxseg.utils.errors import UserError
 from detectron2.modeling import build_backbone
@@ -54,7 +54,7 @@ class TestEveryEncoder:
 
 
 def test_what_is_idle_is_found_once_and_frozen_every_time(monkeypatch):
-    monkeypatch.setattr("d2_ctxseg.modeling.backbone._idle_parameters", {})
+    monkeypatch.setattr("d2_ctxseg.modeling.backbones.encoder._idle_parameters", {})
     traced, trace = [], EncoderBackbone._trace
     monkeypatch.setattr(
         EncoderBackbone, "_trace", lambda self, name: traced.append(name) or trace(self, name)

@@ -12,7 +12,7 @@ from PIL import Image, ImageFile
 from d2_ctxseg.utils.errors import UserError
 
 # Under pytest the folder of the scripts is not on the path.
-sys.path.append(str(Path(__file__).parents[1] / "demo"))
+sys.path.append(str(Path(__file__).parents[2] / "demo"))
 import app_uploads  # noqa: E402
 
 

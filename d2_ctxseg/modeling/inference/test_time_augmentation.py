@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from detectron2.data import transforms as T
 
-from ..utils.errors import UserError
+from ...utils.errors import UserError
 from .scores import Logits, Mean, Mirrored, Probabilities, Scores
 
 AVERAGES = ("probabilities", "logits")

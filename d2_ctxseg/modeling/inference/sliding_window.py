@@ -7,7 +7,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from ..utils.errors import UserError
+from ...utils.errors import UserError
 from .scores import Scores, Windows
 
 
