@@ -168,7 +168,7 @@ class TestLog:
             def random(
                 name, weights, *args, build=module._build_encoder, none=no_weights, **kwargs
             ):
-                return build(name, none, *args, **kw)
+                return build(name, none, *args, **kwargs)
 
             monkeypatch.setattr(module, "_build_encoder", random)
 
