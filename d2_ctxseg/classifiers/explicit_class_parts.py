@@ -23,49 +23,6 @@ class ChannelLayerNorm(nn.LayerNorm):
         return super().forward(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class FeatureReconstruction(nn.Module):
-    """Splits features into intrinsic and diverse ones and puts them together again (FR).
-
-    Half of the output is made of a projection (intrinsic), the other half of a depthwise
-    convolution of it whose channels are gated by their means (diverse).
-
-    Args:
-        channels: channels c of the features, an even number from 4 on.
-
-    Raises:
-        ValueError: ``channels`` is odd or below 4.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        if channels < 4 or channels % 2:
-            raise ValueError(
-                f"FeatureReconstruction cannot halve {channels} channels twice; expected an even "
-                "number from 4 on."
-            )
-        half = channels // 2
-        self.intrinsic = nn.Sequential(
-            nn.Conv2d(channels, half, kernel_size=1, bias=False), nn.BatchNorm2d(half)
-        )
-        self.diverse = nn.Sequential(
-            nn.Conv2d(half, half, kernel_size=3, padding=1, groups=half), nn.BatchNorm2d(half)
-        )
-        self.gate = nn.Sequential(
-            nn.Linear(half, half // 2, bias=False),
-            nn.ReLU(inplace=True),
-            nn.Linear(half // 2, half, bias=False),
-        )
-        self.merge = nn.Conv2d(channels, channels, kernel_size=1, bias=False)
-        self.norm = ChannelLayerNorm(channels)
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, c, h, w) to new ones of that shape and the diverse half (B, c/2, h, w)."""
-        intrinsic = self.intrinsic(features)
-        diverse = self.diverse(intrinsic)
-        diverse = diverse * self.gate(diverse.mean(dim=(2, 3)))[:, :, None, None]
-        return self.norm(self.merge(torch.cat([diverse, intrinsic], dim=1))), diverse
-
-
 def pool_sizes(num_classes: int, ratio: float = 1.0) -> tuple[int, ...]:
     """Side lengths of the grids that a mask is pooled to: 1, 2, 3, 6 and the odd n.
 
@@ -276,14 +233,6 @@ class EmbeddingUpdater(nn.Module):
         return F.relu(self.output_norm(self.output_layer(updated)))
 
 
-class AdditionUpdater(nn.Module):
-    """Updates class embeddings by adding the newly extracted ones: the paper's ablation of U."""
-
-    def forward(self, extracted: Tensor, current: Tensor) -> Tensor:
-        """Both (B, K, C), and so is the sum."""
-        return current + extracted
-
-
 class AssistedScores(nn.Module):
     """What the class embeddings add to the scores: masks weighted by how sure a class is of itself.
 
@@ -303,42 +252,3 @@ class AssistedScores(nn.Module):
         """Embeddings (B, K, C) and summed masks (B, K, h, w) to scores (B, K, h, w) in 0 to 1."""
         certainty = self.classify(embeddings).softmax(dim=2).diagonal(dim1=1, dim2=2)
         return certainty[:, :, None, None] * mask.sigmoid()
-
-
-class GhostDoubling(nn.Module):
-    """Twice the height and width: half of the pixel shuffle's input from cheap convolutions.
-
-    Args:
-        channels: channels C of input and output.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        wide = 2 * channels
-        self.primary = nn.Sequential(
-            nn.Conv2d(channels, wide, kernel_size=1, bias=False),
-            nn.BatchNorm2d(wide),
-            nn.ReLU(inplace=True),
-        )
-        self.cheap = nn.Sequential(
-            nn.Conv2d(wide, wide, kernel_size=3, padding=1, groups=wide, bias=False),
-            nn.BatchNorm2d(wide),
-            nn.ReLU(inplace=True),
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, C, 2h, 2w)."""
-        primary = self.primary(features)
-        return F.pixel_shuffle(torch.cat([primary, self.cheap(primary)], dim=1), 2)
-
-
-class GhostUpsample(nn.Sequential):
-    """Learned upsampling by a power of two; the ghost module is of Han et al., CVPR 2020.
-
-    Args:
-        channels: channels C of input and output.
-        num_doublings: (B, C, h, w) becomes (B, C, h * 2**n, w * 2**n); 0 changes nothing.
-    """
-
-    def __init__(self, channels: int, num_doublings: int):
-        super().__init__(*[GhostDoubling(channels) for _ in range(num_doublings)])

@@ -13,7 +13,6 @@ formulas, and its training code was not released. The focal and the dice loss he
 SegViT (Zhang et al., NeurIPS 2022, arXiv 2210.05844), restricted to the labelled pixels.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -160,33 +159,6 @@ def weighted_mask_losses(
         for name, (weight, function) in functions.items()
         if weight
     }
-
-
-def diversity_map(diverse: Tensor) -> Tensor:
-    """For each position the largest share that any channel gives to it.
-
-    Args:
-        diverse: (B, c, h, w) float.
-
-    Returns:
-        (B, h * w): ``max_channel softmax_position(diverse)``. The sum over the positions lies
-        between 1 (all channels look at the same place) and c (each at a place of its own).
-    """
-    return at_least_float32(diverse).flatten(2).softmax(dim=2).amax(dim=1)
-
-
-def diversity_loss(maps: Sequence[Tensor], num_channels: Sequence[int]) -> Tensor:
-    """Low where the channels of the stages look at different places. Needs no labels.
-
-    Args:
-        maps: per stage what ``diversity_map`` returns, (B, h * w).
-        num_channels: per stage the number of channels c that the map was made of.
-
-    Returns:
-        A scalar from 0 to below 1: ``1 - sum_x map(x) / c``, mean over images and stages.
-    """
-    shares = [stage.sum(dim=1).mean() / c for stage, c in zip(maps, num_channels)]
-    return 1 - torch.stack(shares).mean()
 
 
 def _toward_wrong(mask_logits: Tensor, targets: Tensor) -> Tensor:

@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from d2_ctxseg.losses.mask_losses import (
     binary_cross_entropy_mask_loss,
     dice_mask_loss,
-    diversity_loss,
-    diversity_map,
     mask_targets,
     sigmoid_focal_mask_loss,
     weighted_mask_losses,
@@ -97,17 +95,6 @@ class TestAgainstPairByPairReference:
         expected = pair_by_pair(of_pixels, mask_logits, labels, 255)
         assert loss.dtype == torch.float64
         assert loss.item() == pytest.approx(expected, rel=1e-6)
-
-    def test_diversity(self):
-        diverse = torch.randn(2, 3, 2, 2).double()
-        expected = torch.zeros(2, 4).double()
-        for image in range(2):
-            for x in range(4):
-                shares = [diverse[image, c].flatten().softmax(0)[x] for c in range(3)]
-                expected[image, x] = max(shares)
-        torch.testing.assert_close(diversity_map(diverse), expected)
-        loss = diversity_loss([diversity_map(diverse)], [3])
-        torch.testing.assert_close(loss, (1 - expected.sum(dim=1) / 3).mean())
 
 
 @every_mask_loss
@@ -203,26 +190,3 @@ class TestWeightedMaskLosses:
     def test_an_unknown_mask_loss_is_refused(self):
         with pytest.raises(ValueError, match="mask_loss is 'hinge', expected one of focal, bce"):
             weighted_mask_losses(*random_batch(), mask_loss="hinge")
-
-
-class TestDiversityLoss:
-    def test_channels_that_look_at_the_same_place_are_not_diverse(self):
-        same = torch.randn(2, 1, 3, 3).expand(2, 4, 3, 3)
-        assert diversity_loss([diversity_map(same)], [4]).item() == pytest.approx(1 - 1 / 4)
-
-    def test_channels_that_each_look_at_another_place_are(self):
-        apart = 100 * torch.eye(4).reshape(1, 4, 2, 2)
-        assert diversity_loss([diversity_map(apart)], [4]).item() == pytest.approx(0)
-
-    def test_is_the_mean_over_stages(self):
-        stages = [torch.randn(2, 4, 4, 4), torch.randn(2, 6, 2, 2)]
-        maps = [diversity_map(stage) for stage in stages]
-        separate = [diversity_loss([m], [c]) for m, c in zip(maps, [4, 6])]
-        torch.testing.assert_close(diversity_loss(maps, [4, 6]), torch.stack(separate).mean())
-
-    def test_gradient(self):
-        diverse = torch.randn(1, 3, 2, 2).double().requires_grad_()
-        assert torch.autograd.gradcheck(lambda x: diversity_loss([diversity_map(x)], [3]), diverse)
-
-    def test_half_precision_is_promoted(self):
-        assert diversity_map(torch.randn(1, 2, 3, 3).half()).dtype == torch.float32

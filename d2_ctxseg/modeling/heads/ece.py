@@ -1,7 +1,8 @@
 """The decode head of ECENet: four backbone stages, tied together by explicit class embeddings.
 
 Liu et al., "Boosting Semantic Segmentation from the Perspective of Explicit Class Embeddings",
-ICCV 2023 (arXiv 2308.12894), section 3. Its parts are in ``classifiers/explicit_class_parts.py``.
+ICCV 2023 (arXiv 2308.12894), section 3. Its parts are in ``ece_layers.py``
+and, as far as classifiers share them, in ``classifiers/explicit_class_parts.py``.
 """
 
 from collections.abc import Sequence
@@ -16,22 +17,21 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
 from ...classifiers.explicit_class_parts import (
-    AdditionUpdater,
     AssistedScores,
     EmbeddingUpdater,
     ExplicitClassExtraction,
-    FeatureReconstruction,
-    GhostUpsample,
     SemanticsAttention,
 )
-from ...losses.mask_losses import (
-    MASK_LOSSES,
-    diversity_loss,
-    diversity_map,
-    weighted_mask_losses,
-)
+from ...losses.mask_losses import MASK_LOSSES, weighted_mask_losses
 from ...utils.errors import UserError, suggest
 from .base import SemSegHead, select_features
+from .ece_layers import (
+    AdditionUpdater,
+    FeatureReconstruction,
+    GhostUpsample,
+    diversity_loss,
+    diversity_map,
+)
 
 UPDATERS = ("gated", "add", "none")
 
@@ -40,7 +40,7 @@ class ECEPrediction(NamedTuple):
     """What the head predicts at the stride of the first stage.
 
     ``logits`` and ``auxiliary_mask`` (B, K, h, w), ``class_embeddings`` (B, K, C), and
-    ``diversity_maps``, per stage (B, h_i * w_i): see ``mask_losses.diversity_map``; empty without
+    ``diversity_maps``, per stage (B, h_i * w_i): see ``ece_layers.diversity_map``; empty without
     feature reconstruction.
     """
 
