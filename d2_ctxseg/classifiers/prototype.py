@@ -13,8 +13,9 @@ from ..losses.checks import check_choice
 from ..losses.functional import resize_labels
 from ..losses.precision import without_autocast
 from .base import CLASSIFIER_REGISTRY, PixelClassifier
+from .chunked_similarity import chunked_class_scores, chunked_prototype_similarity
 from .clustering import reduction_over_workers, sinkhorn_log_plan
-from .prototype_similarity import DISTANCES, nearest_similarity, prototype_similarity
+from .prototype_similarity import DISTANCES, contrast, squared_distance
 
 ASSIGNMENTS = ("gumbel", "argmax")
 SYNCHRONIZATIONS = ("average", "joint")
@@ -143,7 +144,7 @@ class PrototypeClassifier(PixelClassifier):
     def classify(self, embeddings: Tensor) -> Tensor:
         """Pixel embeddings (N, C) of unit length to logits (N, K)."""
         prototypes = F.normalize(self.prototypes, dim=2)
-        return self.score_norm(nearest_similarity(embeddings, prototypes, self.distance))
+        return self.score_norm(chunked_class_scores(embeddings, prototypes, self.distance))
 
     def embed(self, features: Tensor) -> Tensor:
         """Features (B, C, h, w) to pixel embeddings (B * h * w, C) of unit length."""
@@ -167,7 +168,7 @@ class PrototypeClassifier(PixelClassifier):
         valid = small != self.ignore_label
         small = small.where(valid, 0)
         embeddings = self.embed(features)
-        similarity = prototype_similarity(
+        similarity = chunked_prototype_similarity(
             embeddings,
             F.normalize(self.prototypes, dim=2),
             small,
@@ -183,11 +184,10 @@ class PrototypeClassifier(PixelClassifier):
             losses["loss_sem_seg"] = self.pixel_loss(logits, labels)
         chosen = similarity.of_own_class.gather(1, assignment.prototype[:, None])[:, 0]
         if "loss_ppc" in weights:
-            contrast = similarity.log_partition - chosen / self.temperature
-            losses["loss_ppc"] = _mean_where(contrast, valid)
+            pixels = contrast(similarity.log_partition, chosen, self.temperature)
+            losses["loss_ppc"] = _mean_where(pixels, valid)
         if "loss_ppd" in weights:
-            nearest = 1 if self.distance == "cosine" else 0
-            losses["loss_ppd"] = _mean_where((nearest - chosen).square(), valid)
+            losses["loss_ppd"] = _mean_where(squared_distance(chosen, self.distance), valid)
         if self.training:
             right = valid & (logits.argmax(dim=1).flatten() == small)
             self.update(embeddings, assignment, right)

@@ -1,21 +1,18 @@
-"""Similarities of pixel embeddings to prototypes, and what the losses need of them."""
+"""How near pixel embeddings are to prototypes, and what the losses need of it: the equations.
+
+Zhou et al., "Rethinking Semantic Segmentation: A Prototype View", CVPR 2022 (arXiv 2203.15102).
+``chunked_similarity.py`` computes the same in less time and memory.
+"""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.amp import is_autocast_available
-from torch.autograd.function import once_differentiable
-
-from ..losses.precision import at_least_float32, without_autocast
 
 DISTANCES = ("cosine", "euclidean", "huber")
 
 # Where the Huberised distance turns from quadratic to linear. The paper does not say its value.
 HUBER_DELTA = 0.1
-
-# Similarities handled at a time: on the CPU what the caches hold, on a GPU enough to keep it busy.
-_CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
 
 
 class PrototypeSimilarity(NamedTuple):
@@ -29,8 +26,8 @@ class PrototypeSimilarity(NamedTuple):
     """(N,): logsumexp of all K x M similarities over the temperature (equation 11)."""
 
 
-def nearest_similarity(embeddings: Tensor, prototypes: Tensor, distance: str = "cosine") -> Tensor:
-    """The similarity to the nearest prototype of each class.
+def similarities(embeddings: Tensor, prototypes: Tensor, distance: str = "cosine") -> Tensor:
+    """Of N pixels to K x M prototypes: ``<i, p>``, or minus a distance.
 
     Args:
         embeddings: (N, C) of unit length.
@@ -38,18 +35,14 @@ def nearest_similarity(embeddings: Tensor, prototypes: Tensor, distance: str = "
         distance: see ``as_similarity``.
 
     Returns:
-        (N, K), at least float32.
+        (N, K, M).
     """
-    num_classes, num_prototypes, _ = prototypes.shape
-    table = _table(prototypes, embeddings.dtype)
-    # An exported graph has no loop; it holds all M times as many similarities at once.
-    exporting = torch.compiler.is_exporting()
-    chunks = [embeddings] if exporting else embeddings.split(_chunk_length(embeddings, table))
-    largest = [
-        (chunk @ table.T).unflatten(1, (num_prototypes, num_classes)).amax(dim=1)
-        for chunk in chunks
-    ]
-    return as_similarity(at_least_float32(torch.cat(largest)), distance)
+    return as_similarity(torch.einsum("nc,kmc->nkm", embeddings, prototypes), distance)
+
+
+def class_scores(similarity: Tensor) -> Tensor:
+    """Equation 7: a class scores as its nearest prototype. (N, K, M) to (N, K)."""
+    return similarity.amax(dim=2)
 
 
 def prototype_similarity(
@@ -60,110 +53,43 @@ def prototype_similarity(
     distance: str = "cosine",
     temperature: float = 1.0,
 ) -> PrototypeSimilarity:
-    """What the losses need of the similarities; differentiable (once) in the embeddings.
+    """What the losses need of the similarities.
 
     Args:
         embeddings: (N, C) of unit length.
-        prototypes: (K, M, C) of unit length; no gradient flows into them.
+        prototypes: (K, M, C) of unit length.
         labels: (N,) int64, 0 to K-1.
         distance: see ``as_similarity``.
         temperature: divides the similarities in ``log_partition``.
     """
-    embeddings = _as_autocast(embeddings)
-    table = _table(prototypes.detach(), embeddings.dtype)
-    with without_autocast(embeddings.device):
-        return PrototypeSimilarity(
-            *_Similarity.apply(
-                embeddings, table, labels, prototypes.shape[1], distance, temperature
-            )
-        )
+    similarity = similarities(embeddings, prototypes, distance)
+    return PrototypeSimilarity(
+        class_scores=class_scores(similarity),
+        of_own_class=similarity[torch.arange(len(labels), device=labels.device), labels],
+        log_partition=(similarity / temperature).flatten(1).logsumexp(dim=1),
+    )
 
 
-class _Similarity(torch.autograd.Function):
-    """Keeps one copy of the N x K x M similarities, where autograd would keep and make several."""
+def contrast(log_partition: Tensor, assigned: Tensor, temperature: float = 1.0) -> Tensor:
+    """Equation 11 for each pixel: cross-entropy of all prototypes against the assigned one.
 
-    @staticmethod
-    def forward(ctx, embeddings, table, labels, num_prototypes, distance, temperature):
-        """The three tensors of PrototypeSimilarity."""
-        shape = (num_prototypes, len(table) // num_prototypes)
-        similarity = embeddings.new_empty(len(embeddings), len(table))
-        results = []
-        for rows in _chunks(embeddings, table):
-            torch.mm(embeddings[rows], table.T, out=similarity[rows])
-            if distance != "cosine":
-                similarity[rows] = as_similarity(at_least_float32(similarity[rows]), distance)
-            chunk = at_least_float32(similarity[rows])
-            by_prototype = chunk.unflatten(1, shape)
-            of_own_class = by_prototype.gather(2, _own_class(labels[rows], num_prototypes))
-            class_scores = by_prototype.amax(dim=1)
-            largest = class_scores.amax(dim=1, keepdim=True)
-            partition = _divide(chunk - largest, temperature).exp_().sum(dim=1)
-            log_partition = partition.log() + largest[:, 0] / temperature
-            results.append((class_scores, of_own_class[..., 0], log_partition))
-        class_scores, of_own_class, log_partition = (torch.cat(parts) for parts in zip(*results))
-        ctx.save_for_backward(similarity, table, labels, class_scores, log_partition)
-        ctx.options = (shape, distance, temperature)
-        return class_scores, of_own_class, log_partition
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_scores, grad_own, grad_partition):
-        """The gradient of the embeddings."""
-        similarity, table, labels, class_scores, log_partition = ctx.saved_tensors
-        shape, distance, temperature = ctx.options
-        gradient = similarity.new_empty(len(similarity), table.shape[1])
-        for rows in _chunks(gradient, table):
-            chunk = at_least_float32(similarity[rows])
-            grad = chunk - temperature * log_partition[rows, None]
-            grad = _divide(grad, temperature).exp_()
-            grad.mul_(grad_partition[rows, None] / temperature)
-            by_prototype = grad.unflatten(1, shape)
-            # As amax does: equals share the gradient.
-            nearest = (chunk.unflatten(1, shape) == class_scores[rows, None]).to(grad.dtype)
-            by_prototype.addcmul_(nearest, (grad_scores[rows] / nearest.sum(dim=1))[:, None])
-            own_class = _own_class(labels[rows], shape[0])
-            by_prototype.scatter_add_(2, own_class, grad_own[rows, :, None])
-            grad = _times_slope(grad, chunk, distance)
-            torch.mm(grad.to(similarity.dtype), table, out=gradient[rows])
-        return gradient, None, None, None, None, None
-
-
-def _divide(values: Tensor, temperature: float) -> Tensor:
-    """``values``, overwritten with themselves over the temperature."""
-    return values if temperature == 1 else values.div_(temperature)
-
-
-def _as_autocast(tensor: Tensor) -> Tensor:
-    """In the precision that a matrix product would take it in."""
-    device = tensor.device.type
-    if is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return tensor.to(torch.get_autocast_dtype(device))
-    return tensor
-
-
-def _table(prototypes: Tensor, dtype: torch.dtype) -> Tensor:
-    """(K, M, C) to (M * K, C).
-
-    Prototypes come before classes since maxima over strided numbers are vectorised, over rows of
-    ten they are not.
+    Args:
+        log_partition: (N,), see ``PrototypeSimilarity``.
+        assigned: (N,) similarity to the prototype that the pixel is assigned to.
+        temperature: as of ``log_partition``.
     """
-    return prototypes.transpose(0, 1).flatten(0, 1).to(dtype)
+    return log_partition - assigned / temperature
 
 
-def _chunk_length(embeddings: Tensor, table: Tensor) -> int:
-    """Pixels whose similarities are handled at a time."""
-    return max(1, _CHUNK_ELEMENTS.get(embeddings.device.type, 2**26) // len(table))
+def squared_distance(assigned: Tensor, distance: str = "cosine") -> Tensor:
+    """Equation 12 for each pixel: ``(1 - <i, p>) ** 2``, or the squared distance itself.
 
-
-def _chunks(embeddings: Tensor, table: Tensor):
-    """Slices of pixels."""
-    length = _chunk_length(embeddings, table)
-    return (slice(start, start + length) for start in range(0, len(embeddings), length))
-
-
-def _own_class(labels: Tensor, num_prototypes: int) -> Tensor:
-    """Where the similarities of a pixel's own class lie in (n, M, K): an index (n, M, 1)."""
-    return labels[:, None, None].expand(-1, num_prototypes, 1)
+    Args:
+        assigned: (N,) similarity to the prototype that the pixel is assigned to.
+        distance: how it was computed.
+    """
+    nearest = 1 if distance == "cosine" else 0
+    return (nearest - assigned).square()
 
 
 def as_similarity(cosine: Tensor, distance: str) -> Tensor:
@@ -179,12 +105,3 @@ def as_similarity(cosine: Tensor, distance: str) -> Tensor:
     if distance == "euclidean":
         return -squared.sqrt()
     return HUBER_DELTA - (squared + HUBER_DELTA**2).sqrt()
-
-
-def _times_slope(gradient: Tensor, similarity: Tensor, distance: str) -> Tensor:
-    """The gradient of similarities to that of the cosines they were made from."""
-    if distance == "cosine":
-        return gradient
-    if distance == "euclidean":
-        return gradient / -similarity
-    return gradient / (HUBER_DELTA - similarity)

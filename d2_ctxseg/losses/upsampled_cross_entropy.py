@@ -7,13 +7,33 @@ and of the gradient, and forgotten. The result is the same.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .precision import at_least_float32, without_autocast
 
-# Logits interpolated at a time: on the CPU what the caches hold, on a GPU enough to keep it busy.
-_BAND_ELEMENTS = {"cpu": 2**21, "cuda": 2**25}
+# Logits in a band. On a CPU 8 MiB of float32, what its last-level cache holds; elsewhere 128 MiB,
+# enough to keep a GPU busy, and no assumption on a cache.
+_BAND_ELEMENTS = {"cpu": 2**21}
+_BAND_ELEMENTS_ELSEWHERE = 2**25
+
+
+def plain_upsampled_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    valid: Tensor,
+    align_corners: bool = False,
+    *,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """What ``upsampled_cross_entropy`` computes, as a formula; arguments and result as there."""
+    logits = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=align_corners)
+    losses = F.cross_entropy(
+        logits, labels, class_weights, label_smoothing=label_smoothing, reduction="none"
+    )
+    return (losses * valid).sum()
 
 
 def upsampled_cross_entropy(
@@ -27,9 +47,8 @@ def upsampled_cross_entropy(
 ) -> Tensor:
     """Sum over the valid pixels of the cross-entropy of bilinearly interpolated logits.
 
-    Equal to ``cross_entropy(interpolate(logits, (H, W), mode="bilinear"), labels, class_weights,
-    label_smoothing=label_smoothing, reduction="sum")`` up to rounding, without ever holding
-    (B, K, H, W) numbers. Computed in float32 (float64 for float64 logits).
+    Equal to ``plain_upsampled_cross_entropy`` up to rounding, without ever holding (B, K, H, W)
+    numbers. Computed in float32 (float64 for float64 logits).
 
     Args:
         logits: (B, K, h, w) float.
@@ -119,7 +138,7 @@ def _bands(logits: Tensor, size: tuple[int, int], align_corners: bool):
     row_weights = interpolation_matrix(height, size[0], align_corners, logits)
     column_weights = interpolation_matrix(width, size[1], align_corners, logits)
     first, last = _neighbours(height, size[0], align_corners)
-    elements = _BAND_ELEMENTS.get(logits.device.type, 2**25)
+    elements = _BAND_ELEMENTS.get(logits.device.type, _BAND_ELEMENTS_ELSEWHERE)
     num_rows = max(1, elements // max(1, batch * classes * size[1]))
     for start in range(0, size[0], num_rows):
         stop = min(start + num_rows, size[0])

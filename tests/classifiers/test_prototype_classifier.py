@@ -10,12 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2_ctxseg.classifiers import PrototypeClassifier
+from d2_ctxseg.classifiers.chunked_similarity import (
+    chunked_class_scores,
+    chunked_prototype_similarity,
+)
 from d2_ctxseg.classifiers.clustering import sinkhorn_log_plan
 from d2_ctxseg.classifiers.prototype_similarity import (
     DISTANCES,
-    as_similarity,
-    nearest_similarity,
+    class_scores,
     prototype_similarity,
+    similarities,
 )
 from d2_ctxseg.losses.functional import segmentation_cross_entropy
 
@@ -129,49 +133,40 @@ def unit_vectors(*shape, dtype=torch.float32):
     return F.normalize(torch.randn(*shape, dtype=dtype), dim=-1)
 
 
-def plain_similarity(embeddings, prototypes, labels, distance, temperature):
-    similarity = as_similarity(torch.einsum("nc,kmc->nkm", embeddings, prototypes), distance)
-    of_own_class = similarity[torch.arange(len(labels)), labels]
-    log_partition = (similarity.flatten(1) / temperature).logsumexp(dim=1)
-    return similarity.amax(dim=2), of_own_class, log_partition
-
-
 @pytest.mark.parametrize("distance", DISTANCES)
 class TestSimilarity:
-    def test_values_and_gradients_equal_a_plain_implementation(self, distance, monkeypatch):
-        # Several chunks.
-        monkeypatch.setattr(
-            "d2_ctxseg.classifiers.prototype_similarity._CHUNK_ELEMENTS", {"cpu": 99}
-        )
+    def test_values_and_gradients_in_chunks_equal_the_equations(self, distance, monkeypatch):
+        monkeypatch.setattr("d2_ctxseg.classifiers.chunked_similarity._CHUNK_ELEMENTS", {"cpu": 99})
         embeddings = unit_vectors(40, 8, dtype=torch.float64).requires_grad_()
         prototypes = unit_vectors(5, 3, 8, dtype=torch.float64)
         labels = torch.randint(0, 5, (40,))
-        result = prototype_similarity(
-            embeddings, prototypes, labels, distance=distance, temperature=0.1
-        )
-        expected = plain_similarity(embeddings, prototypes, labels, distance, 0.1)
+        options = {"distance": distance, "temperature": 0.1}
+        result = chunked_prototype_similarity(embeddings, prototypes, labels, **options)
+        expected = prototype_similarity(embeddings, prototypes, labels, **options)
         weights = [torch.randn_like(part) for part in expected]
         gradients = []
         for parts in (result, expected):
             total = sum((weight * part).sum() for weight, part in zip(weights, parts))
             gradients.append(torch.autograd.grad(total, embeddings)[0])
-        torch.testing.assert_close(tuple(result), expected)
+        torch.testing.assert_close(result, expected)
         torch.testing.assert_close(*gradients)
-        scores = nearest_similarity(embeddings, prototypes, distance)
-        torch.testing.assert_close(scores, expected[0])
+        scores = chunked_class_scores(embeddings, prototypes, distance)
+        torch.testing.assert_close(scores, expected.class_scores)
 
     def test_gradient(self, distance):
         prototypes, labels = unit_vectors(3, 2, 4, dtype=torch.float64), torch.tensor([0, 2, 1, 2])
 
         def function(embeddings):
-            return tuple(prototype_similarity(embeddings, prototypes, labels, distance=distance))
+            return tuple(
+                chunked_prototype_similarity(embeddings, prototypes, labels, distance=distance)
+            )
 
         embeddings = unit_vectors(4, 4, dtype=torch.float64).requires_grad_()
         assert torch.autograd.gradcheck(function, embeddings)
 
     def test_the_prototype_itself_is_the_most_similar(self, distance):
         prototypes = unit_vectors(4, 3, 8)
-        scores = nearest_similarity(prototypes[:, 1], prototypes, distance)
+        scores = class_scores(similarities(prototypes[:, 1], prototypes, distance))
         assert torch.equal(scores.argmax(dim=1), torch.arange(4))
         assert torch.isfinite(scores).all()
 

@@ -8,14 +8,17 @@ from hypothesis import strategies as st
 
 from d2_ctxseg.losses import upsampled_cross_entropy as module
 from d2_ctxseg.losses.functional import segmentation_cross_entropy
-from d2_ctxseg.losses.upsampled_cross_entropy import interpolation_matrix
+from d2_ctxseg.losses.upsampled_cross_entropy import (
+    interpolation_matrix,
+    plain_upsampled_cross_entropy,
+    upsampled_cross_entropy,
+)
 
 
 def plain(logits, labels, align_corners):
-    upsampled = F.interpolate(
-        logits, size=labels.shape[-2:], mode="bilinear", align_corners=align_corners
-    )
-    return F.cross_entropy(upsampled, labels, ignore_index=255)
+    valid = labels != 255
+    total = plain_upsampled_cross_entropy(logits, labels.where(valid, 0), valid, align_corners)
+    return total / valid.sum()
 
 
 def value_and_gradient(function, logits, *arguments):
@@ -44,6 +47,20 @@ class TestAgainstInterpolation:
                 lambda x: segmentation_cross_entropy(x, labels, 255, align_corners), logits
             )
         expected = value_and_gradient(plain, logits, labels, align_corners)
+        torch.testing.assert_close(result, expected)
+
+    def test_with_class_weights_and_label_smoothing(self):
+        logits, labels = (
+            torch.randn(2, 3, 4, 5, dtype=torch.float64),
+            torch.randint(0, 3, (2, 9, 7)),
+        )
+        valid = torch.rand(2, 9, 7) < 0.8
+        weights = torch.rand(3, dtype=torch.float64)
+        options = {"class_weights": weights, "label_smoothing": 0.1}
+        result, expected = (
+            value_and_gradient(lambda x, f=function: f(x, labels, valid, **options), logits)
+            for function in (upsampled_cross_entropy, plain_upsampled_cross_entropy)
+        )
         torch.testing.assert_close(result, expected)
 
     @pytest.mark.parametrize("align_corners", [False, True])

@@ -1,0 +1,154 @@
+"""The similarities of ``prototype_similarity.py``, in chunks of pixels and with less memory.
+
+The plain formulas write N x K x M numbers several times over. Here they are computed once, chunk by
+chunk, while they are in the cache, and the backward pass needs no further copy.
+"""
+
+import torch
+from torch import Tensor
+from torch.amp import is_autocast_available
+from torch.autograd.function import once_differentiable
+
+from ..losses.precision import at_least_float32, without_autocast
+from .prototype_similarity import HUBER_DELTA, PrototypeSimilarity, as_similarity
+
+# Similarities in a chunk. On a CPU 8 MiB of float32, what its last-level cache holds; elsewhere
+# 256 MiB, enough for large matrix products, and no assumption on a cache.
+_CHUNK_ELEMENTS = {"cpu": 2**21}
+_CHUNK_ELEMENTS_ELSEWHERE = 2**26
+
+
+def chunked_class_scores(
+    embeddings: Tensor, prototypes: Tensor, distance: str = "cosine"
+) -> Tensor:
+    """Equals ``class_scores(similarities(embeddings, prototypes, distance))``, at least float32."""
+    num_classes, num_prototypes, _ = prototypes.shape
+    table = _table(prototypes, embeddings.dtype)
+    # An exported graph has no loop; it holds all M times as many similarities at once.
+    exporting = torch.compiler.is_exporting()
+    chunks = [embeddings] if exporting else embeddings.split(_chunk_length(embeddings, table))
+    largest = [
+        (chunk @ table.T).unflatten(1, (num_prototypes, num_classes)).amax(dim=1)
+        for chunk in chunks
+    ]
+    return as_similarity(at_least_float32(torch.cat(largest)), distance)
+
+
+def chunked_prototype_similarity(
+    embeddings: Tensor,
+    prototypes: Tensor,
+    labels: Tensor,
+    *,
+    distance: str = "cosine",
+    temperature: float = 1.0,
+) -> PrototypeSimilarity:
+    """Equals ``prototype_similarity`` of the same arguments; differentiable once.
+
+    No gradient flows into the prototypes.
+    """
+    embeddings = _as_autocast(embeddings)
+    table = _table(prototypes.detach(), embeddings.dtype)
+    with without_autocast(embeddings.device):
+        return PrototypeSimilarity(
+            *_Similarity.apply(
+                embeddings, table, labels, prototypes.shape[1], distance, temperature
+            )
+        )
+
+
+class _Similarity(torch.autograd.Function):
+    """Keeps one copy of the N x K x M similarities, where autograd would keep and make several."""
+
+    @staticmethod
+    def forward(ctx, embeddings, table, labels, num_prototypes, distance, temperature):
+        """The three tensors of PrototypeSimilarity."""
+        shape = (num_prototypes, len(table) // num_prototypes)
+        similarity = embeddings.new_empty(len(embeddings), len(table))
+        results = []
+        for rows in _chunks(embeddings, table):
+            torch.mm(embeddings[rows], table.T, out=similarity[rows])
+            if distance != "cosine":
+                similarity[rows] = as_similarity(at_least_float32(similarity[rows]), distance)
+            chunk = at_least_float32(similarity[rows])
+            by_prototype = chunk.unflatten(1, shape)
+            of_own_class = by_prototype.gather(2, _own_class(labels[rows], num_prototypes))
+            class_scores = by_prototype.amax(dim=1)
+            largest = class_scores.amax(dim=1, keepdim=True)
+            partition = _divide(chunk - largest, temperature).exp_().sum(dim=1)
+            log_partition = partition.log() + largest[:, 0] / temperature
+            results.append((class_scores, of_own_class[..., 0], log_partition))
+        class_scores, of_own_class, log_partition = (torch.cat(parts) for parts in zip(*results))
+        ctx.save_for_backward(similarity, table, labels, class_scores, log_partition)
+        ctx.options = (shape, distance, temperature)
+        return class_scores, of_own_class, log_partition
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_scores, grad_own, grad_partition):
+        """The gradient of the embeddings."""
+        similarity, table, labels, class_scores, log_partition = ctx.saved_tensors
+        shape, distance, temperature = ctx.options
+        gradient = similarity.new_empty(len(similarity), table.shape[1])
+        for rows in _chunks(gradient, table):
+            chunk = at_least_float32(similarity[rows])
+            grad = chunk - temperature * log_partition[rows, None]
+            grad = _divide(grad, temperature).exp_()
+            grad.mul_(grad_partition[rows, None] / temperature)
+            by_prototype = grad.unflatten(1, shape)
+            # As amax does: equals share the gradient.
+            nearest = (chunk.unflatten(1, shape) == class_scores[rows, None]).to(grad.dtype)
+            by_prototype.addcmul_(nearest, (grad_scores[rows] / nearest.sum(dim=1))[:, None])
+            own_class = _own_class(labels[rows], shape[0])
+            by_prototype.scatter_add_(2, own_class, grad_own[rows, :, None])
+            grad = _times_slope(grad, chunk, distance)
+            torch.mm(grad.to(similarity.dtype), table, out=gradient[rows])
+        return gradient, None, None, None, None, None
+
+
+def _divide(values: Tensor, temperature: float) -> Tensor:
+    """``values``, overwritten with themselves over the temperature."""
+    return values if temperature == 1 else values.div_(temperature)
+
+
+def _as_autocast(tensor: Tensor) -> Tensor:
+    """In the precision that a matrix product would take it in."""
+    device = tensor.device.type
+    if is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return tensor.to(torch.get_autocast_dtype(device))
+    return tensor
+
+
+def _table(prototypes: Tensor, dtype: torch.dtype) -> Tensor:
+    """(K, M, C) to (M * K, C).
+
+    Prototypes come before classes since maxima over strided numbers are vectorised, over rows of
+    ten they are not.
+    """
+    return prototypes.transpose(0, 1).flatten(0, 1).to(dtype)
+
+
+def _chunk_length(embeddings: Tensor, table: Tensor) -> int:
+    """Pixels whose similarities are handled at a time."""
+    return max(
+        1, _CHUNK_ELEMENTS.get(embeddings.device.type, _CHUNK_ELEMENTS_ELSEWHERE) // len(table)
+    )
+
+
+def _chunks(embeddings: Tensor, table: Tensor):
+    """Slices of pixels."""
+    length = _chunk_length(embeddings, table)
+    return (slice(start, start + length) for start in range(0, len(embeddings), length))
+
+
+def _own_class(labels: Tensor, num_prototypes: int) -> Tensor:
+    """Where the similarities of a pixel's own class lie in (n, M, K): an index (n, M, 1)."""
+    return labels[:, None, None].expand(-1, num_prototypes, 1)
+
+
+def _times_slope(gradient: Tensor, similarity: Tensor, distance: str) -> Tensor:
+    """The gradient of similarities to that of the cosines they were made from."""
+    if distance == "cosine":
+        return gradient
+    if distance == "euclidean":
+        return gradient / -similarity
+    return gradient / (HUBER_DELTA - similarity)
