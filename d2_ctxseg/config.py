@@ -117,7 +117,7 @@ def _add_head_config(cfg: CN) -> None:
     cfg.MODEL.ECE_HEAD.NUM_HEADS = 4
     # Masks are pooled to grids of up to sqrt(number of classes) times this.
     cfg.MODEL.ECE_HEAD.POOL_RATIO = 1.0
-    # Its parts, each of which can be switched off.
+    # Its modules, each of which can be switched off.
     cfg.MODEL.ECE_HEAD.FEATURE_RECONSTRUCTION = True
     cfg.MODEL.ECE_HEAD.SEMANTICS_ATTENTION = True
     # How the next mask updates the embeddings: "gated", "add" or "none".
@@ -227,7 +227,7 @@ def _add_classifier_config(cfg: CN) -> None:
     context_aware.LOSS_WEIGHT_ORACLE = 1.0
     context_aware.LOSS_WEIGHT_KL = 1.0
     # What the distillation draws a pixel to: "half_smoothed", the mean of the oracle's
-    # probabilities and the truth (the authors' code), or "kl", the former alone (the paper).
+    # probabilities and the ground truth (the authors' code), or "kl", the former alone (the paper).
     context_aware.DISTILLATION_TARGET = "half_smoothed"
     # How pixels are averaged in it: "plain", "entropy", "class" or "class_entropy".
     context_aware.DISTILLATION_WEIGHTING = "class_entropy"
@@ -314,11 +314,11 @@ def _add_engine_config(cfg: CN) -> None:
     cfg.SOLVER.BETAS = (0.9, 0.999)
     # The rate that WarmupPolyLR ends at.
     cfg.SOLVER.MIN_LR = 0.0
-    # IMS_PER_BATCH images go through the model in so many parts; saves memory.
+    # Gradient accumulation: IMS_PER_BATCH images go through the model in so many micro-batches.
     cfg.SOLVER.ACCUMULATION_STEPS = 1
     # What SOLVER.AMP computes in: "float16" or "bfloat16".
     cfg.SOLVER.AMP.PRECISION = "float16"
-    # Keep a running average of the weights, and evaluate and save it beside the weights.
+    # Keep an exponential moving average (EMA) of the weights; evaluate and save it as well.
     cfg.SOLVER.EMA = CN()
     cfg.SOLVER.EMA.ENABLED = False
     cfg.SOLVER.EMA.DECAY = 0.999
@@ -326,7 +326,7 @@ def _add_engine_config(cfg: CN) -> None:
     # Keep the checkpoint with the best value of this metric of the first test dataset as
     # model_best.pth. "" turns it off.
     cfg.TEST.BEST_METRIC = "sem_seg/mIoU"
-    # Draw this many validation images with truth and prediction at each evaluation in training.
+    # Draw so many validation images, ground truth and prediction, at each evaluation in training.
     cfg.TEST.NUM_OVERLAYS = 4
     # Predict windows of SIZE (height, width), STRIDE apart, and average where they overlap.
     cfg.TEST.SLIDING_WINDOW = CN()

@@ -105,8 +105,8 @@ class TestEveryLeaf:
 
 
 def assert_every_parameter_learns(model: torch.nn.Module) -> None:
-    idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert idle == []
+    unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert unused == []
 
 
 @pytest.mark.slow

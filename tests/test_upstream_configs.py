@@ -40,8 +40,8 @@ def test_one_training_step_and_a_prediction(path):
     model = build_model(setup_config(str(path), overrides))
     losses = model.train()(batch())
     sum(losses.values()).backward()
-    idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert idle == []
+    unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert unused == []
     with torch.no_grad():
         output = model.eval()(batch())[0]["sem_seg"]
     assert output.shape == (19, 64, 128)

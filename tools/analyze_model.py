@@ -6,7 +6,7 @@
     python tools/analyze_model.py --config-file CONFIG --json MODEL.SEM_SEG_HEAD.NUM_CLASSES 847
 
 Tasks:
-  parameters  of the whole model and its parts; prototypes are no parameters
+  parameters  of the whole model and its modules; prototypes are no parameters
   flops       multiply-adds of one image, a multiplication and an addition counted as one
   speed       time of one prediction on MODEL.DEVICE
   memory      peak of one prediction and of one training step on MODEL.DEVICE
@@ -168,7 +168,7 @@ def not_counted(operators: list[str]) -> list[str]:
 
 
 def parameter_table(parameters: dict[str, int]) -> str:
-    """Parameters of the parts in millions."""
+    """Parameters of each module in millions."""
     shown = [name for name in PARTS if name != "other" or parameters[name]]
     rows = [[name, f"{parameters[name] / 1e6:.3f} M"] for name in [*shown, "total"]]
     rows += [

@@ -2,11 +2,11 @@
 """Draw how a model comes to its predictions: how sure it is, and what its classifier does.
 
     python tools/visualize_classifier.py --config-file CONFIG --input photos/*.jpg \
-        --output pictures --opts MODEL.WEIGHTS model_final.pth
+        --output views --opts MODEL.WEIGHTS model_final.pth
     python tools/visualize_classifier.py --config-file CONFIG --dataset camvid_sem_seg_val \
-        --num-images 6 --output pictures --classes Car Tree --opts MODEL.WEIGHTS model_final.pth
+        --num-images 6 --output views --classes Car Tree --opts MODEL.WEIGHTS model_final.pth
 
-FOLDER gets several pictures of each image, IMAGE_VIEW.png. Images of a dataset are compared with
+FOLDER gets several views of each image, IMAGE_VIEW.png. Images of a dataset are compared with
 their labels: there it also shows whether the context-aware classifier changed them for the better.
 """
 
@@ -53,7 +53,7 @@ def get_parser() -> argparse.ArgumentParser:
         default=4,
         help="how many images of the dataset, evenly spread (%(default)s)",
     )
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="for the pictures")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="for the views")
     parser.add_argument(
         "--classes",
         nargs="+",
@@ -113,13 +113,13 @@ def class_indices(names: list[str] | None, known: list[str]) -> list[int] | None
 
 
 def check_output(folder: Path, images: list[Path]) -> None:
-    """Refuse a file in place of the folder, and images whose pictures would have the same names."""
+    """Refuse a file in place of the folder, and images whose views would have the same names."""
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {folder} is a file: name a folder, the pictures are several")
+        raise UserError(f"--output {folder} is a file: name a folder: an image has several views")
     for stem, count in Counter(path.stem for path in images).items():
         if count > 1:
             raise UserError(
-                f"{count} images are called {stem}: their pictures would overwrite one another in "
+                f"{count} images are called {stem}: their views would overwrite one another in "
                 f"{folder}; run them one after the other with different --output folders"
             )
 

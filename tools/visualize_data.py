@@ -5,7 +5,7 @@
         --output output/data
     python tools/visualize_data.py --config-file CONFIG --output FOLDER INPUT.CROP.SIZE "[256, 256]"
 
-FOLDER gets a picture for each image, and sheet.png with all of them. Ignored pixels are hatched.
+FOLDER gets an overlay of each image, and sheet.png with all of them. Ignored pixels are hatched.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", required=True)
-    parser.add_argument("--output", type=Path, required=True, help="folder for the pictures")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the overlays")
     parser.add_argument("--num-images", type=int, default=12, help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another one draws others")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")

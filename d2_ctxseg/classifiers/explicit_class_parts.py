@@ -1,7 +1,7 @@
-"""The parts that explicit class embeddings are made with.
+"""The modules that explicit class embeddings are made with.
 
 Liu et al., "Boosting Semantic Segmentation from the Perspective of Explicit Class Embeddings"
-(ECENet), ICCV 2023 (arXiv 2308.12894), section 3. Where the paper leaves room, the parts compute
+(ECENet), ICCV 2023 (arXiv 2308.12894), section 3. Where the paper leaves room, they compute
 what the authors' released code does.
 """
 

@@ -189,8 +189,8 @@ class PrototypeClassifier(PixelClassifier):
         if "loss_ppd" in weights:
             losses["loss_ppd"] = _mean_where(squared_distance(chosen, self.distance), valid)
         if self.training:
-            right = valid & (logits.argmax(dim=1).flatten() == small)
-            self.update(embeddings, assignment, right)
+            correct = valid & (logits.argmax(dim=1).flatten() == small)
+            self.update(embeddings, assignment, correct)
         return {name: weights[name] * loss for name, loss in losses.items()}
 
     @torch.no_grad()
@@ -217,13 +217,13 @@ class PrototypeClassifier(PixelClassifier):
         return Assignment(labels, log_plan, log_plan.argmax(dim=1))
 
     @torch.no_grad()
-    def update(self, embeddings: Tensor, assignment: Assignment, right: Tensor) -> None:
+    def update(self, embeddings: Tensor, assignment: Assignment, correct: Tensor) -> None:
         """Move the prototypes towards the pixels assigned to them (equation 9).
 
         Args:
             embeddings: (N, C) of unit length.
             assignment: of the same pixels.
-            right: (N,) bool, the pixels that move prototypes: labelled and classified correctly.
+            correct: (N,) bool, the pixels that move prototypes: labelled and classified correctly.
         """
         prototype = assignment.prototype
         if self.assignment == "gumbel":
@@ -231,7 +231,7 @@ class PrototypeClassifier(PixelClassifier):
             plan = assignment.log_plan.exp()
             prototype = (plan - torch.empty_like(plan).exponential_().log()).argmax(dim=1)
         index = assignment.labels * self.num_prototypes + prototype
-        weight = right.to(self._sums.dtype)
+        weight = correct.to(self._sums.dtype)
         sums = embeddings.to(self._sums.dtype) * weight[:, None]
         self._sums.view(-1, self.in_channels).index_add_(0, index, sums)
         self._counts.view(-1).index_add_(0, index, weight)

@@ -1,4 +1,4 @@
-"""Pictures of chosen images: ground truth, and the predictions of both classifiers made again."""
+"""Panels for chosen images: ground truth, and the predictions of both classifiers made again."""
 
 import logging
 from collections.abc import Mapping, Sequence

@@ -2,7 +2,7 @@
 
 A class of the classifier is M means of pixel embeddings, so a class that it never saw can be added
 by taking such means: nothing is trained, and the prototypes of the old classes stay as they are.
-The road from images to the extended classifier:
+From images to the extended classifier:
 
 1. ``SupportPixels`` collects embeddings (``PrototypeClassifier.embed``) of the labelled pixels.
 2. ``add_classes`` makes the extended classifier of them:
@@ -313,7 +313,7 @@ def _best_change(logits: Tensor, labels: Tensor, weights: Tensor, new_class: int
     step = torch.searchsorted(changes, margin, right=True)
     taken = _taken(step, rival, weights, len(changes), logits.shape[1])
     hits_taken = _taken(step, rival, weights * (rival == labels), len(changes), logits.shape[1])
-    truth, area, hits = (
+    labelled, area, hits = (
         weights.new_zeros(logits.shape[1]).index_add(0, index, weight)
         for index, weight in (
             (labels, weights),
@@ -324,8 +324,8 @@ def _best_change(logits: Tensor, labels: Tensor, weights: Tensor, new_class: int
     area, hits = area - taken, hits - hits_taken
     area[:, new_class] = taken.sum(dim=1)
     hits[:, new_class] = _taken(step, labels, weights, len(changes), logits.shape[1])[:, new_class]
-    iou = hits / (area + truth - hits).clamp(min=1e-12)
-    mean_iou = iou[:, truth > 0].mean(dim=1)
+    iou = hits / (area + labelled - hits).clamp(min=1e-12)
+    mean_iou = iou[:, labelled > 0].mean(dim=1)
     among_best = changes[mean_iou >= mean_iou.max() - 1e-9]
     return among_best[among_best.abs().argmin()]
 

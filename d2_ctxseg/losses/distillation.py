@@ -27,7 +27,7 @@ def distillation_loss(
         student: (B, K, h, w) logits.
         teacher: (B, K, h, w) logits; no gradient flows into them.
         labels: (B, h, w) int64, 0 to K-1 or ``ignore_label``.
-        target: what a pixel is drawn to. "half_smoothed": cross-entropy with the mean of the
+        target: what a pixel is trained towards. "half_smoothed": cross-entropy with the mean of the
             teacher's probabilities and the true class, as in the authors' code; "kl": the
             Kullback-Leibler divergence from the teacher, as in the paper.
         weighting: how pixels are averaged. "plain": all alike; "entropy": weighted with the

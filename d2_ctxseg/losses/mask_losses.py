@@ -73,7 +73,7 @@ def sigmoid_focal_mask_loss(
         valid: (B, 1, h, w) float, 0 or 1.
         present: (B, K) float, 0 or 1.
         alpha: weight of the pixels of the class; the others have ``1 - alpha``.
-        gamma: exponent that turns down the pixels that are right already, at least 1.
+        gamma: exponent that turns down the pixels that are correct already, at least 1.
 
     Returns:
         A scalar, at least 0, float32 or more precise.
@@ -153,9 +153,9 @@ def weighted_mask_losses(
     }
     if not (weight_mask or weight_dice):
         return {}
-    truth = mask_targets(labels, mask_logits.shape[1], mask_logits.shape[-2:], ignore_label)
+    targets = mask_targets(labels, mask_logits.shape[1], mask_logits.shape[-2:], ignore_label)
     return {
-        name: weight * function(mask_logits, *truth)
+        name: weight * function(mask_logits, *targets)
         for name, (weight, function) in functions.items()
         if weight
     }

@@ -168,7 +168,7 @@ class TestConstruction:
         assert (classifier.in_channels, classifier.num_classes) == (8, 4)
         assert (classifier.ignore_label, classifier.align_corners) == (7, True)
 
-    def test_every_loss_weight_can_be_0_without_an_idle_parameter(self, classifier_class):
+    def test_every_loss_weight_can_be_0_without_an_unused_parameter(self, classifier_class):
         """Distributed training wants a gradient for every parameter that requires one."""
         names = [
             name
@@ -182,10 +182,10 @@ class TestConstruction:
             off = {name: 0.0 for name, on in zip(names, chosen) if not on}
             classifier = classifier_class(8, 4, **off)
             sum(classifier.losses(features, labels).values()).backward()
-            idle = [
+            unused = [
                 n for n, p in classifier.named_parameters() if p.requires_grad and p.grad is None
             ]
-            assert idle == []
+            assert unused == []
 
 
 @pytest.mark.parametrize(

@@ -305,8 +305,8 @@ class TestHeadsThatClassifyThemselves:
         losses = model(batch((64, 96), (64, 96)))
         assert {"loss_mask", "loss_dice", "loss_auxiliary"} < set(losses)
         sum(losses.values()).backward()
-        idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-        assert idle == []
+        unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert unused == []
 
     def test_predict_what_detectron2s_own_segmentor_does(self, cfg):
         ours = build_model(cfg).eval()
@@ -331,8 +331,8 @@ class TestECEHeadUnderOtherClassifiers:
         losses = model(batch((64, 96), (64, 96)))
         assert set(losses) == LOSSES[meta_architecture]
         sum(losses.values()).backward()
-        idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-        assert idle == []
+        unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert unused == []
 
     def test_tokens_give_no_pixel_features(self, tiny_config):
         tiny_config.MODEL.SEM_SEG_HEAD.NAME = "SegViTHead"

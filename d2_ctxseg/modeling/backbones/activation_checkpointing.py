@@ -29,7 +29,7 @@ def checkpoint_activations(encoder: nn.Module, name: str) -> None:
         name: its name, for the message.
 
     Raises:
-        UserError: the encoder has no blocks, that is, modules in a row that have parts.
+        UserError: the encoder has no blocks, that is, modules in a row that have submodules.
     """
     blocks = list(_blocks(encoder))
     if not blocks:

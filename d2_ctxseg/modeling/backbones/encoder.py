@@ -26,7 +26,7 @@ STAGES = ("res2", "res3", "res4", "res5")
 
 logger = logging.getLogger(__name__)
 # By an encoder's arguments: tracing one takes seconds, and programs build some of them many times.
-_idle_parameters: dict[tuple, list[str]] = {}
+_unused_parameters: dict[tuple, list[str]] = {}
 
 
 @BACKBONE_REGISTRY.register()
@@ -95,9 +95,9 @@ class EncoderBackbone(FreezableBackbone):
             norms = {stage: LayerNorm2d(shapes[stage].channels, eps=1e-5) for stage in STAGES}
             self.output_norms.update(norms)
         kind = (name, output_stride, in_channels, drop_path_rate, output_norm)
-        if kind not in _idle_parameters:
-            _idle_parameters[kind] = self._trace(name)
-        self._freeze_idle(_idle_parameters[kind], name)
+        if kind not in _unused_parameters:
+            _unused_parameters[kind] = self._trace(name)
+        self._freeze_unused(_unused_parameters[kind], name)
         if freeze_at:
             names = parameters_of_stages(self.encoder, freeze_at, name, in_channels)
             self.freeze(names, freeze_at)
@@ -175,8 +175,8 @@ class EncoderBackbone(FreezableBackbone):
                 reason = f"{key} has stride {actual} instead of {shape.stride}"
                 raise _unsupported_stride(name, self._output_stride, reason)
 
-    def _freeze_idle(self, idle: list[str], name: str) -> None:
-        parameters = {key: p for key, p in self.named_parameters() if key in idle}
+    def _freeze_unused(self, unused: list[str], name: str) -> None:
+        parameters = {key: p for key, p in self.named_parameters() if key in unused}
         for parameter in parameters.values():
             parameter.requires_grad_(False)
         if parameters:

@@ -112,7 +112,7 @@ def embedding_and_blocks(transformer: nn.Module, num_blocks: int) -> set[str]:
 
 
 def describe_trained_parameters(module: nn.Module) -> str:
-    """A table of the module's parts: how many parameters they have, and how many are trained."""
+    """A table of the module's children: how many parameters they have, and how many are trained."""
     rows = [(name, *_counts(parameters)) for name, parameters in _parts(module)]
     rows.append(("all", *_counts(module.parameters())))
     headers = ("module", "parameters", "trained")

@@ -1,7 +1,7 @@
 """The contract between a sem-seg head and the classifier that replaces its last layer.
 
 Detectron2's own per-pixel heads keep it (DeepLabV3Head in part: see adapter.py), and so
-does any head of a user's that has these members:
+does any user-defined head that has these members:
 
 - ``layers(features)``: from the backbone's feature maps to the output of ``predictor``;
 - ``predictor``: the last layer of ``layers``, a 1x1 convolution to the classes;
@@ -40,8 +40,8 @@ def classifies_by_itself(head: nn.Module) -> bool:
 def take_predictor(head: nn.Module) -> nn.Conv2d:
     """Take the 1x1 convolution out of ``head``, so that ``head.layers()`` yields pixel features.
 
-    An ``nn.Identity`` stays behind. A head that has more that only its own prediction needs hears
-    of it through ``release_prediction()``.
+    An ``nn.Identity`` takes its place. Then ``release_prediction()`` is called, where the head has
+    it, so that the head can drop or freeze what only its own prediction needs.
 
     Raises:
         UserError: the head does not keep the contract, or its predictor is not a 1x1 convolution.

@@ -1,7 +1,7 @@
 """The decode head of ECENet: four backbone stages, tied together by explicit class embeddings.
 
 Liu et al., "Boosting Semantic Segmentation from the Perspective of Explicit Class Embeddings",
-ICCV 2023 (arXiv 2308.12894), section 3. Its parts are in ``ece_layers.py``
+ICCV 2023 (arXiv 2308.12894), section 3. Its layers are in ``ece_layers.py``
 and, as far as classifiers share them, in ``classifiers/explicit_class_parts.py``.
 """
 
@@ -179,7 +179,7 @@ class ECEHead(SemSegHead):
         )
         self.dropout = nn.Dropout2d(dropout)
         self.assistance = AssistedScores(channels, num_classes) if assisted_prediction else None
-        self._freeze_idle(mask_losses=bool(loss_weight_mask or loss_weight_dice))
+        self._freeze_unused(mask_losses=bool(loss_weight_mask or loss_weight_dice))
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
@@ -300,9 +300,9 @@ class ECEHead(SemSegHead):
         """
         self.assistance = None
         self.dropout = nn.Identity()
-        self._freeze_idle(mask_losses=False)
+        self._freeze_unused(mask_losses=False)
 
-    def _freeze_idle(self, *, mask_losses: bool) -> None:
+    def _freeze_unused(self, *, mask_losses: bool) -> None:
         """Freeze what no loss reaches."""
         if self.assistance is not None:
             return

@@ -257,11 +257,11 @@ class SegViTHead(nn.Module):
         class_logits, mask_logits = self.predict(features)
         present = present_classes(labels, self.num_classes, self.ignore_value)
         size = [max(side // self.loss_stride, 1) for side in labels.shape[-2:]]
-        truth = mask_targets(labels, self.num_classes, size, self.ignore_value)
+        targets = mask_targets(labels, self.num_classes, size, self.ignore_value)
         # K masks of the labels' size, several times over: one stage at a time, recomputed in the
         # backward pass.
         options = {"use_reentrant": False, "preserve_rng_state": False}
-        stages = [checkpoint(self._mask_losses, mask, truth, **options) for mask in mask_logits]
+        stages = [checkpoint(self._mask_losses, mask, targets, **options) for mask in mask_logits]
         losses = {
             "loss_class": classification_loss(class_logits, present, self.no_object_weight),
             "loss_mask": sum(focal for focal, _ in stages),
@@ -269,10 +269,10 @@ class SegViTHead(nn.Module):
         }
         return {name: self.loss_weights[name] * loss for name, loss in losses.items()}
 
-    def _mask_losses(self, mask: Tensor, truth: MaskTargets) -> tuple[Tensor, Tensor]:
+    def _mask_losses(self, mask: Tensor, targets: MaskTargets) -> tuple[Tensor, Tensor]:
         """Focal and dice loss of one stage's masks (B, K, h, w)."""
-        mask = self._resize(mask, truth.targets.shape[-2:])
-        return sigmoid_focal_mask_loss(mask, *truth), dice_mask_loss(mask, *truth)
+        mask = self._resize(mask, targets.targets.shape[-2:])
+        return sigmoid_focal_mask_loss(mask, *targets), dice_mask_loss(mask, *targets)
 
     def _resize(self, masks: Tensor, size: Sequence[int]) -> Tensor:
         """Masks (B, K, h, w) to another size, bilinearly."""

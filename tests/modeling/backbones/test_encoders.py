@@ -32,7 +32,7 @@ every_encoder = pytest.mark.parametrize(("name", "stride"), ENCODERS.items())
 
 @every_encoder
 class TestEveryEncoder:
-    def test_gives_what_it_announces_and_has_no_idle_parameter(self, name, stride):
+    def test_gives_what_it_announces_and_has_no_unused_parameter(self, name, stride):
         backbone = EncoderBackbone(name=name, output_stride=stride)
         features = backbone(torch.randn(2, 3, 64, 96))
         for key, shape in backbone.output_shape().items():
@@ -53,8 +53,8 @@ class TestEveryEncoder:
         assert {p.device.type for p in backbone.parameters()} == {"meta"}
 
 
-def test_what_is_idle_is_found_once_and_frozen_every_time(monkeypatch):
-    monkeypatch.setattr("d2_ctxseg.modeling.backbones.encoder._idle_parameters", {})
+def test_what_is_unused_is_found_once_and_frozen_every_time(monkeypatch):
+    monkeypatch.setattr("d2_ctxseg.modeling.backbones.encoder._unused_parameters", {})
     traced, trace = [], EncoderBackbone._trace
     monkeypatch.setattr(
         EncoderBackbone, "_trace", lambda self, name: traced.append(name) or trace(self, name)

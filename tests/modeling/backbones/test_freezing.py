@@ -58,13 +58,13 @@ def train_step(backbone: nn.Module, image=None) -> dict[str, torch.Tensor]:
 class TestEncoders:
     def test_freeze_stem_and_stage(self, name, prefixes):
         backbone = EncoderBackbone(name=name, freeze_at=2)
-        idle = frozen_names(EncoderBackbone(name=name))
+        unused = frozen_names(EncoderBackbone(name=name))
         expected = {
             key
             for key, _ in backbone.named_parameters()
             if key.removeprefix("encoder.").startswith(prefixes)
         }
-        assert frozen_names(backbone) - idle == expected and expected
+        assert frozen_names(backbone) - unused == expected and expected
 
     def test_a_step_leaves_what_is_frozen_as_it_is_and_changes_the_rest(self, name, prefixes):
         backbone = EncoderBackbone(name=name, freeze_at=2).train()

@@ -164,11 +164,11 @@ class TestLosses:
     def test_every_parameter_learns(self, kind):
         head = build_head(kind)
         # Where the similarity is not a mask, the softmax cancels the bias of the keys.
-        idle = {f"stages.{i}.layers.0.cross_attention.key.bias" for i in range(3)}
+        unused = {f"stages.{i}.layers.0.cross_attention.key.bias" for i in range(3)}
         losses = head.all_losses(feature_maps(), self.labels()[:2])
         sum(losses.values()).backward()
         still = {n for n, p in head.named_parameters() if p.grad.abs().max() < 1e-12}
-        assert still <= idle
+        assert still <= unused
 
     def test_weights_scale_them(self):
         weights = {"loss_weight_class": 2.0, "loss_weight_mask": 0.0, "loss_weight_dice": 3.0}
