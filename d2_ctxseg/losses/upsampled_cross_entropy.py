@@ -6,6 +6,8 @@ predictions are supervised. Here a band of rows is interpolated, turned into its
 and of the gradient, and forgotten. The result is the same.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -137,12 +139,11 @@ def _bands(logits: Tensor, size: tuple[int, int], align_corners: bool):
     batch, classes, height, width = logits.shape
     row_weights = interpolation_matrix(height, size[0], align_corners, logits)
     column_weights = interpolation_matrix(width, size[1], align_corners, logits)
-    first, last = _neighbours(height, size[0], align_corners)
     elements = _BAND_ELEMENTS.get(logits.device.type, _BAND_ELEMENTS_ELSEWHERE)
     num_rows = max(1, elements // max(1, batch * classes * size[1]))
     for start in range(0, size[0], num_rows):
         stop = min(start + num_rows, size[0])
-        in_rows = slice(first[start], last[stop - 1] + 1)
+        in_rows = _rows_between(start, stop - 1, height, size[0], align_corners)
         yield slice(start, stop), in_rows, row_weights[start:stop, in_rows], column_weights
 
 
@@ -198,7 +199,7 @@ def interpolation_matrix(in_size: int, out_size: int, align_corners: bool, like:
 
 
 def _source_positions(
-    in_size: int, out_size: int, align_corners: bool, device: torch.device | str = "cpu"
+    in_size: int, out_size: int, align_corners: bool, device: torch.device
 ) -> Tensor:
     """Where each output cell lies on the axis of the input, (out_size,) float64."""
     cells = torch.arange(out_size, dtype=torch.float64, device=device)
@@ -207,6 +208,14 @@ def _source_positions(
     return ((cells + 0.5) * (in_size / out_size) - 0.5).clamp(0, in_size - 1)
 
 
-def _neighbours(in_size: int, out_size: int, align_corners: bool) -> tuple[list[int], list[int]]:
-    position = _source_positions(in_size, out_size, align_corners)
-    return position.floor().long().tolist(), position.ceil().long().tolist()
+def _rows_between(first: int, last: int, in_size: int, out_size: int, align_corners: bool) -> slice:
+    """The input rows that the output rows from ``first`` to ``last`` depend on.
+
+    Plain numbers, so that no device is waited for.
+    """
+    if align_corners:
+        scale = (in_size - 1) / max(out_size - 1, 1)
+        return slice(math.floor(first * scale), min(math.ceil(last * scale), in_size - 1) + 1)
+    positions = [(row + 0.5) * (in_size / out_size) - 0.5 for row in (first, last)]
+    start, stop = (min(max(position, 0), in_size - 1) for position in positions)
+    return slice(math.floor(start), math.ceil(stop) + 1)

@@ -9,6 +9,7 @@ itself gives is kept whole.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -96,7 +97,7 @@ class Resized(Scores):
     ):
         self._scores, self._size, self._align_corners = scores, tuple(size), align_corners
         self.shape, self.device = (scores.shape[0], *(crop or size)), scores.device
-        self._table: tuple[list[int], list[int], Tensor] | None = None
+        self._table: tuple[list[int], list[int], list[float]] | None = None
 
     def tensor(self) -> Tensor:
         return self._interpolate(self._scores.tensor(), self._size)[:, : self.shape[1]]
@@ -112,7 +113,7 @@ class Resized(Scores):
         above, below = (
             torch.tensor(index[start:stop], device=rows.device) - top for index in (first, second)
         )
-        weight = weight[start:stop, None].to(rows)
+        weight = rows.new_tensor(weight[start:stop])[:, None]
         if rows.device.type != "cpu":
             return torch.lerp(rows[:, above], rows[:, below], weight)
         # On a CPU a product with two numbers in each row is the fastest; on a GPU it could be
@@ -127,21 +128,22 @@ class Resized(Scores):
         )
         return resized[0, :, :, : self.shape[2]]
 
-    def _row_table(self) -> tuple[list[int], list[int], Tensor]:
+    def _row_table(self) -> tuple[list[int], list[int], list[float]]:
         """Between which two rows each new row lies, and how near it is to the second one.
 
-        The rows as Python numbers, for slices without waiting for a device.
+        Python numbers, for slices without waiting for a device.
         """
         if self._table is None:
             rows, size = self._scores.shape[1], self._size[0]
-            place = torch.arange(size, dtype=torch.float32)
+            place = np.arange(size, dtype=np.float32)
             if self._align_corners:
                 place = place * ((rows - 1) / max(size - 1, 1))
             else:
-                place = ((place + 0.5) * (rows / size) - 0.5).clamp(min=0)
-            first = place.long().clamp(max=rows - 1)
-            second = (first + 1).clamp(max=rows - 1)
-            self._table = first.tolist(), second.tolist(), place - first
+                place = ((place + 0.5) * (rows / size) - 0.5).clip(min=0)
+            first = place.astype(np.int64).clip(max=rows - 1)
+            second = (first + 1).clip(max=rows - 1)
+            weight = place - first.astype(np.float32)
+            self._table = first.tolist(), second.tolist(), weight.tolist()
         return self._table
 
 
