@@ -354,7 +354,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    device, size = _device(arguments.device), SIZES[arguments.size]
+    device, size = usable_device(arguments.device), SIZES[arguments.size]
     for option in ("repeats", "threads", "classes_present"):
         value = getattr(arguments, option)
         if value is not None and value < 1:
@@ -379,7 +379,12 @@ def main() -> None:
         write_json(arguments.json, as_json(size, environment, tasks))
 
 
-def _device(name: str) -> torch.device:
+def usable_device(name: str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        UserError: it cannot be used here.
+    """
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -214,14 +214,14 @@ class TestMeasurement:
 def script(monkeypatch):
     """benchmarks/classifiers.py as a function of its arguments; without any: its names."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    path = str(BENCHMARKS / "classifiers.py")
 
-    def run(*arguments):
+    def run(*arguments, name="classifiers.py"):
+        path = str(BENCHMARKS / name)
         monkeypatch.setattr(sys, "argv", [path, *map(str, arguments)])
         return runpy.run_path(path, run_name="__main__" if arguments else "benchmark")
 
     yield run
-    for name in ("measurement", "reference"):
+    for name in ("measurement", "reference", "classifiers"):
         sys.modules.pop(name, None)
 
 
@@ -314,3 +314,36 @@ class TestTables:
     def test_refuses_what_it_cannot_do(self, script, arguments, message):
         with pytest.raises(SystemExit, match=message):
             script("--size", "small", *arguments)
+
+
+class TestGpu:
+    def test_every_classifier_in_every_precision(self, script, capsys, tmp_path):
+        file = tmp_path / "gpu.json"
+        options = ["--device", "cpu", "--size", "small", "--repeats", 1, "--json", file]
+        script(*options, name="gpu.py")
+        rows = json.loads(file.read_text())["rows"]
+        names = ["Convolution", "ContextAwareClassifier", "ClassByClassPrototype"]
+        cases = {(row["classifier"], row["precision"]) for row in rows}
+        assert {(n, p) for n in names for p in ("float32", "float16", "bfloat16")} <= cases
+        # The device is the CPU here: it agrees with itself.
+        assert {row["losses"] for row in rows if row["precision"] == "float32"} == {0.0}
+        assert all(row["training"]["memory"] > 0 for row in rows)
+        assert "| ContextAwareClassifier" in capsys.readouterr().out
+
+    def test_disagreement_is_an_error(self, script, capsys, monkeypatch):
+        forward = LinearClassifier.forward
+        calls = []
+
+        def changing(self, features):
+            calls.append(1)
+            return forward(self, features) * len(calls)
+
+        monkeypatch.setattr(LinearClassifier, "forward", changing)
+        with pytest.raises(SystemExit):
+            script("--device", "cpu", "--size", "small", "--repeats", 1, name="gpu.py")
+        assert "than rounding explains: LinearClassifier (float32)" in capsys.readouterr().out
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    def test_without_a_gpu_says_so(self, script):
+        with pytest.raises(SystemExit, match="'cuda' cannot be used"):
+            script("--size", "small", name="gpu.py")

@@ -1,7 +1,7 @@
 """Classifiers, heads and segmentors on a GPU that computes no values (``fake_cuda.py``).
 
 All results are on the GPU, no operation mixes devices, and the host never waits for a value: each
-of these would raise. What this cannot show is in docs/TRAINING.md.
+of these would raise. What this cannot show is in docs/PERFORMANCE.md.
 """
 
 import pytest
