@@ -16,6 +16,7 @@ def add_ctxseg_config(cfg: CN) -> None:
     _add_data_config(cfg)
     _add_model_config(cfg)
     _add_head_config(cfg)
+    _add_keys_of_earlier_versions(cfg)
     _add_classifier_config(cfg)
     _add_pixel_loss_config(cfg)
     _add_engine_config(cfg)
@@ -98,6 +99,10 @@ def _add_model_config(cfg: CN) -> None:
 
 
 def _add_head_config(cfg: CN) -> None:
+    # Detectron2's MODEL.SEM_SEG_HEAD.IN_FEATURES names the feature maps of all heads below but
+    # SMPDecoderHead, from shallow to deep. Where it has Detectron2's default, the maps of an FPN,
+    # and the backbone has none of these, a head takes its own: "res5" (FCNHead, PSPHead), "res2"
+    # and "res5" (DepthwiseSeparableASPPHead), all (SegViTHead), "res2" to "res5" (the others).
     # The decoder of MODEL.SEM_SEG_HEAD.NAME "SMPDecoderHead".
     cfg.MODEL.SEM_SEG_HEAD.DECODER = CN()
     # A decoder of segmentation-models-pytorch: "UPerNet", "FPN", "Segformer", "PSPNet", ...
@@ -109,8 +114,6 @@ def _add_head_config(cfg: CN) -> None:
 
     # ECENet's head (ICCV 2023), MODEL.SEM_SEG_HEAD.NAME "ECEHead".
     cfg.MODEL.ECE_HEAD = CN()
-    # Its stages, from the first to the deepest.
-    cfg.MODEL.ECE_HEAD.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     # Channels of embeddings, attention and pixel features.
     cfg.MODEL.ECE_HEAD.CHANNELS = 256
     # Attention heads, and groups of the seed mask's first convolution; a divisor of CHANNELS.
@@ -136,8 +139,6 @@ def _add_head_config(cfg: CN) -> None:
 
     # SegViT's head (NeurIPS 2022), MODEL.SEM_SEG_HEAD.NAME "SegViTHead".
     cfg.MODEL.SEGVIT_HEAD = CN()
-    # Feature maps, from shallow to deep; empty: all of the backbone's.
-    cfg.MODEL.SEGVIT_HEAD.IN_FEATURES = []
     # Channels of the class tokens (the authors: half of the backbone's), attention heads, decoder
     # layers a feature map.
     cfg.MODEL.SEGVIT_HEAD.CHANNELS = 384
@@ -158,8 +159,6 @@ def _add_head_config(cfg: CN) -> None:
 def _add_own_heads_config(cfg: CN) -> None:
     # "FCNHead" (FCN, CVPR 2015; with several feature maps: HRNetV2's).
     cfg.MODEL.FCN_HEAD = CN()
-    # Several feature maps are resized to the first one's size and concatenated.
-    cfg.MODEL.FCN_HEAD.IN_FEATURES = ["res5"]
     # Channels of the convolutions; None: as many as go in.
     cfg.MODEL.FCN_HEAD.CHANNELS = 512
     cfg.MODEL.FCN_HEAD.NUM_CONVS = 2
@@ -169,28 +168,22 @@ def _add_own_heads_config(cfg: CN) -> None:
 
     # "UPerHead" (UPerNet, ECCV 2018).
     cfg.MODEL.UPER_HEAD = CN()
-    cfg.MODEL.UPER_HEAD.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.UPER_HEAD.CHANNELS = 512
     cfg.MODEL.UPER_HEAD.POOL_SCALES = [1, 2, 3, 6]
 
     # "PSPHead" (PSPNet, CVPR 2017).
     cfg.MODEL.PSP_HEAD = CN()
-    cfg.MODEL.PSP_HEAD.IN_FEATURE = "res5"
     cfg.MODEL.PSP_HEAD.CHANNELS = 512
     cfg.MODEL.PSP_HEAD.POOL_SCALES = [1, 2, 3, 6]
 
     # "DepthwiseSeparableASPPHead" (DeepLabV3+, ECCV 2018).
     cfg.MODEL.ASPP_HEAD = CN()
-    cfg.MODEL.ASPP_HEAD.IN_FEATURE = "res5"
-    cfg.MODEL.ASPP_HEAD.LOW_LEVEL_FEATURE = "res2"
     cfg.MODEL.ASPP_HEAD.CHANNELS = 512
     cfg.MODEL.ASPP_HEAD.LOW_LEVEL_CHANNELS = 48
     cfg.MODEL.ASPP_HEAD.DILATIONS = [1, 12, 24, 36]
 
     # "OCRHead" (OCRNet, ECCV 2020): a coarse prediction, and regions made from it.
     cfg.MODEL.OCR_HEAD = CN()
-    # Resized to the first one's size and concatenated.
-    cfg.MODEL.OCR_HEAD.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.OCR_HEAD.CHANNELS = 512
     # Channels of keys and values of the attention to regions.
     cfg.MODEL.OCR_HEAD.KEY_CHANNELS = 256
@@ -198,6 +191,15 @@ def _add_own_heads_config(cfg: CN) -> None:
     cfg.MODEL.OCR_HEAD.COARSE_CHANNELS = None
     # Weight of the coarse prediction's loss.
     cfg.MODEL.OCR_HEAD.LOSS_WEIGHT_COARSE = 0.4
+
+
+def _add_keys_of_earlier_versions(cfg: CN) -> None:
+    # Read where a config still has them. In new ones: MODEL.SEM_SEG_HEAD.IN_FEATURES.
+    for head in ("FCN_HEAD", "UPER_HEAD", "OCR_HEAD", "ECE_HEAD", "SEGVIT_HEAD"):
+        cfg.MODEL[head].IN_FEATURES = []
+    cfg.MODEL.PSP_HEAD.IN_FEATURE = ""
+    cfg.MODEL.ASPP_HEAD.IN_FEATURE = ""
+    cfg.MODEL.ASPP_HEAD.LOW_LEVEL_FEATURE = ""
 
 
 def _add_classifier_config(cfg: CN) -> None:

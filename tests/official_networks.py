@@ -64,7 +64,7 @@ SYSTEMS = {
         **HRNET,
         "META_ARCHITECTURE": "PrototypeSegmentor",
         "SEM_SEG_HEAD.NAME": "FCNHead",
-        "FCN_HEAD.IN_FEATURES": BRANCHES,
+        "SEM_SEG_HEAD.IN_FEATURES": BRANCHES,
         "FCN_HEAD.CHANNELS": None,
         "FCN_HEAD.NUM_CONVS": 1,
         "FCN_HEAD.CONCAT_INPUT": False,

@@ -292,7 +292,7 @@ class TestHeadsThatClassifyThemselves:
         tiny_config.MODEL.AUXILIARY_HEAD.ENABLED = True
         tiny_config.MODEL.ECE_HEAD.CHANNELS = 32
         tiny_config.MODEL.SEGVIT_HEAD.CHANNELS = 48
-        tiny_config.MODEL.SEGVIT_HEAD.IN_FEATURES = ["res4", "res5"]
+        tiny_config.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res4", "res5"]
         if head == "ECEHead":
             tiny_config.MODEL.SEGVIT_HEAD.CLASS_EMBEDDINGS = "learned"
         return tiny_config
@@ -337,7 +337,7 @@ class TestECEHeadUnderOtherClassifiers:
     def test_tokens_give_no_pixel_features(self, tiny_config):
         tiny_config.MODEL.SEM_SEG_HEAD.NAME = "SegViTHead"
         tiny_config.MODEL.SEGVIT_HEAD.CHANNELS = 48
-        tiny_config.MODEL.SEGVIT_HEAD.IN_FEATURES = ["res4", "res5"]
+        tiny_config.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res4", "res5"]
         with pytest.raises(UserError, match="SegViTHead classifies by itself.*SemanticSegmentor"):
             build_model(tiny_config)
 

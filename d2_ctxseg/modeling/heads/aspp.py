@@ -13,7 +13,7 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
-from .base import SemSegHead, config_arguments, select_features
+from .base import SemSegHead, config_arguments, feature_names, select_features
 from .layers import ConvNormActivation, SeparableConv, resize
 
 
@@ -53,8 +53,7 @@ class DepthwiseSeparableASPPHead(SemSegHead):
 
     Args:
         input_shape: of the backbone's feature maps.
-        in_feature: the deep feature map.
-        low_level_feature: the shallow one, in whose size the pixel features are.
+        in_features: the shallow feature map, whose size the pixel features have, and the deep one.
         channels: channels of the branches and of the pixel features.
         low_level_channels: channels that the shallow feature map is reduced to.
         dilations: of the branches; 1 is a 1x1 convolution.
@@ -72,8 +71,7 @@ class DepthwiseSeparableASPPHead(SemSegHead):
         self,
         input_shape: dict[str, ShapeSpec],
         *,
-        in_feature: str = "res5",
-        low_level_feature: str = "res2",
+        in_features: Sequence[str] = ("res2", "res5"),
         channels: int = 512,
         low_level_channels: int = 48,
         dilations: Sequence[int] = (1, 12, 24, 36),
@@ -82,10 +80,7 @@ class DepthwiseSeparableASPPHead(SemSegHead):
         ignore_value: int = 255,
         align_corners: bool = False,
     ):
-        (deep,) = select_features(input_shape, [in_feature], "MODEL.ASPP_HEAD.IN_FEATURE")
-        (low_level,) = select_features(
-            input_shape, [low_level_feature], "MODEL.ASPP_HEAD.LOW_LEVEL_FEATURE"
-        )
+        low_level, deep = select_features(input_shape, in_features, number=2)
         super().__init__(
             channels,
             num_classes,
@@ -94,8 +89,7 @@ class DepthwiseSeparableASPPHead(SemSegHead):
             ignore_value=ignore_value,
             align_corners=align_corners,
         )
-        self.in_feature = in_feature
-        self.low_level_feature = low_level_feature
+        self.low_level_feature, self.in_feature = in_features
         self.aspp = SeparablePyramidPooling(deep.channels, channels, dilations)
         self.low_level = ConvNormActivation(low_level.channels, low_level_channels)
         self.fusion = nn.Sequential(
@@ -107,8 +101,7 @@ class DepthwiseSeparableASPPHead(SemSegHead):
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
         aspp = cfg.MODEL.ASPP_HEAD
         return config_arguments(cfg, input_shape) | {
-            "in_feature": aspp.IN_FEATURE,
-            "low_level_feature": aspp.LOW_LEVEL_FEATURE,
+            "in_features": feature_names(cfg, input_shape, "ASPP_HEAD", ["res2", "res5"]),
             "channels": aspp.CHANNELS,
             "low_level_channels": aspp.LOW_LEVEL_CHANNELS,
             "dilations": aspp.DILATIONS,

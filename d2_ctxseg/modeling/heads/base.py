@@ -26,6 +26,10 @@ from detectron2.layers import ShapeSpec
 from ...losses.pixel_loss import PixelLoss
 from ...utils.errors import UserError, suggest
 
+#: The feature maps of a backbone with four stages, from shallow to deep.
+STAGES = ("res2", "res3", "res4", "res5")
+# Detectron2's default of MODEL.SEM_SEG_HEAD.IN_FEATURES: the maps of its FPN.
+_FPN_FEATURES = ["p2", "p3", "p4", "p5"]
 CONTRACT = ("layers", "predictor", "common_stride", "ignore_value")
 
 
@@ -71,21 +75,46 @@ def take_predictor(head: nn.Module) -> nn.Conv2d:
     return predictor
 
 
+def feature_names(
+    cfg, input_shape: dict[str, ShapeSpec], head: str, default: Sequence[str]
+) -> list[str]:
+    """The feature maps of a head: those of MODEL.SEM_SEG_HEAD.IN_FEATURES.
+
+    Args:
+        cfg: the config.
+        input_shape: of the backbone's feature maps.
+        head: the head's node, such as "FCN_HEAD". Where an earlier version's keys
+            ``IN_FEATURES``, ``IN_FEATURE`` and ``LOW_LEVEL_FEATURE`` are set in it, they hold.
+        default: what takes the place of Detectron2's default, the maps of an FPN, where the
+            backbone has none of these.
+    """
+    node = cfg.MODEL[head]
+    single = [node.get(key, "") for key in ("LOW_LEVEL_FEATURE", "IN_FEATURE")]
+    names = list(node.get("IN_FEATURES", [])) or [name for name in single if name]
+    if names:
+        return names
+    names = list(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES)
+    return list(default) if names == _FPN_FEATURES and not {*names} & {*input_shape} else names
+
+
 def select_features(
-    input_shape: dict[str, ShapeSpec], names: Sequence[str], key: str
+    input_shape: dict[str, ShapeSpec], names: Sequence[str], number: int | None = None
 ) -> list[ShapeSpec]:
     """The shapes of the feature maps called ``names``.
 
     Args:
         input_shape: of the backbone's feature maps.
         names: at least one.
-        key: the config key they come from, for the message.
+        number: how many there must be; None: any number.
 
     Raises:
-        UserError: there are none, or the backbone lacks one.
+        UserError: there are none or too many, or the backbone lacks one.
     """
+    key = "MODEL.SEM_SEG_HEAD.IN_FEATURES"
     if not names:
         raise UserError(f"{key} is empty; name some of {', '.join(input_shape)}.")
+    if number is not None and len(names) != number:
+        raise UserError(f"{key} is {list(names)}; this head takes {number} of the feature maps.")
     missing = [name for name in names if name not in input_shape]
     if missing:
         raise UserError(

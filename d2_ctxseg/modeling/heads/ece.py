@@ -24,7 +24,7 @@ from ...classifiers.explicit_class_parts import (
 )
 from ...losses.mask_losses import MASK_LOSSES, weighted_mask_losses
 from ...utils.errors import UserError, suggest
-from .base import SemSegHead, select_features
+from .base import STAGES, SemSegHead, feature_names, select_features
 from .ece_layers import (
     AdditionUpdater,
     FeatureReconstruction,
@@ -184,11 +184,12 @@ class ECEHead(SemSegHead):
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
         head, ece = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.ECE_HEAD
-        shapes = select_features(input_shape, ece.IN_FEATURES, "MODEL.ECE_HEAD.IN_FEATURES")
+        names = feature_names(cfg, input_shape, "ECE_HEAD", STAGES)
+        shapes = select_features(input_shape, names)
         return {
             "in_channels": [shape.channels for shape in shapes],
             "strides": [shape.stride for shape in shapes],
-            "in_features": ece.IN_FEATURES,
+            "in_features": names,
             "num_classes": head.NUM_CLASSES,
             "channels": ece.CHANNELS,
             "num_heads": ece.NUM_HEADS,

@@ -15,7 +15,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
 from ...utils.errors import UserError
-from .base import SemSegHead, config_arguments, select_features
+from .base import SemSegHead, config_arguments, feature_names, select_features
 from .layers import ConvNormActivation, resize_and_concatenate
 
 
@@ -59,7 +59,7 @@ class FCNHead(SemSegHead):
         align_corners: bool = False,
         loss_name: str = "loss_sem_seg",
     ):
-        shapes = select_features(input_shape, in_features, "MODEL.FCN_HEAD.IN_FEATURES")
+        shapes = select_features(input_shape, in_features)
         _check_kernel_size(kernel_size)
         in_channels = sum(shape.channels for shape in shapes)
         channels = channels or in_channels
@@ -87,7 +87,7 @@ class FCNHead(SemSegHead):
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
         fcn = cfg.MODEL.FCN_HEAD
         return config_arguments(cfg, input_shape) | {
-            "in_features": fcn.IN_FEATURES,
+            "in_features": feature_names(cfg, input_shape, "FCN_HEAD", ["res5"]),
             "channels": fcn.CHANNELS,
             "num_convs": fcn.NUM_CONVS,
             "kernel_size": fcn.KERNEL_SIZE,

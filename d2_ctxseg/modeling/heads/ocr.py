@@ -16,7 +16,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
 from ...losses.precision import at_least_float32, without_autocast
-from .base import SemSegHead, config_arguments, select_features
+from .base import STAGES, SemSegHead, config_arguments, feature_names, select_features
 from .layers import ConvNormActivation, resize_and_concatenate
 
 
@@ -108,7 +108,7 @@ class OCRHead(SemSegHead):
         ignore_value: int = 255,
         align_corners: bool = False,
     ):
-        shapes = select_features(input_shape, in_features, "MODEL.OCR_HEAD.IN_FEATURES")
+        shapes = select_features(input_shape, in_features)
         super().__init__(
             channels,
             num_classes,
@@ -135,7 +135,7 @@ class OCRHead(SemSegHead):
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
         ocr = cfg.MODEL.OCR_HEAD
         return config_arguments(cfg, input_shape) | {
-            "in_features": ocr.IN_FEATURES,
+            "in_features": feature_names(cfg, input_shape, "OCR_HEAD", STAGES),
             "channels": ocr.CHANNELS,
             "key_channels": ocr.KEY_CHANNELS,
             "coarse_channels": ocr.COARSE_CHANNELS,

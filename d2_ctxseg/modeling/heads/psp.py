@@ -12,7 +12,7 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
-from .base import SemSegHead, config_arguments, select_features
+from .base import SemSegHead, config_arguments, feature_names, select_features
 from .layers import ConvNormActivation, resize
 
 
@@ -56,7 +56,7 @@ class PSPHead(SemSegHead):
 
     Args:
         input_shape: of the backbone's feature maps.
-        in_feature: the feature map it stands on.
+        in_features: the one feature map it stands on.
         channels: channels of the pooled branches and of the pixel features.
         pool_scales: sides of the grids that the feature map is averaged to.
         num_classes: number of classes K.
@@ -73,7 +73,7 @@ class PSPHead(SemSegHead):
         self,
         input_shape: dict[str, ShapeSpec],
         *,
-        in_feature: str = "res5",
+        in_features: Sequence[str] = ("res5",),
         channels: int = 512,
         pool_scales: Sequence[int] = (1, 2, 3, 6),
         num_classes: int,
@@ -81,7 +81,7 @@ class PSPHead(SemSegHead):
         ignore_value: int = 255,
         align_corners: bool = False,
     ):
-        (shape,) = select_features(input_shape, [in_feature], "MODEL.PSP_HEAD.IN_FEATURE")
+        (shape,) = select_features(input_shape, in_features, number=1)
         super().__init__(
             channels,
             num_classes,
@@ -90,7 +90,7 @@ class PSPHead(SemSegHead):
             ignore_value=ignore_value,
             align_corners=align_corners,
         )
-        self.in_feature = in_feature
+        (self.in_feature,) = in_features
         self.pyramid = PyramidPooling(
             shape.channels, channels, pool_scales, align_corners=align_corners
         )
@@ -99,7 +99,7 @@ class PSPHead(SemSegHead):
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
         psp = cfg.MODEL.PSP_HEAD
         return config_arguments(cfg, input_shape) | {
-            "in_feature": psp.IN_FEATURE,
+            "in_features": feature_names(cfg, input_shape, "PSP_HEAD", ["res5"]),
             "channels": psp.CHANNELS,
             "pool_scales": psp.POOL_SCALES,
         }

@@ -29,7 +29,7 @@ from ...losses.mask_losses import (
 from ...losses.precision import at_least_float32, without_autocast
 from ...utils.errors import UserError, suggest
 from .attention_to_mask import AttentionToMask, initialize_linear
-from .base import config_arguments, select_features
+from .base import config_arguments, feature_names, select_features
 
 CLASS_EMBEDDINGS = ("learned", "explicit")
 
@@ -180,8 +180,8 @@ class SegViTHead(nn.Module):
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
         segvit = cfg.MODEL.SEGVIT_HEAD
-        names = segvit.IN_FEATURES or list(input_shape)
-        shapes = select_features(input_shape, names, "MODEL.SEGVIT_HEAD.IN_FEATURES")
+        names = feature_names(cfg, input_shape, "SEGVIT_HEAD", [*input_shape])
+        shapes = select_features(input_shape, names)
         return config_arguments(cfg, dict(zip(names, shapes))) | {
             "channels": segvit.CHANNELS,
             "num_heads": segvit.NUM_HEADS,

@@ -12,7 +12,7 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
-from .base import SemSegHead, config_arguments, select_features
+from .base import STAGES, SemSegHead, config_arguments, feature_names, select_features
 from .layers import ConvNormActivation, resize, resize_and_concatenate
 from .psp import PyramidPooling
 
@@ -48,7 +48,7 @@ class UPerHead(SemSegHead):
         ignore_value: int = 255,
         align_corners: bool = False,
     ):
-        shapes = select_features(input_shape, in_features, "MODEL.UPER_HEAD.IN_FEATURES")
+        shapes = select_features(input_shape, in_features)
         super().__init__(
             channels,
             num_classes,
@@ -73,7 +73,7 @@ class UPerHead(SemSegHead):
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
         uper = cfg.MODEL.UPER_HEAD
         return config_arguments(cfg, input_shape) | {
-            "in_features": uper.IN_FEATURES,
+            "in_features": feature_names(cfg, input_shape, "UPER_HEAD", STAGES),
             "channels": uper.CHANNELS,
             "pool_scales": uper.POOL_SCALES,
         }

@@ -77,7 +77,7 @@ def test_larger_dinov2(folder):
         (
             "vit_large_patch14_reg4_dinov2",
             ["MODEL.ENCODER.OUT_INDICES", "[5, 11, 17, 23]", "MODEL.BACKBONE.FREEZE_AT", "25"]
-            + ["MODEL.FCN_HEAD.IN_FEATURES", str(maps)],
+            + ["MODEL.SEM_SEG_HEAD.IN_FEATURES", str(maps)],
         ),
     ]:
         assert name in PAGE

@@ -344,7 +344,7 @@ class TestInDetectron2:
     def test_options_come_from_the_config(self, ece_config):
         ece_config.merge_from_list(
             ["MODEL.ECE_HEAD.UPDATER", "none", "MODEL.ECE_HEAD.ASSISTED_PREDICTION", False]
-            + ["MODEL.ECE_HEAD.IN_FEATURES", ("res3", "res4")]
+            + ["MODEL.SEM_SEG_HEAD.IN_FEATURES", ("res3", "res4")]
             + ["MODEL.ECE_HEAD.LOSS_WEIGHT_DICE", 0.0, "MODEL.SEM_SEG_HEAD.IGNORE_VALUE", 4]
         )
         head = ECEHead(ece_config, SHAPES)
@@ -353,7 +353,7 @@ class TestInDetectron2:
         assert head.mask_loss_weights == {"weight_mask": 5.0, "weight_dice": 0.0}
 
     def test_a_stage_that_the_backbone_does_not_have(self, ece_config):
-        ece_config.MODEL.ECE_HEAD.IN_FEATURES = ("res2", "res6")
+        ece_config.MODEL.SEM_SEG_HEAD.IN_FEATURES = ("res2", "res6")
         with pytest.raises(UserError, match="no 'res6'; it has res2, res3, res4, res5"):
             ECEHead(ece_config, SHAPES)
 

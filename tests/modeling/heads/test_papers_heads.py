@@ -159,28 +159,52 @@ class TestFromAConfig:
         assert model.eval()(images)[0]["sem_seg"].shape == (CLASSES, 50, 70)
 
     @pytest.mark.parametrize(
-        ("name", "key"),
+        ("name", "features"),
         [
-            ("FCNHead", "FCN_HEAD.IN_FEATURES"),
-            ("UPerHead", "UPER_HEAD.IN_FEATURES"),
-            ("PSPHead", "PSP_HEAD.IN_FEATURE"),
-            ("DepthwiseSeparableASPPHead", "ASPP_HEAD.IN_FEATURE"),
-            ("DepthwiseSeparableASPPHead", "ASPP_HEAD.LOW_LEVEL_FEATURE"),
-            ("OCRHead", "OCR_HEAD.IN_FEATURES"),
+            ("FCNHead", ["res3", "res5"]),
+            ("UPerHead", ["res3", "res4"]),
+            ("PSPHead", ["res4"]),
+            ("DepthwiseSeparableASPPHead", ["res3", "res4"]),
+            ("OCRHead", ["res3", "res5"]),
         ],
     )
-    def test_a_feature_map_that_is_not_there_is_named(self, tiny_config, name, key):
+    def test_feature_maps_are_those_of_detectron2s_key(self, tiny_config, name, features):
         tiny_config.MODEL.SEM_SEG_HEAD.NAME = name
-        value = ["res6"] if key.endswith("S") else "res6"
-        tiny_config.merge_from_list([f"MODEL.{key}", value])
-        with pytest.raises(UserError, match=f"MODEL.{key}: .* no 'res6'; it has .*Did you mean"):
+        tiny_config.MODEL.SEM_SEG_HEAD.IN_FEATURES = features
+        head = build_model(tiny_config).sem_seg_head
+        assert head.common_stride == 4 << (int(features[0][-1]) - 2)
+        tiny_config.MODEL.SEM_SEG_HEAD.IN_FEATURES = [*features[:-1], "res6"]
+        message = "MODEL.SEM_SEG_HEAD.IN_FEATURES: .* no 'res6'; it has .*Did you mean"
+        with pytest.raises(UserError, match=message):
+            build_model(tiny_config)
+        tiny_config.MODEL.SEM_SEG_HEAD.IN_FEATURES = []
+        with pytest.raises(UserError, match="MODEL.SEM_SEG_HEAD.IN_FEATURES is empty"):
             build_model(tiny_config)
 
-    def test_no_feature_map_at_all_is_an_error(self, tiny_config):
-        tiny_config.MODEL.SEM_SEG_HEAD.NAME = "UPerHead"
-        tiny_config.MODEL.UPER_HEAD.IN_FEATURES = []
-        with pytest.raises(UserError, match="MODEL.UPER_HEAD.IN_FEATURES is empty"):
+    @pytest.mark.parametrize(
+        ("name", "number"), [("PSPHead", 1), ("DepthwiseSeparableASPPHead", 2)]
+    )
+    def test_heads_of_so_many_feature_maps_refuse_more(self, tiny_config, name, number):
+        tiny_config.MODEL.SEM_SEG_HEAD.NAME = name
+        tiny_config.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res2", "res3", "res4"]
+        with pytest.raises(UserError, match=f"this head takes {number} of the feature maps"):
             build_model(tiny_config)
+
+    @pytest.mark.parametrize(
+        ("name", "opts", "stride"),
+        [
+            ("FCNHead", ["MODEL.FCN_HEAD.IN_FEATURES", ["res3", "res4"]], 8),
+            ("PSPHead", ["MODEL.PSP_HEAD.IN_FEATURE", "res4"], 16),
+            (
+                "DepthwiseSeparableASPPHead",
+                ["MODEL.ASPP_HEAD.IN_FEATURE", "res4", "MODEL.ASPP_HEAD.LOW_LEVEL_FEATURE", "res3"],
+                8,
+            ),
+        ],
+    )
+    def test_keys_of_earlier_versions_hold(self, tiny_config, name, opts, stride):
+        tiny_config.merge_from_list(["MODEL.SEM_SEG_HEAD.NAME", name, *opts])
+        assert build_model(tiny_config).sem_seg_head.common_stride == stride
 
 
 class TestFCNHead:

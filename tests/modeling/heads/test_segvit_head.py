@@ -366,7 +366,7 @@ class TestInDetectron2:
         model.ENCODER = CfgNode({**model.ENCODER, **encoder})
         model.SEM_SEG_HEAD.NAME = "SegViTHead"
         model.SEGVIT_HEAD = CfgNode(
-            {"IN_FEATURES": [], "CHANNELS": 24, "NUM_HEADS": 3, "NUM_LAYERS": 1, "DROPOUT": 0.1}
+            {"CHANNELS": 24, "NUM_HEADS": 3, "NUM_LAYERS": 1, "DROPOUT": 0.1}
             | {"CLASS_EMBEDDINGS": "learned", "LOSS_WEIGHT_CLASS": 1.0, "LOSS_WEIGHT_MASK": 20.0}
             | {"LOSS_WEIGHT_DICE": 1.0, "NO_OBJECT_WEIGHT": 0.1, "LOSS_STRIDE": 1}
         )
@@ -387,10 +387,10 @@ class TestInDetectron2:
         assert output[0]["sem_seg"].shape == (5, 80, 112)
 
     def test_feature_maps_can_be_chosen(self, cfg):
-        cfg.MODEL.SEGVIT_HEAD.IN_FEATURES = ["block3"]
+        cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["block3"]
         assert build_model(cfg).sem_seg_head.in_features == ("block3",)
 
     def test_unknown_feature_maps_are_answered_with_those_there_are(self, cfg):
-        cfg.MODEL.SEGVIT_HEAD.IN_FEATURES = ["block2", "block3"]
+        cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["block2", "block3"]
         with pytest.raises(UserError, match="no 'block2'; it has block1, block3"):
             build_model(cfg)
