@@ -266,6 +266,13 @@ def _add_classifier_config(cfg: CN) -> None:
     prototype.LOSS_WEIGHT_PPC = 0.01
     prototype.LOSS_WEIGHT_PPD = 0.001
 
+    # Several learned vectors a class, the parametric baseline of the prototypes (CVPR 2022).
+    learned_prototype = cfg.MODEL.CLASSIFIER.LEARNED_PROTOTYPE = CN()
+    # Vectors of a class; 1: a 1x1 convolution without bias.
+    learned_prototype.NUM_PROTOTYPES = 10
+    # How the products with them make the score of a class: "max" or "logsumexp".
+    learned_prototype.SCORE = "max"
+
     # Explicit class embeddings (ICCV 2023) on the features of any head.
     explicit_class = cfg.MODEL.CLASSIFIER.EXPLICIT_CLASS = CN()
     # Channels of embeddings, attention and refined features; None: the features', at most 256.

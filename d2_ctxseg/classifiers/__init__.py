@@ -3,6 +3,7 @@
 from .base import CLASSIFIER_REGISTRY, PixelClassifier, make_predictor
 from .context_aware import ContextAwareClassifier, ContextAwarePrediction
 from .explicit_class import ExplicitClassClassifier, ExplicitClassPrediction
+from .learned_prototype import LearnedPrototypeClassifier
 from .linear import LinearClassifier
 from .prototype import PrototypeClassifier
 
@@ -12,6 +13,7 @@ __all__ = [
     "ContextAwarePrediction",
     "ExplicitClassClassifier",
     "ExplicitClassPrediction",
+    "LearnedPrototypeClassifier",
     "LinearClassifier",
     "PixelClassifier",
     "PrototypeClassifier",

@@ -37,6 +37,7 @@ ARCHITECTURES = {
     "linear": "LinearSegmentor",
     "context_aware": "ContextAwareSegmentor",
     "prototype": "PrototypeSegmentor",
+    "learned_prototype": "LearnedPrototypeSegmentor",
     "explicit_class": "ExplicitClassSegmentor",
 }
 

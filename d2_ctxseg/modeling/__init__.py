@@ -18,6 +18,7 @@ from .inference import LabelMapPredictor, SemanticSegmentorWithTTA, TestTimeAugm
 from .segmentors import (
     ContextAwareSegmentor,
     ExplicitClassSegmentor,
+    LearnedPrototypeSegmentor,
     LinearSegmentor,
     PixelClassifierSegmentor,
     PrototypeSegmentor,
@@ -33,6 +34,7 @@ __all__ = [
     "ExplicitClassSegmentor",
     "FCNHead",
     "LabelMapPredictor",
+    "LearnedPrototypeSegmentor",
     "LinearSegmentor",
     "OCRHead",
     "PSPHead",

@@ -14,6 +14,7 @@ from detectron2.structures import ImageList
 from ..classifiers import (
     ContextAwareClassifier,
     ExplicitClassClassifier,
+    LearnedPrototypeClassifier,
     LinearClassifier,
     PixelClassifier,
     PrototypeClassifier,
@@ -236,6 +237,13 @@ class PrototypeSegmentor(PixelClassifierSegmentor):
     """Nonparametric prototypes (CVPR 2022); keys under MODEL.CLASSIFIER.PROTOTYPE."""
 
     classifier_class = PrototypeClassifier
+
+
+@META_ARCH_REGISTRY.register()
+class LearnedPrototypeSegmentor(PixelClassifierSegmentor):
+    """Several learned vectors a class; keys under MODEL.CLASSIFIER.LEARNED_PROTOTYPE."""
+
+    classifier_class = LearnedPrototypeClassifier
 
 
 @META_ARCH_REGISTRY.register()

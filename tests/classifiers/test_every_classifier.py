@@ -11,6 +11,7 @@ from d2_ctxseg.classifiers import (
     CLASSIFIER_REGISTRY,
     ContextAwareClassifier,
     ExplicitClassClassifier,
+    LearnedPrototypeClassifier,
     LinearClassifier,
     PrototypeClassifier,
 )
@@ -19,6 +20,7 @@ CLASSIFIERS = (
     LinearClassifier,
     ContextAwareClassifier,
     PrototypeClassifier,
+    LearnedPrototypeClassifier,
     ExplicitClassClassifier,
 )
 every_classifier = pytest.mark.parametrize("classifier_class", CLASSIFIERS)
@@ -160,7 +162,8 @@ class TestConstruction:
     def test_takes_the_predictor_of_a_head(self, classifier_class):
         predictor = torch.nn.Conv2d(8, 4, 1)
         classifier = classifier_class(8, 4, predictor=predictor)
-        if classifier_class is not PrototypeClassifier:  # whose prototypes replace it
+        # Prototypes replace it.
+        if classifier_class not in (PrototypeClassifier, LearnedPrototypeClassifier):
             assert classifier.predictor is predictor
 
     def test_says_its_channels_and_classes(self, classifier_class):

@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from d2_ctxseg.classifiers import (
     ContextAwareClassifier,
     ExplicitClassClassifier,
+    LearnedPrototypeClassifier,
     LinearClassifier,
     PrototypeClassifier,
 )
@@ -44,6 +45,8 @@ class RefuseToWait(TorchDispatchMode):
         lambda *sizes: ContextAwareClassifier(*sizes, oracle_context="image", similarity="dot"),
         PrototypeClassifier,
         lambda *sizes: PrototypeClassifier(*sizes, distance="huber", projection=True),
+        LearnedPrototypeClassifier,
+        lambda *sizes: LearnedPrototypeClassifier(*sizes, score="logsumexp"),
         ExplicitClassClassifier,
     ],
 )

@@ -34,6 +34,7 @@ MODELS = {
     "linear": ["LinearSegmentor"],
     "context-aware": ["ContextAwareSegmentor"],
     "prototype": ["PrototypeSegmentor"],
+    "learned prototypes": ["LearnedPrototypeSegmentor"],
     "explicit class": ["ExplicitClassSegmentor"],
     "context-aware on ResNet": ["ContextAwareSegmentor", "MODEL.ENCODER.NAME", "resnet18"],
     "prototype on MiT": [

@@ -7,6 +7,7 @@ from d2_ctxseg.checkpoint import strip_training_only
 from d2_ctxseg.classifiers import (
     ContextAwareClassifier,
     ExplicitClassClassifier,
+    LearnedPrototypeClassifier,
     LinearClassifier,
     PrototypeClassifier,
 )
@@ -14,6 +15,10 @@ from d2_ctxseg.classifiers import (
 
 def prototypes_with_projection(in_channels, num_classes):
     return PrototypeClassifier(in_channels, num_classes, projection=True, distance="euclidean")
+
+
+def learned_prototypes_with_a_sum(in_channels, num_classes):
+    return LearnedPrototypeClassifier(in_channels, num_classes, score="logsumexp")
 
 
 def stripped_context_aware(in_channels, num_classes):
@@ -30,6 +35,8 @@ def stripped_context_aware(in_channels, num_classes):
         stripped_context_aware,
         PrototypeClassifier,
         prototypes_with_projection,
+        LearnedPrototypeClassifier,
+        learned_prototypes_with_a_sum,
         ExplicitClassClassifier,
     ],
 )

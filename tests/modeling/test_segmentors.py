@@ -8,6 +8,7 @@ from d2_ctxseg.classifiers import (
     CLASSIFIER_REGISTRY,
     ContextAwareClassifier,
     ExplicitClassClassifier,
+    LearnedPrototypeClassifier,
     LinearClassifier,
     PrototypeClassifier,
 )
@@ -25,12 +26,14 @@ LOSSES = {
     "LinearSegmentor": {"loss_sem_seg"},
     "ContextAwareSegmentor": {"loss_sem_seg", "loss_vanilla", "loss_oracle", "loss_kl"},
     "PrototypeSegmentor": {"loss_sem_seg", "loss_ppc", "loss_ppd"},
+    "LearnedPrototypeSegmentor": {"loss_sem_seg"},
     "ExplicitClassSegmentor": {"loss_sem_seg", "loss_mask", "loss_dice"},
 }
 CLASSIFIERS = {
     "LinearSegmentor": LinearClassifier,
     "ContextAwareSegmentor": ContextAwareClassifier,
     "PrototypeSegmentor": PrototypeClassifier,
+    "LearnedPrototypeSegmentor": LearnedPrototypeClassifier,
     "ExplicitClassSegmentor": ExplicitClassClassifier,
 }
 

@@ -25,6 +25,7 @@ from d2_ctxseg.visualization.classifier_views.explicit_class import (
     ece_masks,
     segvit_masks,
 )
+from d2_ctxseg.visualization.classifier_views.learned_prototype import inner_product_maps
 from d2_ctxseg.visualization.classifier_views.measures import (
     Change,
     accuracy,
@@ -238,6 +239,24 @@ class TestPrincipalPlane:
         plane = principal_plane(torch.randn(1, 6))
         assert plane.axes.shape == (6, 2) and plane.explained.tolist() == [0, 0]
         assert plane.project(torch.randn(3, 6)).isfinite().all()
+
+
+class TestLearnedPrototypes:
+    @pytest.mark.parametrize("options", [(), WINDOWS], ids=["whole", "windows"])
+    def test_the_maps_are_the_scores_that_each_vector_alone_would_give(self, predictor_of, options):
+        scene = scene_of(predictor_of("LearnedPrototypeSegmentor", *options))
+        classifier = scene.model.classifier
+        products = inner_product_maps(scene, [3, 1])
+        assert products.shape == (2, 10, 72, 100)
+        try:
+            classifier.num_prototypes, weight = 1, classifier.weight
+            for m in (0, 9):
+                classifier.weight = torch.nn.Parameter(weight[:, [m]])
+                with torch.no_grad():
+                    expected = scene.model(scene.inputs)[0]["sem_seg"][[3, 1]]
+                torch.testing.assert_close(products[:, m], expected, atol=1e-5, rtol=0)
+        finally:
+            classifier.num_prototypes, classifier.weight = 10, weight
 
 
 class TestMasks:

@@ -49,6 +49,11 @@ class TestViews:
                 WINDOWS,
                 ["vanilla_and_refined", "entropy", "changes", "class_shares"],
             ),
+            (
+                "LearnedPrototypeSegmentor",
+                WINDOWS,
+                [*COMMON, "prototypes_2_road", "prototypes_4_car"],
+            ),
             ("ExplicitClassSegmentor", (), [*COMMON, "masks"]),
             ("ExplicitClassSegmentor", ECE, [*COMMON, "stage_masks"]),
             ("SemanticSegmentor", SEGVIT, [*COMMON, "stage_masks"]),

@@ -57,6 +57,18 @@ class Plane(NamedTuple):
         return (points - self.mean) @ self.axes
 
 
+class Similarities(NamedTuple):
+    """What maps of a class's prototypes show, in words."""
+
+    scale: str
+    """Under the colours."""
+    caption: str
+    """The first words of the picture's caption; "of CLASS" follows."""
+
+
+_COSINES = Similarities("cosine similarity", "Similarity of every pixel to the prototypes")
+
+
 class PrototypeMaps(NamedTuple):
     """What the pixels of an image have to do with the prototypes of some classes."""
 
@@ -135,18 +147,20 @@ def prototype_views(scene: Scene) -> list[ClassifierView]:
     in_plane = largest_classes(scene.prediction, MOST_CLASSES_OF_EMBEDDING)
     maps = prototype_maps(scene, classes, in_plane)
     cosines = maps.cosines.float().cpu().numpy()
-    views = [_similarities(scene, k, cosines[i]) for i, k in enumerate(classes)]
+    views = [draw_similarities(scene, k, cosines[i], _COSINES) for i, k in enumerate(classes)]
     return [*views, _embedding_space(scene, maps.sample, in_plane)]
 
 
-def _similarities(scene: Scene, label: int, cosines: np.ndarray) -> ClassifierView:
-    """Of a class: cosines (M, H, W) and the pixels of each of its prototypes."""
-    name, count = class_name(scene.metadata, label), len(cosines)
-    own, nearest = scene.prediction == label, cosines.argmax(axis=0)
+def draw_similarities(
+    scene: Scene, label: int, similarities: np.ndarray, kind: Similarities
+) -> ClassifierView:
+    """Of a class: similarities (M, H, W) and the pixels of each of its prototypes."""
+    name, count = class_name(scene.metadata, label), len(similarities)
+    own, nearest = scene.prediction == label, similarities.argmax(axis=0)
     sizes = np.bincount(nearest[own], minlength=count)
     shown = sorted(np.argsort(-sizes, kind="stable")[:MOST_PROTOTYPES].tolist())
-    low, high = np.percentile(cosines[shown], [1, 99])
-    scale = HeatScale("cosine similarity", float(low), float(high), "turbo")
+    low, high = np.percentile(similarities[shown], [1, 99])
+    scale = HeatScale(kind.scale, float(low), float(high), "turbo")
     colors, ground = distinct_colors(count), grey(scene.image)
     assigned = blend(ground, np.where(own[..., None], colors[nearest], ground), 0.75)
     total = max(own.sum(), 1)
@@ -154,13 +168,13 @@ def _similarities(scene: Scene, label: int, cosines: np.ndarray) -> ClassifierVi
     panels += [
         Panel(
             f"prototype {m + 1}: nearest to {percent(sizes[m] / total)}",
-            _framed(scale.over(scene.image, cosines[m]), colors[m]),
+            _framed(scale.over(scene.image, similarities[m]), colors[m]),
         )
         for m in shown
     ]
     caption = (
-        f"Similarity of every pixel to the prototypes of {name}, and which of them is the nearest "
-        f"to each pixel predicted as {name}"
+        f"{kind.caption} of {name}, and which of them is the nearest to each "
+        f"pixel predicted as {name}"
         + (f" ({len(shown)} of {count} prototypes)." if len(shown) < count else ".")
     )
     columns = min(4, len(panels))

@@ -4,12 +4,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...classifiers import ContextAwareClassifier, ExplicitClassClassifier, PrototypeClassifier
+from ...classifiers import (
+    ContextAwareClassifier,
+    ExplicitClassClassifier,
+    LearnedPrototypeClassifier,
+    PrototypeClassifier,
+)
 from ...deployment.predictor import SemSegPredictor
 from ...modeling.heads import ECEHead, SegViTHead
 from .any_classifier import prediction_views
 from .context_aware import context_aware_views
 from .explicit_class import classifier_mask_views, head_mask_views
+from .learned_prototype import learned_prototype_views
 from .prototype import prototype_views
 from .scene import ClassifierView, Scene
 
@@ -25,7 +31,8 @@ def draw_classifier_views(
 
     Every model has its prediction with entropy and confidence; a context-aware one has instead
     both of its predictions, their entropies, their differences and the shares of the classes.
-    Prototypes, and heads and classifiers with explicit class embeddings, add views of their own.
+    Prototypes, learned or not, and heads and classifiers with explicit class embeddings, add views
+    of their own.
 
     Args:
         predictor: the model. Other threads may use it meanwhile.
@@ -46,6 +53,8 @@ def draw_classifier_views(
     views = context_aware_views(scene) if is_context_aware else prediction_views(scene)
     if isinstance(classifier, PrototypeClassifier):
         views += prototype_views(scene)
+    if isinstance(classifier, LearnedPrototypeClassifier):
+        views += learned_prototype_views(scene)
     if isinstance(classifier, ExplicitClassClassifier):
         views += classifier_mask_views(scene)
     if isinstance(getattr(scene.model, "sem_seg_head", None), (ECEHead, SegViTHead)):
