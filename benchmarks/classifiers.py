@@ -39,6 +39,7 @@ from d2_ctxseg import add_ctxseg_config  # importing it makes detectron2 importa
 from d2_ctxseg.classifiers import (
     ContextAwareClassifier,
     ExplicitClassClassifier,
+    LearnedPrototypeClassifier,
     LinearClassifier,
     PrototypeClassifier,
 )
@@ -240,6 +241,7 @@ TABLES = {
             "Convolution": classifier(Convolution),
             "PrototypeClassifier": classifier(PrototypeClassifier),
             "ClassByClassPrototype": classifier(ClassByClassPrototype),
+            "LearnedPrototypeClassifier": classifier(LearnedPrototypeClassifier),
         },
         {"PrototypeClassifier": "ClassByClassPrototype"},
     ),

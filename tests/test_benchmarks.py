@@ -281,11 +281,12 @@ class TestTables:
             "Convolution",
             "PrototypeClassifier",
             "ClassByClassPrototype",
+            "LearnedPrototypeClassifier",
         ]
         assert "Whole segmentors" not in output
         written = json.loads((tmp_path / "times.json").read_text())
         assert written["size"]["classes_present"] == 3
-        assert len(written["calls"]) == 16
+        assert len(written["calls"]) == 18
         assert all(len(call["seconds"]) == 1 for call in written["calls"])
         assert all(call["memory"] > 0 for call in written["calls"])
 

@@ -36,6 +36,8 @@ class TestParameters:
             ("ContextAwareSegmentor", LINEAR + 2 * PROJECTOR, PROJECTOR),
             # The norms of features and scores; the prototypes are no parameters.
             ("PrototypeSegmentor", 2 * CHANNELS + 2 * CLASSES, 0),
+            # Ten vectors a class, which are.
+            ("LearnedPrototypeSegmentor", 10 * CHANNELS * CLASSES, 0),
         ],
     )
     def test_of_the_classifier_are_those_of_the_formula(

@@ -67,7 +67,7 @@ class TestSegmentor:
         model = build_model(cfg)
         assert type(model.classifier) is CLASSIFIERS[meta_architecture]
         assert isinstance(model.sem_seg_head.predictor, torch.nn.Identity)
-        if meta_architecture != "PrototypeSegmentor":  # prototypes replace it
+        if "Prototype" not in meta_architecture:  # prototypes replace it
             assert model.classifier.predictor.out_channels == 5
 
     def test_predictions_have_the_size_asked_for(self, cfg):
@@ -174,6 +174,7 @@ class TestClassifierByName:
         cfg.MODEL.CLASSIFIER.NAME = name
         cfg.MODEL.CLASSIFIER.CONTEXT_AWARE.SCALE = 10.0
         cfg.MODEL.CLASSIFIER.PROTOTYPE.NUM_PROTOTYPES = 3
+        cfg.MODEL.CLASSIFIER.LEARNED_PROTOTYPE.NUM_PROTOTYPES = 3
         cfg.MODEL.CLASSIFIER.EXPLICIT_CLASS.CHANNELS = 16
         classifier = build_model(cfg).classifier
         assert type(classifier).__name__ == name
