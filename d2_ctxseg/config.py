@@ -42,8 +42,14 @@ def _add_data_config(cfg: CN) -> None:
     # Training images are resized to MIN_SIZE_TRAIN and MAX_SIZE_TRAIN, both times a ratio drawn
     # uniformly from this range. (1.0, 1.0) turns it off.
     cfg.INPUT.RATIO_RANGE = (1.0, 1.0)
+    # Width by height of a training image is then multiplied with a number drawn uniformly from this
+    # range, its area stays. (1.0, 1.0) turns it off; ProtoSeg's is (0.9, 1.1).
+    cfg.INPUT.ASPECT_RANGE = (1.0, 1.0)
     # Random brightness, contrast, saturation and hue, as in SSD.
     cfg.INPUT.COLOR_AUG_SSD = False
+    # One whole number, drawn from minus this to this, is added to all values of a training image.
+    # 0 turns it off; ProtoSeg's is 10.
+    cfg.INPUT.BRIGHTNESS_SHIFT = 0
     # Pad training images (with the mean pixel) and labels (with the ignore label) on the right and
     # the bottom to the crop size, so that all batches have one shape. Needs CROP.TYPE "absolute".
     cfg.INPUT.PAD_TO_CROP = True
@@ -319,6 +325,10 @@ def _add_engine_config(cfg: CN) -> None:
     cfg.SOLVER.LAYER_DECAY = 1.0
     # Weight decay of position tables and tokens; None: WEIGHT_DECAY.
     cfg.SOLVER.WEIGHT_DECAY_EMBED = None
+    # Whether SOLVER.WEIGHT_DECAY_NORM is for the backbone alone, and normalisations elsewhere have
+    # WEIGHT_DECAY. So it is in mmsegmentation's runs with AdamW, where "norm" in a parameter's name
+    # decides: "head" comes before it, and the BatchNorm of a convolution is called "bn".
+    cfg.SOLVER.DECAY_HEAD_NORMS = False
     # Of AdamW.
     cfg.SOLVER.BETAS = (0.9, 0.999)
     # The rate that WarmupPolyLR ends at.

@@ -1,6 +1,6 @@
 """Datasets, their checks, and the mapper. Importing this registers the built-in datasets."""
 
-from .augmentation import PadToSize, PhotometricDistortion, ResizeRatioRange
+from .augmentation import BrightnessShift, PadToSize, PhotometricDistortion, ResizeRatioRange
 from .check import CheckReport, check_dataset
 from .color_labels import convert_color_labels
 from .context_shapes import ContextShapesOptions, generate_context_shapes
@@ -20,6 +20,7 @@ from .registration import (
 register_builtin_datasets()
 
 __all__ = [
+    "BrightnessShift",
     "CheckReport",
     "ContextShapesOptions",
     "DatasetError",

@@ -18,25 +18,34 @@ _NUM_HUES = 180
 class ResizeRatioRange(T.Augmentation):
     """Resize so that the image just fits into (short edge, long edge) times a random ratio.
 
-    The proportions of the image stay. This is the "resize 2048x512 x (0.5-2.0)" of the papers:
-    ``ResizeRatioRange(512, 2048, (0.5, 2.0))``.
+    The proportions of the image stay, or change at random by ``aspect_range``. This is the "resize
+    2048x512 x (0.5-2.0)" of the papers: ``ResizeRatioRange(512, 2048, (0.5, 2.0))``.
     """
 
-    def __init__(self, short_edge_length, max_size, ratio_range, sample_style="choice"):
+    def __init__(
+        self,
+        short_edge_length,
+        max_size,
+        ratio_range,
+        sample_style="choice",
+        aspect_range=(1.0, 1.0),
+    ):
         """
         Args:
             short_edge_length (int or sequence of int): one of these (``sample_style`` "choice") or
                 one between the two (``"range"``) is taken for each image.
             max_size (int): limit of the long edge.
             ratio_range ((float, float)): the ratio is drawn uniformly from this interval.
+            aspect_range ((float, float)): width by height is multiplied with a number drawn
+                uniformly from this interval; the area stays.
 
         Raises:
-            ValueError: a length or the interval is not positive, or the style unknown.
+            ValueError: a length or an interval is not positive, or the style unknown.
         """
         super().__init__()
-        low, high = ratio_range
-        if not 0 < low <= high:
-            raise ValueError(f"ratio_range must be 0 < low <= high, but is {ratio_range}.")
+        for name, (low, high) in (("ratio_range", ratio_range), ("aspect_range", aspect_range)):
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be 0 < low <= high, but is {(low, high)}.")
         if sample_style not in ("choice", "range"):
             raise ValueError(f"sample_style must be 'choice' or 'range', but is {sample_style!r}.")
         if isinstance(short_edge_length, int):
@@ -56,6 +65,9 @@ class ResizeRatioRange(T.Augmentation):
         new_height, new_width = T.ResizeShortestEdge.get_output_shape(
             height, width, length * ratio, self.max_size * ratio
         )
+        if tuple(self.aspect_range) != (1.0, 1.0):
+            factor = np.sqrt(np.random.uniform(*self.aspect_range))
+            new_height, new_width = round(new_height / factor), round(new_width * factor)
         return T.ResizeTransform(height, width, max(new_height, 1), max(new_width, 1))
 
 
@@ -107,6 +119,27 @@ class _PadTransform(Transform):
         return padded
 
 
+class BrightnessShift(T.Augmentation):
+    """Add one random whole number to all values of the image, as openseg.pytorch does."""
+
+    def __init__(self, max_shift):
+        """
+        Args:
+            max_shift (int): the number is drawn from -max_shift to max_shift.
+
+        Raises:
+            ValueError: it is negative.
+        """
+        super().__init__()
+        if max_shift < 0:
+            raise ValueError(f"max_shift must be 0 or more, but is {max_shift}.")
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        shift = np.random.randint(-self.max_shift, self.max_shift + 1)
+        return PhotometricTransform(None, shift, None, None, None, False)
+
+
 class PhotometricDistortion(T.Augmentation):
     """Random brightness, contrast, saturation and hue, each with probability 1/2.
 
@@ -149,7 +182,8 @@ class PhotometricDistortion(T.Augmentation):
 class PhotometricTransform(Transform):
     """The change of colours that PhotometricDistortion draws. None leaves a step out.
 
-    Takes and gives uint8 images (H, W, 3); geometry and labels stay as they are.
+    ``image_format`` is for saturation and hue. Takes and gives uint8 images (H, W, 3); geometry and
+    labels stay as they are.
     """
 
     def __init__(self, image_format, brightness, contrast, saturation, hue, contrast_last):

@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 
 from ..utils.errors import suggest
-from .augmentation import PadToSize, PhotometricDistortion, ResizeRatioRange
+from .augmentation import BrightnessShift, PadToSize, PhotometricDistortion, ResizeRatioRange
 from .errors import DatasetError
 from .images import read_image
 from .labels import LabelFormat, check_label_values, check_same_size, read_label
@@ -153,6 +153,8 @@ def build_augmentations(cfg, is_train: bool) -> list:
         augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
     if cfg.INPUT.COLOR_AUG_SSD:
         augmentations.append(PhotometricDistortion(cfg.INPUT.FORMAT))
+    if cfg.INPUT.BRIGHTNESS_SHIFT:
+        augmentations.append(BrightnessShift(cfg.INPUT.BRIGHTNESS_SHIFT))
     if cfg.INPUT.PAD_TO_CROP and crop.ENABLED and crop.TYPE == "absolute":
         augmentations.append(PadToSize(crop.SIZE, cfg.MODEL.PIXEL_MEAN, ignore_value))
     return augmentations
@@ -161,9 +163,10 @@ def build_augmentations(cfg, is_train: bool) -> list:
 def _build_resize(cfg) -> T.Augmentation:
     sizes, max_size = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN
     sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-    if tuple(cfg.INPUT.RATIO_RANGE) == (1.0, 1.0):
+    ratios, aspects = tuple(cfg.INPUT.RATIO_RANGE), tuple(cfg.INPUT.ASPECT_RANGE)
+    if ratios == aspects == (1.0, 1.0):
         return T.ResizeShortestEdge(sizes, max_size, sampling)
-    return ResizeRatioRange(sizes, max_size, cfg.INPUT.RATIO_RANGE, sampling)
+    return ResizeRatioRange(sizes, max_size, ratios, sampling, aspects)
 
 
 def _label_formats(names: Sequence[str]) -> dict[str, LabelFormat]:

@@ -58,6 +58,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
         weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
+        decay_head_norms=solver.DECAY_HEAD_NORMS,
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         backbone_multiplier=solver.BACKBONE_MULTIPLIER,
         head_multiplier=solver.HEAD_MULTIPLIER,
@@ -85,6 +86,7 @@ def parameter_groups(
     weight_decay_norm: float | None = None,
     weight_decay_bias: float | None = None,
     weight_decay_embed: float | None = None,
+    decay_head_norms: bool = False,
     bias_lr_factor: float | None = 1.0,
     backbone_multiplier: float = 1.0,
     head_multiplier: float = 1.0,
@@ -99,6 +101,8 @@ def parameter_groups(
         weight_decay_norm: of weights and biases of normalisations.
         weight_decay_bias: of other biases.
         weight_decay_embed: of position tables and tokens.
+        decay_head_norms: whether ``weight_decay_norm`` concerns the backbone alone, so that the
+            head's normalisations have ``weight_decay``.
         bias_lr_factor: multiplies the rate of biases.
         backbone_multiplier, head_multiplier: multiply the rate.
         layer_decay: the deepest block of a vision transformer learns at this times the rate, the
@@ -120,6 +124,8 @@ def parameter_groups(
             full_name = f"{module_name}.{name}" if module_name else name
             is_bias = name == "bias" or name.endswith("_bias")
             kind = "embed" if full_name in embeddings else _kind(module, name)
+            if kind == "norm" and decay_head_norms and not full_name.startswith("backbone."):
+                kind = None
             decay = decay_of.get(kind)
             rate = lr * factor_of(full_name)
             if is_bias and bias_lr_factor is not None:

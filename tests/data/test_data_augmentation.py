@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2_ctxseg.data import PadToSize, PhotometricDistortion, ResizeRatioRange
+from d2_ctxseg.data import BrightnessShift, PadToSize, PhotometricDistortion, ResizeRatioRange
 from d2_ctxseg.data.augmentation import PhotometricTransform
 from detectron2.data import transforms as T
 
@@ -62,9 +62,34 @@ class TestResizeRatioRange:
         assert inputs.image.shape[:2] == inputs.sem_seg.shape
         assert set(np.unique(inputs.sem_seg)) == {7}
 
+    def test_the_aspect_changes_within_its_range_and_the_area_stays(self):
+        resize = ResizeRatioRange(400, 1600, (0.5, 2.0), aspect_range=(0.9, 1.1))
+        image = np.zeros((100, 200, 3), np.uint8)
+        drawn = [resize.get_transform(image) for _ in range(300)]
+        aspects = np.array([t.new_w / t.new_h for t in drawn]) / 2
+        assert 0.895 < aspects.min() < 0.91 and 1.09 < aspects.max() < 1.105
+        assert aspects.mean() == pytest.approx(1.0, abs=0.01)
+        ratios = np.sqrt([t.new_w * t.new_h / 320_000 for t in drawn])
+        assert 0.49 < ratios.min() < 0.53 and 1.97 < ratios.max() < 2.01
+
+    def test_without_an_aspect_the_draws_are_those_of_the_ratio_alone(self):
+        image = np.zeros((100, 200, 3), np.uint8)
+        drawn = []
+        for arguments in ((), ("choice", (1.0, 1.0))):
+            np.random.seed(3)  # noqa: NPY002 (what Detectron2 seeds)
+            resize = ResizeRatioRange(400, 1600, (0.5, 2.0), *arguments)
+            drawn.append([resize.get_transform(image).new_w for _ in range(5)])
+        assert drawn[0] == drawn[1]
+
     @pytest.mark.parametrize(
         "arguments",
-        [(10, 20, (0.0, 1.0)), (10, 20, (2.0, 1.0)), (0, 20, (1, 1)), (1, 2, (1, 1), "any")],
+        [
+            (10, 20, (0.0, 1.0)),
+            (10, 20, (2.0, 1.0)),
+            (0, 20, (1, 1)),
+            (1, 2, (1, 1), "any"),
+            (1, 2, (1, 1), "choice", (1.1, 0.9)),
+        ],
     )
     def test_refuses_meaningless_values(self, arguments):
         with pytest.raises(ValueError, match="must be"):
@@ -93,6 +118,30 @@ class TestPadToSize:
         inputs = T.AugInput(np.zeros((2, 2, 3), np.float32))
         PadToSize((2, 3), (0.25, 0.5, 0.75), 255)(inputs)
         assert inputs.image[0, 2].tolist() == [0.25, 0.5, 0.75]
+
+
+class TestBrightnessShift:
+    def test_adds_one_whole_number_to_all_values_within_0_to_255(self):
+        image = random_image(6, 7)
+        shifts = set()
+        for _ in range(300):
+            shifted = BrightnessShift(3).get_transform(image).apply_image(image)
+            shift = int(shifted[(image > 3) & (image < 252)][0]) - int(
+                image[(image > 3) & (image < 252)][0]
+            )
+            expected = np.clip(image.astype(int) + shift, 0, 255)
+            np.testing.assert_array_equal(shifted, expected)
+            shifts.add(shift)
+        assert shifts == {-3, -2, -1, 0, 1, 2, 3}
+
+    def test_leaves_labels_as_they_are(self):
+        inputs = T.AugInput(random_image(4, 4), sem_seg=np.arange(16, dtype=np.uint8).reshape(4, 4))
+        BrightnessShift(10)(inputs)
+        assert inputs.sem_seg.ravel().tolist() == list(range(16))
+
+    def test_refuses_a_negative_one(self):
+        with pytest.raises(ValueError, match="max_shift must be 0 or more, but is -1"):
+            BrightnessShift(-1)
 
 
 class TestPhotometricDistortion:

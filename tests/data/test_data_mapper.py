@@ -202,6 +202,16 @@ class TestAugmentationsOfTheConfig:
             "PadToSize",
         ]
 
+    def test_those_of_protoseg(self):
+        mapper = SemanticSegmentorMapper(
+            make_config("INPUT.ASPECT_RANGE", (0.9, 1.1), "INPUT.BRIGHTNESS_SHIFT", 10),
+            is_train=True,
+        )
+        resize, shift = mapper.augmentations.augs
+        assert type(resize).__name__ == "ResizeRatioRange"
+        assert (resize.ratio_range, resize.aspect_range) == ((1.0, 1.0), (0.9, 1.1))
+        assert type(shift).__name__ == "BrightnessShift" and shift.max_shift == 10
+
     def test_padding_needs_an_absolute_crop(self):
         assert "PadToSize" not in self.kinds("INPUT.CROP.ENABLED", True)
         absolute = ["INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "absolute"]

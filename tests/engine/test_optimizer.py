@@ -53,6 +53,22 @@ class TestParameterGroups:
             assert decay[name] == 0.0
         assert decay["head.0.weight"] == decay["head.0.bias"] == 0.5
 
+    def test_norms_of_the_head_do_where_that_is_asked_for(self, model):
+        decay = options_of(model, "weight_decay", weight_decay_norm=0.0, decay_head_norms=True)
+        assert decay["backbone.encoder.blocks.0.norm1.weight"] == 0.0
+        assert decay["backbone.encoder.norm.bias"] == 0.0
+        assert {value for name, value in decay.items() if not name.startswith("backbone.")} == {0.5}
+
+    def test_a_decay_of_biases_concerns_those_of_the_head_s_norms(self, model):
+        decay = options_of(
+            model,
+            "weight_decay",
+            weight_decay_norm=0.0,
+            weight_decay_bias=0.1,
+            decay_head_norms=True,
+        )
+        assert (decay["head.1.weight"], decay["head.1.bias"]) == (0.5, 0.1)
+
     def test_biases_do_not_decay(self, model):
         decay = options_of(model, "weight_decay", weight_decay_bias=0.0)
         assert {value for name, value in decay.items() if name.endswith("bias")} == {0.0}
