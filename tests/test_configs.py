@@ -7,8 +7,9 @@ import torch
 import yaml
 
 from d2_ctxseg.engine import Trainer, setup_config
+from d2_ctxseg.modeling.build_classifier import build_classifier
 from d2_ctxseg.utils.errors import UserError
-from detectron2.modeling import build_model
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ROOT = CONFIGS.parent
@@ -21,12 +22,25 @@ LEAVES = sorted(
 META_ARCHITECTURES = {
     "linear": "LinearSegmentor",
     "context_aware": "ContextAwareSegmentor",
+    # Before those that end alike.
+    "one_learned_prototype": "LearnedPrototypeSegmentor",
+    "learned_prototype": "LearnedPrototypeSegmentor",
+    "one_prototype": "PrototypeSegmentor",
     "prototype": "PrototypeSegmentor",
     "explicit_class": "ExplicitClassSegmentor",
 }
 # Not for real steps in the tests' time and memory.
 LARGE = ("swin_l", "vit_l", "upernet_swin_b")
 DIVISOR = 64  # a side that every encoder takes
+# Prototype parameters in millions, in brackets in Table 4 of Zhou et al. (CVPR 2022), by folder: of
+# one and of ten learned prototypes a class.
+TABLE_4 = {
+    "ade20k": (0.12, 1.2),
+    "ade20k_full_300": (0.23, 2.3),
+    "ade20k_full_500": (0.39, 3.9),
+    "ade20k_full_700": (0.54, 5.4),
+    "ade20k_full": (0.65, 6.5),
+}
 
 
 def leaf_id(path: Path) -> str:
@@ -61,9 +75,20 @@ def is_large(path: Path) -> bool:
     return any(name in path.stem for name in LARGE)
 
 
-# On other datasets the number of classes is all that changes in a model. The large vocabulary is
-# taken as well.
-BUILT = [path for path in LEAVES if path in (sibling(path), CONFIGS / "ade20k_full" / path.name)]
+def has_released_recipe(path: Path) -> bool:
+    """On Cityscapes FCNs are as ProtoSeg released them, not as on other datasets."""
+    return path.parent.name == "cityscapes" and path.stem.startswith("fcn_")
+
+
+def is_built(path: Path) -> bool:
+    """On other datasets the number of classes is all that changes in a model, but for few."""
+    if "_one_" in path.stem:  # their ten are built
+        return False
+    is_first = path in (sibling(path), CONFIGS / "ade20k_full" / path.name)
+    return is_first or has_released_recipe(path)
+
+
+BUILT = [path for path in LEAVES if is_built(path)]
 every_leaf = pytest.mark.parametrize("path", LEAVES, ids=leaf_id)
 
 
@@ -93,15 +118,60 @@ class TestEveryLeaf:
             cfg.defrost()
             cfg.OUTPUT_DIR = cfg.MODEL.META_ARCHITECTURE = ""
             cfg.MODEL.SEGVIT_HEAD.CLASS_EMBEDDINGS = ""
-            del cfg.MODEL.CLASSIFIER["PROTOTYPE"]
+            del cfg.MODEL.CLASSIFIER["PROTOTYPE"], cfg.MODEL.CLASSIFIER["LEARNED_PROTOTYPE"]
         assert ours == vanilla
 
     def test_has_the_same_model_as_on_other_data_sets(self, path):
+        if has_released_recipe(path):
+            return
         ours, other = load(path).MODEL.clone(), load(sibling(path)).MODEL.clone()
         for model in (ours, other):
             model.defrost()
             model.SEM_SEG_HEAD.NUM_CLASSES = model.SEM_SEG_HEAD.IGNORE_VALUE = 0
         assert ours == other
+
+
+@pytest.mark.parametrize("folder", TABLE_4)
+class TestCellsOfTable4:
+    def parameters(self, folder, classifier):
+        """Of the classifier of a cell, in millions, and its number of prototypes."""
+        path = CONFIGS / folder / f"segformer_mit_b2_{classifier}.yaml"
+        cfg = load(path)
+        predictor = torch.nn.Conv2d(768, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, 1)
+        fixed = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).classifier_class
+        classifier = build_classifier(cfg, predictor, fixed)
+        return sum(p.numel() for p in classifier.parameters()) / 1e6, classifier.num_prototypes
+
+    def test_learned_prototypes_are_as_many_parameters_as_it_says(self, folder):
+        for classifier, expected, number in zip(
+            ("one_learned_prototype", "learned_prototype"), TABLE_4[folder], (1, 10)
+        ):
+            counted = self.parameters(folder, classifier)
+            assert counted == (pytest.approx(expected, abs=0.1), number)
+
+    def test_the_others_are_none(self, folder):
+        for classifier, number in (("one_prototype", 1), ("prototype", 10)):
+            # The norms of features and scores stay.
+            assert self.parameters(folder, classifier) == (pytest.approx(0, abs=0.01), number)
+
+
+@pytest.mark.parametrize("model", ["fcn_hrnet_w48", "fcn_r101"])
+@pytest.mark.parametrize("classifier", ["linear", "prototype"])
+def test_fcns_on_cityscapes_have_the_recipe_that_protoseg_released(model, classifier):
+    cfg = load(CONFIGS / "cityscapes" / f"{model}_{classifier}.yaml")
+    weights = cfg.MODEL.PIXEL_LOSS.CLASS_WEIGHTS
+    assert (len(weights), weights[0], weights[18]) == (19, 0.8373, 1.0507)
+    assert cfg.MODEL.CLASSIFIER.ALIGN_CORNERS and cfg.MODEL.CLASSIFIER.DROPOUT == 0.1
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MIN_LR) == (80000, 8, 0.0)
+    assert (cfg.SOLVER.POLY_LR_POWER, cfg.SOLVER.WEIGHT_DECAY) == (0.9, 0.0005)
+    assert (tuple(cfg.INPUT.ASPECT_RANGE), cfg.INPUT.BRIGHTNESS_SHIFT) == ((0.9, 1.1), 10)
+    assert cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA == 1.0 and not cfg.INPUT.COLOR_AUG_SSD
+    assert cfg.MODEL.FCN_HEAD.KERNEL_SIZE == 3
+    is_hrnet = model == "fcn_hrnet_w48"
+    assert cfg.INPUT.FORMAT == ("BGR" if is_hrnet else "RGB")
+    assert cfg.MODEL.PIXEL_MEAN == [123.675, 116.28, 103.53]
+    projection = cfg.MODEL.CLASSIFIER.PROTOTYPE.PROJECTION
+    assert projection == (is_hrnet and classifier == "prototype")
 
 
 def assert_every_parameter_learns(model: torch.nn.Module) -> None:
@@ -147,8 +217,9 @@ def test_the_largest_train_where_nothing_is_computed(path):
 def test_the_systems_of_the_papers_are_there():
     systems = {
         "context_aware": (
-            "fcn_mobilenet_v2 fcn_r101 deeplabv3plus_r50 ocrnet_hrnet_w18 pspnet_r50 upernet_r50 "
-            "upernet_swin_t upernet_swin_b upernet_swin_l segformer_mit_b2 segformer_mit_b5"
+            "fcn_mobilenet_v2 fcn_r101 deeplabv3plus_r50 ocrnet_hrnet_w18 ocrnet_hrnet_w48 "
+            "pspnet_r50 upernet_r50 upernet_swin_t upernet_swin_b upernet_swin_l "
+            "segformer_mit_b2 segformer_mit_b5"
         ),
         "prototype": "fcn_r101 fcn_hrnet_w48 segformer_swin_b segformer_mit_b2 segformer_mit_b4",
         "explicit_class": "ecenet_swin_b ecenet_swin_t ecenet_r101 ecenet_vit_l segvit_vit_l",
