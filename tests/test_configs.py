@@ -168,7 +168,7 @@ def test_fcns_on_cityscapes_have_the_recipe_that_protoseg_released(model, classi
     assert cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA == 1.0 and not cfg.INPUT.COLOR_AUG_SSD
     assert cfg.MODEL.FCN_HEAD.KERNEL_SIZE == 3
     is_hrnet = model == "fcn_hrnet_w48"
-    assert cfg.INPUT.FORMAT == ("BGR" if is_hrnet else "RGB")
+    assert ("BGR" if is_hrnet else "RGB") == cfg.INPUT.FORMAT
     assert cfg.MODEL.PIXEL_MEAN == [123.675, 116.28, 103.53]
     projection = cfg.MODEL.CLASSIFIER.PROTOTYPE.PROJECTION
     assert projection == (is_hrnet and classifier == "prototype")

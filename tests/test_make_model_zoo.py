@@ -8,6 +8,7 @@ import pytest
 import yaml
 from train_net_runs import ROOT
 
+from d2_ctxseg.comparison import parse_variant, plan_runs
 from d2_ctxseg.deployment.analysis import config_costs
 
 TOOL = str(ROOT / "tools" / "make_model_zoo.py")
@@ -49,8 +50,9 @@ class Zoo:
     def leaf(self, name, meta_architecture, extra=""):
         self.write(f"configs/{name}", LEAF.format(meta_architecture) + extra)
 
-    def publish(self, entries, **sources):
-        self.write("model_zoo.yaml", yaml.safe_dump({"configs": entries, "sources": sources}))
+    def publish(self, entries, ablations=None, **sources):
+        content = {"configs": entries, "sources": sources, "ablations": ablations or {}}
+        self.write("model_zoo.yaml", yaml.safe_dump(content))
 
     def parameters(self, name, key="total"):
         return config_costs(str(self.folder / "configs" / name))["parameters"][key] / 1e6
@@ -127,16 +129,90 @@ class TestTables:
             extra = f"  SEM_SEG_HEAD: {{NUM_CLASSES: {classes}}}\n"
             zoo.leaf(f"{dataset}/segformer_mit_b2_linear.yaml", "LinearSegmentor", extra)
             zoo.leaf(f"{dataset}/segformer_mit_b2_prototype.yaml", "PrototypeSegmentor", extra)
+            learned = f"{dataset}/segformer_mit_b2_learned_prototype.yaml"
+            zoo.leaf(learned, "LearnedPrototypeSegmentor", extra)
         zoo.run()
         text = zoo.page.read_text()
         table = text[text.index("numbers in prototypes") :].split("\n\n")[0]
         rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
-        (first, vanilla, _, prototypes, *_), (last, more_vanilla, _, more_prototypes, *_) = rows
-        assert (first, last) == ("150", "847")
-        # A weight vector of 32 numbers and a bias, against two numbers of the norm.
-        assert float(more_vanilla) - float(vanilla) == pytest.approx(697 * 33 / 1e6, abs=0.01)
-        assert float(more_prototypes) - float(prototypes) <= 0.01
-        assert [row[5] for row in rows] == ["0.05", "0.27"]  # classes x 10 x 32
+        assert [row[0] for row in rows] == ["150", "847"]
+        growth = [float(last) - float(first) for first, last in zip(*(row[1::2] for row in rows))]
+        # A weight vector of 32 numbers and a bias; ten vectors; two numbers of the norm.
+        expected = [697 * 33 / 1e6, 697 * 320 / 1e6, 697 * 2 / 1e6]
+        assert growth[:3] == pytest.approx(expected, abs=0.01)
+        assert [row[7] for row in rows] == ["0.05", "0.27"]  # classes x 10 x 32
+
+    def test_know_configs_with_one_prototype_by_their_names(self, zoo):
+        one = "shapes/fpn_resnet10t_one_learned_prototype.yaml"
+        extra = "  CLASSIFIER: {LEARNED_PROTOTYPE: {NUM_PROTOTYPES: 1}}\n"
+        zoo.leaf(one, "LearnedPrototypeSegmentor", extra)
+        zoo.publish({LINEAR: {"mIoU": 39.9}})
+        rows = zoo.rows()
+        assert rows[one]["vanilla"] == "39.9"
+        text = zoo.page.read_text()
+        assert text.index("### Learned prototypes") < text.index("[fpn_resnet10t_one_learned")
+        assert "### Prototypes" not in text
+
+
+class TestAblations:
+    STUDY = {
+        "title": "What it takes (Table 5)",
+        "source": "paper",
+        "config": LINEAR,
+        "variants": {"all=context_aware": 46.4, "no_kl=context_aware,LOSS_WEIGHT_KL=0": None},
+    }
+
+    def test_have_figures_and_the_command_that_trains_them(self, zoo):
+        zoo.publish({}, {"losses": {**self.STUDY, "note": "Not all were published."}}, paper="P")
+        zoo.run()
+        text = zoo.page.read_text()
+        assert text[text.index("## Ablations") :].split("### ")[1] == (
+            "What it takes (Table 5)\n\nNot all were published.\n\n"
+            "| variant | mIoU (paper) |\n| --- | --- |\n"
+            "| `all=context_aware` | 46.4 |\n"
+            "| `no_kl=context_aware,LOSS_WEIGHT_KL=0` |  |\n\n"
+            "```bash\n"
+            f"python tools/compare_classifiers.py --config-file configs/{LINEAR} \\\n"
+            "    --seeds 1 --output output/ablations/losses --classifiers \\\n"
+            "    all=context_aware \\\n"
+            "    no_kl=context_aware,LOSS_WEIGHT_KL=0\n"
+            "```\n"
+        )
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"variants": {"a=contextaware": 1.0}}, "no classifier 'contextaware'"),
+            ({"config": LINEAR.replace("linear", "liner")}, f"nothing is called .*'{LINEAR}'"),
+            ({"source": "thesis"}, "losses, source: nothing is called 'thesis'"),
+            ({"titel": "x"}, "losses: nothing is called 'titel'. Did you mean 'title'"),
+        ],
+    )
+    def test_that_are_wrong_are_answered(self, zoo, change, message):
+        zoo.publish({}, {"losses": self.STUDY | change}, paper="P")
+        with pytest.raises(SystemExit, match=message):
+            zoo.run()
+
+    def test_that_are_not_whole_too(self, zoo):
+        study = {key: value for key, value in self.STUDY.items() if key != "title"}
+        zoo.publish({}, {"losses": study}, paper="P")
+        with pytest.raises(SystemExit, match="losses: 'title' is missing"):
+            zoo.run()
+
+    def test_of_this_project_are_studies_that_can_be_planned(self):
+        content = yaml.safe_load((ROOT / "tools" / "model_zoo.yaml").read_text())
+        for name, study in content["ablations"].items():
+            variants = [parse_variant(text) for text in study["variants"]]
+            runs = plan_runs(str(ROOT / "configs" / study["config"]), variants, [1], name)
+            assert len(runs) == len(variants) > 1
+            settings = [run.config().MODEL.dump() for run in runs]
+            assert len(set(settings)) == len(settings), name
+
+    def test_of_this_project_have_the_17_cells_of_table_5(self):
+        content = yaml.safe_load((ROOT / "tools" / "model_zoo.yaml").read_text())
+        studies = [s for s in content["ablations"].values() if "Table 5" in s["title"]]
+        assert [len(study["variants"]) for study in studies] == [4, 5, 5, 3]
+        assert [max(study["variants"].values()) for study in studies] == [46.4, 46.5, 46.4, 46.4]
 
 
 class TestParameterCounts:

@@ -4,14 +4,15 @@
     python tools/make_model_zoo.py              # about two seconds a config and processor core
     python tools/make_model_zoo.py --check      # exit code 1 if MODEL_ZOO.md is not up to date
 
-Parameters and multiply-adds are counted here, from the configs. The papers' figures and our results
-are in tools/model_zoo.yaml, whose top says what it holds. Parameter counts agree within 1 % or the
-difference is explained there; otherwise it is an error.
+Parameters and multiply-adds are counted here, from the configs. The papers' figures, their
+ablations and our results are in tools/model_zoo.yaml, whose top says what it holds. Parameter
+counts agree within 1 % or the difference is explained there; otherwise it is an error.
 """
 
 import argparse
 import multiprocessing
 import os
+import re
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
+from d2_ctxseg.comparison import parse_variant
 from d2_ctxseg.deployment.analysis import config_costs
 from d2_ctxseg.utils.errors import MissingFileError, UserError, run_command, suggest
 from d2_ctxseg.utils.files import atomic_write
@@ -27,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ("parameters", "flops", "mIoU", "mIoU_multi_scale")
 ENTRY_KEYS = ("source", *FIGURES, "note", "trained_here")
 RESULT_KEYS = ("mIoU", "mIoU_multi_scale", "command", "log")
+ABLATION_KEYS = ("title", "source", "config", "note", "variants")
 TOLERANCE = 0.01
 
 # Folders of configs/ in the order of the page. Folders not named here come last.
@@ -48,8 +51,11 @@ METHODS = {
     "linear": "Vanilla classifier",
     "context_aware": "Context-aware classifier",
     "prototype": "Prototypes",
+    "learned_prototype": "Learned prototypes",
     "explicit_class": "Explicit class embeddings",
 }
+# MODEL_METHOD.yaml, or MODEL_one_METHOD.yaml where a class has one prototype.
+NAME = re.compile(rf"(?P<model>.+?)(_one)?_(?P<method>{'|'.join(METHODS)})\.yaml")
 # Folders without datasets of their own, or with models of Detectron2's.
 NOT_LEAVES = ("models", "upstream")
 # The study of many classes (Zhou et al., CVPR 2022, Table 4).
@@ -96,6 +102,14 @@ Published figures are from:
 {sources}
 """
 
+ABLATIONS = """\
+## Ablations
+
+Each table is a study of [tools/compare_classifiers.py](docs/COMPARISON.md): its command trains all
+variants and compares them. With one variant alone after `--classifiers` it trains that one; the
+others can follow in any order, or elsewhere (`--print-commands`, `--gather`).
+"""
+
 
 def find_configs(folder: Path) -> dict[str, Path]:
     """The leaf configs by name, such as ``ade20k/fcn_r101_linear.yaml``, in the page's order."""
@@ -118,18 +132,27 @@ def find_configs(folder: Path) -> dict[str, Path]:
 
 def method_of(name: str) -> str | None:
     """The key of METHODS that the config's name ends in."""
-    return next((method for method in METHODS if name.endswith(f"_{method}.yaml")), None)
+    match = NAME.fullmatch(name)
+    return match["method"] if match else None
 
 
-def read_figures(path: Path, configs: dict[str, Path]) -> tuple[dict[str, str], dict[str, dict]]:
-    """The sources and, by config, the figures of model_zoo.yaml; checked, so that none is lost."""
+def vanilla_twin(name: str) -> str:
+    """The name of the config that differs in having the vanilla classifier."""
+    return f"{NAME.fullmatch(name)['model']}_linear.yaml"
+
+
+def read_figures(path: Path, configs: dict[str, Path]) -> tuple[dict, dict, dict]:
+    """The sources, the figures by config, and the ablations of model_zoo.yaml.
+
+    They are checked, so that none is lost.
+    """
     if not path.is_file():
         raise MissingFileError(f"--figures: no file '{path}'.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise UserError(f"'{path}' is no YAML: {error}") from error
-    check_keys(path, "at the top", content, ("sources", "configs"))
+    check_keys(path, "at the top", content, ("sources", "configs", "ablations"))
     sources, entries = content.get("sources") or {}, content.get("configs") or {}
     check_keys(path, "configs", entries, configs)
     for name, entry in entries.items():
@@ -140,7 +163,22 @@ def read_figures(path: Path, configs: dict[str, Path]) -> tuple[dict[str, str], 
         for key in FIGURES:
             if not isinstance(entry.get(key), int | float | None):
                 raise UserError(f"'{path}', {name}: {key} is '{entry[key]}', expected a number.")
-    return sources, entries
+    ablations = content.get("ablations") or {}
+    for name, ablation in ablations.items():
+        check_ablation(path, name, ablation, sources, configs)
+    return sources, entries, ablations
+
+
+def check_ablation(path: Path, name: str, ablation: dict, sources: dict, configs: dict) -> None:
+    """Refuse an ablation that is not whole, or variants that the comparison tool would refuse."""
+    check_keys(path, name, ablation, ABLATION_KEYS)
+    missing = [key for key in ABLATION_KEYS if key not in ablation and key != "note"]
+    if missing:
+        raise UserError(f"'{path}', {name}: '{missing[0]}' is missing.")
+    check_keys(path, f"{name}, source", {ablation["source"]: None}, sources)
+    check_keys(path, f"{name}, config", {ablation["config"]: None}, configs)
+    for variant in ablation["variants"]:
+        parse_variant(variant)
 
 
 def check_keys(path: Path, where: str, entry: dict, known) -> None:
@@ -213,12 +251,21 @@ class Page:
         costs: by name, see config_costs.
         figures: entries of model_zoo.yaml by name; not every config has one.
         sources: what the entries call their sources.
+        ablations: of model_zoo.yaml, by the name of the study.
         folder: where the page is; links are relative to it.
     """
 
-    def __init__(self, configs: dict, costs: dict, figures: dict, sources: dict, folder: Path):
+    def __init__(
+        self,
+        configs: dict,
+        costs: dict,
+        figures: dict,
+        sources: dict,
+        ablations: dict,
+        folder: Path,
+    ):
         self.configs, self.costs, self.folder = configs, costs, folder
-        self.figures, self.sources = figures, sources
+        self.figures, self.sources, self.ablations = figures, sources, ablations
 
     def text(self) -> str:
         """The whole page."""
@@ -232,7 +279,7 @@ class Page:
                 names = [name for name in names if method_of(name) == method]
                 if names:
                     parts += [f"### {title}\n", *self.table(names, vanilla=method == "linear")]
-        return "\n".join(parts)
+        return "\n".join([*parts, *self.ablation_studies()])
 
     def table(self, names: list[str], *, vanilla: bool) -> list[str]:
         """The configs of one dataset and method."""
@@ -248,7 +295,7 @@ class Page:
                 footnotes.append(note)
             mark = f" <sup>{footnotes.index(note) + 1}</sup>" if note else ""
             millions = {key: f"{count / 1e6:.2f}" for key, count in cost["parameters"].items()}
-            twin = self.figures.get(name.replace(f"_{method_of(name)}.yaml", "_linear.yaml"), {})
+            twin = self.figures.get(vanilla_twin(name), {})
             here = entry.get("trained_here") or {}
             rows.append(
                 [self.link(name) + mark, "{}×{}".format(*cost["input_size"])]
@@ -274,33 +321,60 @@ class Page:
         return lines
 
     def large_vocabulary(self) -> list[str]:
-        """Parameters against the number of classes, for the vanilla classifier and prototypes."""
-        suffixes = {method: f"{LARGE_VOCABULARY_MODEL}_{method}.yaml" for method in METHODS}
-        pairs = [
-            (f"{dataset}/{suffixes['linear']}", f"{dataset}/{suffixes['prototype']}")
-            for dataset in LARGE_VOCABULARIES
-        ]
-        pairs = [pair for pair in pairs if all(name in self.costs for name in pair)]
-        if not pairs:
-            return []
+        """Parameters against the number of classes, of the classifiers of Table 4."""
+        columns = {
+            "linear": "vanilla",
+            "learned_prototype": "10 learned prototypes",
+            "prototype": "10 prototypes",
+        }
         rows = []
-        for linear, prototype in pairs:
-            row = [self.costs[linear]["num_classes"]]
-            for name in (linear, prototype):
+        for dataset in LARGE_VOCABULARIES:
+            names = {m: f"{dataset}/{LARGE_VOCABULARY_MODEL}_{m}.yaml" for m in columns}
+            if not all(name in self.costs for name in names.values()):
+                continue
+            row = [self.costs[names["linear"]]["num_classes"]]
+            for name in names.values():
                 count = self.costs[name]["parameters"]["total"]
                 row += [f"{count / 1e6:.2f}", cell(self.figures.get(name, {}), FIGURES[0])]
-            rows.append([*row, f"{self.costs[prototype]['prototypes'] / 1e6:.2f}"])
-        headers = ["classes", "vanilla", "published", "prototypes", "published"]
-        headers += ["numbers in prototypes"]
+            rows.append([*row, f"{self.costs[names['prototype']]['prototypes'] / 1e6:.2f}"])
+        if not rows:
+            return []
+        headers = [
+            "classes",
+            *(text for title in columns.values() for text in (title, "published")),
+        ]
         return [
             "## Parameters against the number of classes\n",
-            "The vanilla classifier has a weight vector for each class. Prototypes are no "
+            "The vanilla classifier has a weight vector for each class, or several, which are then "
+            "called learned prototypes.\nThe prototypes of the other kind are no "
             "parameters: no gradient\nflows into them, and the optimizer keeps nothing for them. "
             "What grows is the norm over the scores,\nby two parameters a class. In millions, of "
             f"{LARGE_VOCABULARY_MODEL}:\n",
-            markdown_table(headers, rows),
+            markdown_table([*headers, "numbers in prototypes"], rows),
             "",
         ]
+
+    def ablation_studies(self) -> list[str]:
+        """What the papers vary, each table with the command that trains and compares it."""
+        parts = [ABLATIONS] if self.ablations else []
+        for name, ablation in self.ablations.items():
+            rows = [[f"`{v}`", "" if f is None else f] for v, f in ablation["variants"].items()]
+            note = [f"{ablation['note']}\n"] if ablation.get("note") else []
+            config = self.path(ablation["config"])
+            command = [
+                f"python tools/compare_classifiers.py --config-file {config}",
+                f"--seeds 1 --output output/ablations/{name} --classifiers",
+                *ablation["variants"],
+            ]
+            parts += [
+                f"### {ablation['title']}\n",
+                *note,
+                markdown_table(["variant", f"mIoU ({ablation['source']})"], rows),
+                "\n```bash",
+                " \\\n    ".join(command),
+                "```\n",
+            ]
+        return parts
 
     def link(self, name: str) -> str:
         """A link to a config."""
@@ -343,10 +417,11 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     configs = find_configs(arguments.configs)
-    sources, figures = read_figures(arguments.figures, configs)
+    sources, figures, ablations = read_figures(arguments.figures, configs)
     costs = count_costs(configs, arguments.workers)
     check_differences(costs, figures)
-    text = Page(configs, costs, figures, sources, arguments.output.resolve().parent).text()
+    folder = arguments.output.resolve().parent
+    text = Page(configs, costs, figures, sources, ablations, folder).text()
     if not arguments.check:
         with atomic_write(arguments.output) as file:
             file.write(text)
