@@ -131,6 +131,18 @@ class TestEveryLeaf:
         assert ours == other
 
 
+@pytest.mark.parametrize(
+    "model", ["segformer_mit_b4", "segvit_vit_l", "upernet_swin_t", "ecenet_swin_b", "fcn_r101"]
+)
+def test_norms_decay_as_in_the_authors_runs(model):
+    """With AdamW those of the backbone do not, and those of the head do; with SGD all do."""
+    solver = load(CONFIGS / "ade20k" / f"{model}_linear.yaml").SOLVER
+    if solver.OPTIMIZER == "SGD":
+        assert solver.WEIGHT_DECAY_NORM == solver.WEIGHT_DECAY
+    else:
+        assert solver.WEIGHT_DECAY_NORM == 0 and solver.DECAY_HEAD_NORMS
+
+
 @pytest.mark.parametrize("folder", TABLE_4)
 class TestCellsOfTable4:
     def parameters(self, folder, classifier):
