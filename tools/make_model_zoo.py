@@ -345,11 +345,10 @@ class Page:
         ]
         return [
             "## Parameters against the number of classes\n",
-            "The vanilla classifier has a weight vector for each class, or several, which are then "
-            "called learned prototypes.\nThe prototypes of the other kind are no "
-            "parameters: no gradient\nflows into them, and the optimizer keeps nothing for them. "
-            "What grows is the norm over the scores,\nby two parameters a class. In millions, of "
-            f"{LARGE_VOCABULARY_MODEL}:\n",
+            "The vanilla classifier has a weight vector for each class. Learned prototypes are "
+            "several of them.\nThe others are no parameters: no gradient flows into them, and the "
+            "optimizer keeps nothing for them.\nWhat grows is the norm over the scores, by two "
+            f"parameters a class. In millions, of {LARGE_VOCABULARY_MODEL}:\n",
             markdown_table([*headers, "numbers in prototypes"], rows),
             "",
         ]
