@@ -41,6 +41,7 @@ from d2_ctxseg.classifiers import (
     ExplicitClassClassifier,
     LinearClassifier,
     PrototypeClassifier,
+    SemanticSpatialClassifier,
 )
 from d2_ctxseg.modeling import ECEHead, SMPDecoderHead
 from d2_ctxseg.utils.errors import UserError, run_command, suggest
@@ -229,6 +230,7 @@ TABLES = {
             "LinearClassifier": classifier(LinearClassifier),
             "ContextAwareClassifier": classifier(ContextAwareClassifier),
             "ClassByClassContextAware": classifier(ClassByClassContextAware),
+            "SemanticSpatialClassifier": classifier(SemanticSpatialClassifier),
             "ExplicitClassClassifier": classifier(ExplicitClassClassifier),
         },
         {"ContextAwareClassifier": "ClassByClassContextAware"},

@@ -5,6 +5,7 @@ from .context_aware import ContextAwareClassifier, ContextAwarePrediction
 from .explicit_class import ExplicitClassClassifier, ExplicitClassPrediction
 from .linear import LinearClassifier
 from .prototype import PrototypeClassifier
+from .semantic_spatial import SemanticSpatialClassifier, SemanticSpatialPrediction
 
 __all__ = [
     "CLASSIFIER_REGISTRY",
@@ -15,5 +16,7 @@ __all__ = [
     "LinearClassifier",
     "PixelClassifier",
     "PrototypeClassifier",
+    "SemanticSpatialClassifier",
+    "SemanticSpatialPrediction",
     "make_predictor",
 ]

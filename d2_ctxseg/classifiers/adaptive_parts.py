@@ -62,15 +62,13 @@ def oracle_context(
     Returns:
         (B, K, C); the same for every image of the batch unless ``per_image``.
     """
-    num_classes, batch = absent.shape[0], features.shape[0]
-    if not per_image:
-        # The batch laid out as one image, (1, C, B, h * w).
-        features, labels = features.flatten(2).transpose(0, 1)[None], labels.reshape(1, 1, -1)
-    membership = class_membership(labels, num_classes)
-    context = weighted_class_means(features, membership)
+    membership = class_membership(labels, absent.shape[0])
+    context = weighted_class_means(features, membership, of_batch=not per_image)
     present = membership.amax(dim=2)[..., None] > 0
+    if not per_image:
+        present = present.any(dim=0, keepdim=True)
     context = torch.where(present, context, absent.detach().to(context.dtype))
-    return context.expand(batch, -1, -1)
+    return context.expand(len(features), -1, -1)
 
 
 def class_scores(

@@ -104,10 +104,20 @@ class SemanticSpatialClassifier(PixelClassifier):
 
     config_node = "SEMANTIC_SPATIAL"
     default_loss_weights = {
-        **{"sem_seg": 1.0, "vanilla": 1.0, "oracle": 1.0, "dice": 1.0, "dice_oracle": 1.0},
-        **{"response": 1.0, "semantic": 10.0, "spatial": 0.4},
+        "sem_seg": 1.0,
+        "vanilla": 1.0,
+        "oracle": 1.0,
+        "dice": 1.0,
+        "dice_oracle": 1.0,
+        "response": 1.0,
+        "semantic": 10.0,
+        "spatial": 0.4,
     }
-    training_only = ("oracle_semantic_projector", "oracle_spatial_projector", "oracle_projection")
+    training_only = (
+        "oracle_semantic_projector",
+        "oracle_spatial_projector",
+        "oracle_weight_projection",
+    )
 
     def __init__(
         self,
@@ -168,13 +178,13 @@ class SemanticSpatialClassifier(PixelClassifier):
         self.predictor = make_predictor(in_channels, num_classes, predictor)
         self.position_encoding = self.position_vectors = None
         if self.spatial:
-            # In nn.Parameter, not nn.Embedding, whose weight decay is that of position tables.
+            # Not nn.Embedding: its weight decay would be that of position tables.
             self.position_vectors = nn.Parameter(torch.randn(num_classes, channels))
             self.position_encoding = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.semantic_projector, self.spatial_projector = _projectors(channels, has)
-        self.projection = nn.Linear(channels, channels, bias=False)
+        self.weight_projection = nn.Linear(channels, channels, bias=False)
         self.oracle_semantic_projector, self.oracle_spatial_projector = _projectors(channels, has)
-        self.oracle_projection = nn.Linear(channels, channels, bias=False)
+        self.oracle_weight_projection = nn.Linear(channels, channels, bias=False)
         self._freeze_what_no_loss_trains()
 
     def forward(self, features: Tensor) -> Tensor:
@@ -203,12 +213,12 @@ class SemanticSpatialClassifier(PixelClassifier):
         vanilla = self.predictor(self.dropout(features))
         position = self.position_encoding(features) if self.spatial else None
         prototypes, oracle = self._prototypes(vanilla, features, position), None
-        weights = [self.projection(prototypes.sum())]
+        weights = [self.weight_projection(prototypes.sum())]
         if labels is not None:
             size = features.shape[-2:]
-            labels = oracle_labels(labels, size, self.ignore_label, self.oracle_projection)
+            labels = oracle_labels(labels, size, self.ignore_label, self.oracle_weight_projection)
             oracle = self._oracle_prototypes(labels, features, position)
-            weights.append(self.oracle_projection(oracle.sum()))
+            weights.append(self.oracle_weight_projection(oracle.sum()))
         pixels = features + position if self.spatial else features
         scores = class_scores(torch.cat(weights, dim=1), pixels, self.similarity, self.scale)
         refined, *of_oracle = scores.split(self.num_classes, dim=1)
@@ -259,52 +269,37 @@ class SemanticSpatialClassifier(PixelClassifier):
         logits, student, teacher = self._predict_with_prototypes(
             features, labels if needs_oracle else None
         )
-        losses = {}
-        if "loss_sem_seg" in weights:
-            losses["loss_sem_seg"] = self._cross_entropy(logits.refined, labels)
-            if self.sem_seg_divisor == "all":
-                losses["loss_sem_seg"] *= labelled.float().mean()
-        if "loss_vanilla" in weights:
-            losses["loss_vanilla"] = self._cross_entropy(logits.vanilla, labels)
-        if "loss_oracle" in weights:
-            losses["loss_oracle"] = self._cross_entropy(logits.oracle, labels)
-        losses |= self._dice_losses(weights, logits, labels, labelled)
-        if "loss_response" in weights:
-            losses["loss_response"] = self._response_loss(logits, labels)
         # Without a label there is nothing that the oracle knows better.
-        any_labelled = labelled.any().float()
-        if "loss_semantic" in weights:
-            relation = relation_distillation(student.semantic, teacher.semantic)
-            losses["loss_semantic"] = relation * any_labelled
-        if "loss_spatial" in weights:
-            channel = channel_distillation(student.spatial, teacher.spatial)
-            losses["loss_spatial"] = channel * any_labelled
-        return {name: weights[name] * loss for name, loss in losses.items()}
+        known = labelled.any().float()
+        functions = {
+            "loss_sem_seg": lambda: self._refined_cross_entropy(logits.refined, labels, labelled),
+            "loss_vanilla": lambda: self._cross_entropy(logits.vanilla, labels),
+            "loss_oracle": lambda: self._cross_entropy(logits.oracle, labels),
+            "loss_dice": lambda: self._dice(logits.refined, labels, labelled),
+            "loss_dice_oracle": lambda: self._dice(logits.oracle, labels, labelled),
+            "loss_response": lambda: self._response(logits, labels),
+            "loss_semantic": lambda: (
+                known * relation_distillation(student.semantic, teacher.semantic)
+            ),
+            "loss_spatial": lambda: known * channel_distillation(student.spatial, teacher.spatial),
+        }
+        return {name: weight * functions[name]() for name, weight in weights.items()}
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return self.pixel_loss(logits, labels, self.loss_align_corners)
 
-    def _dice_losses(
-        self,
-        weights: dict[str, float],
-        logits: SemanticSpatialPrediction,
-        labels: Tensor,
-        labelled: Tensor,
-    ) -> dict[str, Tensor]:
-        """Mean dice loss over the classes in the images of a batch; over workers the same divisor."""
-        sources = {"loss_dice": logits.refined, "loss_dice_oracle": logits.oracle}
-        sources = {name: source for name, source in sources.items() if name in weights}
-        if not sources:
-            return {}
-        labels = labels.where(labelled, 0)
-        pairs = (class_sizes(labels, labelled, self.num_classes) > 0).sum().float()
-        pairs = reduction_over_workers(self.training).mean(pairs).clamp(min=1)
-        return {
-            name: upsampled_dice(source, labels, labelled, self.loss_align_corners) / pairs
-            for name, source in sources.items()
-        }
+    def _refined_cross_entropy(self, logits: Tensor, labels: Tensor, labelled: Tensor) -> Tensor:
+        loss = self._cross_entropy(logits, labels)
+        return loss * labelled.float().mean() if self.sem_seg_divisor == "all" else loss
 
-    def _response_loss(self, logits: SemanticSpatialPrediction, labels: Tensor) -> Tensor:
+    def _dice(self, logits: Tensor, labels: Tensor, labelled: Tensor) -> Tensor:
+        """Mean over the classes of all images; workers divide by the same, their mean, number."""
+        labels = labels.where(labelled, 0)
+        total = upsampled_dice(logits, labels, labelled, self.loss_align_corners)
+        pairs = (class_sizes(labels, labelled, self.num_classes) > 0).sum().float()
+        return total / reduction_over_workers(self.training).mean(pairs).clamp(min=1)
+
+    def _response(self, logits: SemanticSpatialPrediction, labels: Tensor) -> Tensor:
         labels = resize_labels(labels, logits.refined.shape[-2:])
         boundary, weighting = None, self.response_weighting
         if weighting == "class_entropy_boundary":
@@ -334,12 +329,12 @@ class SemanticSpatialClassifier(PixelClassifier):
         needed = {
             self.semantic_projector: refined + semantic,
             self.spatial_projector: refined + spatial,
-            self.projection: refined,
+            self.weight_projection: refined,
             self.position_encoding: refined + spatial + oracle,
             self.position_vectors: refined + spatial + oracle,
             self.oracle_semantic_projector: oracle,
             self.oracle_spatial_projector: oracle,
-            self.oracle_projection: oracle,
+            self.oracle_weight_projection: oracle,
         }
         # The oracle does without the vanilla prediction, and its spatial prototypes without W.
         vanilla = weight["vanilla"] + refined + semantic + spatial

@@ -36,6 +36,7 @@ NEUTRAL_KEYS = {
 ARCHITECTURES = {
     "linear": "LinearSegmentor",
     "context_aware": "ContextAwareSegmentor",
+    "semantic_spatial": "SemanticSpatialSegmentor",
     "prototype": "PrototypeSegmentor",
     "explicit_class": "ExplicitClassSegmentor",
 }

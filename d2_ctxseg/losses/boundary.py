@@ -100,7 +100,9 @@ def _sobel(grey: Tensor) -> tuple[Tensor, Tensor]:
     grey = F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate")[:, 0].int()
     smooth_down = grey[:, :-2] + 2 * grey[:, 1:-1] + grey[:, 2:]
     smooth_right = grey[:, :, :-2] + 2 * grey[:, :, 1:-1] + grey[:, :, 2:]
-    return smooth_down[:, :, 2:] - smooth_down[:, :, :-2], smooth_right[:, 2:] - smooth_right[:, :-2]
+    return smooth_down[:, :, 2:] - smooth_down[:, :, :-2], smooth_right[:, 2:] - smooth_right[
+        :, :-2
+    ]
 
 
 def _inside(size: int, frame: int, device: torch.device) -> Tensor:

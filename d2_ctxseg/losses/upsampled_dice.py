@@ -49,6 +49,8 @@ def upsampled_dice(
     Returns:
         A scalar, differentiable once with respect to the logits.
     """
+    if logits.device.type == "cpu":
+        logits, labels = _without_absent_classes(logits, labels, valid)
     needs_gradient = torch.is_grad_enabled() and logits.requires_grad
     return _UpsampledDice.apply(logits, labels, valid, align_corners, needs_gradient)
 
@@ -66,6 +68,20 @@ def class_sizes(labels: Tensor, valid: Tensor, num_classes: int) -> Tensor:
     """
     sizes = torch.zeros(labels.shape[0], num_classes, device=labels.device)
     return sizes.scatter_add_(1, labels.flatten(1), valid.flatten(1).float())
+
+
+def _without_absent_classes(logits: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and labels of the classes that some image of the batch has, the others left out.
+
+    An image has few of the classes of a large dataset, and the others have no loss. How many there
+    are is read from the labels, for which the host would have to wait if they were on a GPU.
+    """
+    sizes = class_sizes(labels, valid, logits.shape[1]).sum(dim=0)
+    present = [k for k, size in enumerate(sizes.tolist()) if size] or [0]
+    index = torch.tensor(present, device=labels.device)
+    position = torch.zeros_like(sizes, dtype=torch.int64)
+    position[index] = torch.arange(len(present))
+    return logits.index_select(1, index), position[labels]
 
 
 class _UpsampledDice(torch.autograd.Function):
@@ -105,7 +121,9 @@ class _UpsampledDice(torch.autograd.Function):
         score = (2 * overlap + 1) / total
         if needs_gradient:
             gradient *= (present * score / total)[..., None, None]
-            slope = own * (1 - own) * inside * (-2 / total).gather(1, labels.flatten(1)).view_as(own)
+            slope = (
+                own * (1 - own) * inside * (-2 / total).gather(1, labels.flatten(1)).view_as(own)
+            )
             _add_at_own_class(gradient, slope, labels, align_corners)
             ctx.save_for_backward(gradient)
         return ((1 - score) * present).sum()

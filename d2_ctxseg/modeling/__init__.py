@@ -21,6 +21,7 @@ from .segmentors import (
     LinearSegmentor,
     PixelClassifierSegmentor,
     PrototypeSegmentor,
+    SemanticSpatialSegmentor,
     WholeHeadSegmentor,
 )
 
@@ -42,6 +43,7 @@ __all__ = [
     "SegViTHead",
     "SemSegHead",
     "SemanticSegmentorWithTTA",
+    "SemanticSpatialSegmentor",
     "TestTimeAugmentation",
     "UPerHead",
     "VisionTransformerBackbone",

@@ -17,6 +17,7 @@ from ..classifiers import (
     LinearClassifier,
     PixelClassifier,
     PrototypeClassifier,
+    SemanticSpatialClassifier,
 )
 from ..utils.errors import UserError, suggest
 from .build_classifier import build_classifier, choose_classifier
@@ -236,6 +237,13 @@ class PrototypeSegmentor(PixelClassifierSegmentor):
     """Nonparametric prototypes (CVPR 2022); keys under MODEL.CLASSIFIER.PROTOTYPE."""
 
     classifier_class = PrototypeClassifier
+
+
+@META_ARCH_REGISTRY.register()
+class SemanticSpatialSegmentor(PixelClassifierSegmentor):
+    """SSA-Seg's classifier (NeurIPS 2024); keys under MODEL.CLASSIFIER.SEMANTIC_SPATIAL."""
+
+    classifier_class = SemanticSpatialClassifier
 
 
 @META_ARCH_REGISTRY.register()

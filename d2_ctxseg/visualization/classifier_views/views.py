@@ -4,7 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...classifiers import ContextAwareClassifier, ExplicitClassClassifier, PrototypeClassifier
+from ...classifiers import (
+    ContextAwareClassifier,
+    ExplicitClassClassifier,
+    PrototypeClassifier,
+    SemanticSpatialClassifier,
+)
 from ...deployment.predictor import SemSegPredictor
 from ...modeling.heads import ECEHead, SegViTHead
 from .any_classifier import prediction_views
@@ -12,6 +17,7 @@ from .context_aware import context_aware_views
 from .explicit_class import classifier_mask_views, head_mask_views
 from .prototype import prototype_views
 from .scene import ClassifierView, Scene
+from .semantic_spatial import semantic_spatial_views
 
 
 def draw_classifier_views(
@@ -23,9 +29,10 @@ def draw_classifier_views(
 ) -> list[ClassifierView]:
     """Pictures of how the model of ``predictor`` comes to its prediction for one image.
 
-    Every model has its prediction with entropy and confidence; a context-aware one has instead
-    both of its predictions, their entropies, their differences and the shares of the classes.
-    Prototypes, and heads and classifiers with explicit class embeddings, add views of their own.
+    Every model has its prediction with entropy and confidence; a context-aware one, and a semantic
+    and spatial one, has instead both of its predictions, their entropies, their differences and the
+    shares of the classes. The latter, prototypes, and heads and classifiers with explicit class
+    embeddings, add views of their own.
 
     Args:
         predictor: the model. Other threads may use it meanwhile.
@@ -42,8 +49,10 @@ def draw_classifier_views(
     """
     scene = Scene.from_predictor(predictor, image_rgb, labels, classes)
     classifier = getattr(scene.model, "classifier", None)
-    is_context_aware = isinstance(classifier, ContextAwareClassifier)
-    views = context_aware_views(scene) if is_context_aware else prediction_views(scene)
+    refines = isinstance(classifier, (ContextAwareClassifier, SemanticSpatialClassifier))
+    views = context_aware_views(scene) if refines else prediction_views(scene)
+    if isinstance(classifier, SemanticSpatialClassifier):
+        views += semantic_spatial_views(scene)
     if isinstance(classifier, PrototypeClassifier):
         views += prototype_views(scene)
     if isinstance(classifier, ExplicitClassClassifier):
