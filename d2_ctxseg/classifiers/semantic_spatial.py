@@ -219,7 +219,7 @@ class SemanticSpatialClassifier(PixelClassifier):
             labels = oracle_labels(labels, size, self.ignore_label, self.oracle_weight_projection)
             oracle = self._oracle_prototypes(labels, features, position)
             weights.append(self.oracle_weight_projection(oracle.sum()))
-        pixels = features + position if self.spatial else features
+        pixels = _sum_of_pixels(features, position)
         scores = class_scores(torch.cat(weights, dim=1), pixels, self.similarity, self.scale)
         refined, *of_oracle = scores.split(self.num_classes, dim=1)
         prediction = SemanticSpatialPrediction(vanilla, refined, *(of_oracle or [None]))
@@ -343,6 +343,15 @@ class SemanticSpatialClassifier(PixelClassifier):
         for part, weights in needed.items():
             if part is not None and not weights:
                 part.requires_grad_(False)
+
+
+def _sum_of_pixels(features: Tensor, position: Tensor | None) -> Tensor:
+    """F + P; without gradients in the place of P, which is not needed any more."""
+    if position is None:
+        return features
+    if torch.is_grad_enabled() or position.dtype != features.dtype:
+        return features + position
+    return position.add_(features)
 
 
 def _projectors(channels: int, has: tuple[bool, bool]) -> list[nn.Module | None]:

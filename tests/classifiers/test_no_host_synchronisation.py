@@ -9,6 +9,7 @@ from d2_ctxseg.classifiers import (
     ExplicitClassClassifier,
     LinearClassifier,
     PrototypeClassifier,
+    SemanticSpatialClassifier,
 )
 from d2_ctxseg.losses import PixelLoss
 from d2_ctxseg.modeling import ECEHead, SegViTHead
@@ -45,6 +46,8 @@ class RefuseToWait(TorchDispatchMode):
         PrototypeClassifier,
         lambda *sizes: PrototypeClassifier(*sizes, distance="huber", projection=True),
         ExplicitClassClassifier,
+        SemanticSpatialClassifier,
+        lambda *sizes: SemanticSpatialClassifier(*sizes, boundary="neighbours", boundary_frame=0),
     ],
 )
 def test_classifiers(build):

@@ -9,6 +9,7 @@ from d2_ctxseg.classifiers import (
     ExplicitClassClassifier,
     LinearClassifier,
     PrototypeClassifier,
+    SemanticSpatialClassifier,
 )
 
 
@@ -22,6 +23,12 @@ def stripped_context_aware(in_channels, num_classes):
     return classifier
 
 
+def stripped_semantic_spatial(in_channels, num_classes):
+    classifier = SemanticSpatialClassifier(in_channels, num_classes)
+    strip_training_only(classifier)
+    return classifier
+
+
 @pytest.mark.parametrize(
     "build",
     [
@@ -31,6 +38,8 @@ def stripped_context_aware(in_channels, num_classes):
         PrototypeClassifier,
         prototypes_with_projection,
         ExplicitClassClassifier,
+        SemanticSpatialClassifier,
+        stripped_semantic_spatial,
     ],
 )
 class TestExport:
