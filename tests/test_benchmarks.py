@@ -272,10 +272,11 @@ class TestTables:
             "LinearClassifier",
             "ContextAwareClassifier",
             "ClassByClassContextAware",
+            "SemanticSpatialClassifier",
             "ExplicitClassClassifier",
         ]
         assert all(float(row[1]) >= 0 for row in rows)
-        assert [row[3] != "–" for row in rows] == [False, False, True, False, False]
+        assert [row[3] != "–" for row in rows] == [False, False, True, False, False, False]
         rows = rows_of(output, "Prototypes on 16 channels: 7 classes")[2:]
         assert [row[0] for row in rows] == [
             "Convolution",
@@ -285,7 +286,7 @@ class TestTables:
         assert "Whole segmentors" not in output
         written = json.loads((tmp_path / "times.json").read_text())
         assert written["size"]["classes_present"] == 3
-        assert len(written["calls"]) == 16
+        assert len(written["calls"]) == 18
         assert all(len(call["seconds"]) == 1 for call in written["calls"])
         assert all(call["memory"] > 0 for call in written["calls"])
 

@@ -21,6 +21,7 @@ LEAVES = sorted(
 META_ARCHITECTURES = {
     "linear": "LinearSegmentor",
     "context_aware": "ContextAwareSegmentor",
+    "semantic_spatial": "SemanticSpatialSegmentor",
     "prototype": "PrototypeSegmentor",
     "explicit_class": "ExplicitClassSegmentor",
 }
@@ -150,6 +151,7 @@ def test_the_systems_of_the_papers_are_there():
             "fcn_mobilenet_v2 fcn_r101 deeplabv3plus_r50 ocrnet_hrnet_w18 pspnet_r50 upernet_r50 "
             "upernet_swin_t upernet_swin_b upernet_swin_l segformer_mit_b2 segformer_mit_b5"
         ),
+        "semantic_spatial": "ocrnet_hrnet_w48 upernet_swin_t upernet_swin_l segformer_mit_b5",
         "prototype": "fcn_r101 fcn_hrnet_w48 segformer_swin_b segformer_mit_b2 segformer_mit_b4",
         "explicit_class": "ecenet_swin_b ecenet_swin_t ecenet_r101 ecenet_vit_l segvit_vit_l",
     }

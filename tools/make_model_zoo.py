@@ -47,6 +47,7 @@ DATASETS = {
 METHODS = {
     "linear": "Vanilla classifier",
     "context_aware": "Context-aware classifier",
+    "semantic_spatial": "Semantic and spatial adaptive classifier",
     "prototype": "Prototypes",
     "explicit_class": "Explicit class embeddings",
 }

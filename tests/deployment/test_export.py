@@ -33,6 +33,7 @@ VIT = [
 MODELS = {
     "linear": ["LinearSegmentor"],
     "context-aware": ["ContextAwareSegmentor"],
+    "semantic and spatial": ["SemanticSpatialSegmentor"],
     "prototype": ["PrototypeSegmentor"],
     "explicit class": ["ExplicitClassSegmentor"],
     "context-aware on ResNet": ["ContextAwareSegmentor", "MODEL.ENCODER.NAME", "resnet18"],

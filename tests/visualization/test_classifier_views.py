@@ -49,6 +49,12 @@ class TestViews:
                 WINDOWS,
                 ["vanilla_and_refined", "entropy", "changes", "class_shares"],
             ),
+            (
+                "SemanticSpatialSegmentor",
+                WINDOWS,
+                ["vanilla_and_refined", "entropy", "changes", "class_shares"]
+                + ["spatial_attention", "boundaries"],
+            ),
             ("ExplicitClassSegmentor", (), [*COMMON, "masks"]),
             ("ExplicitClassSegmentor", ECE, [*COMMON, "stage_masks"]),
             ("SemanticSegmentor", SEGVIT, [*COMMON, "stage_masks"]),
