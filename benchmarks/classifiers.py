@@ -42,6 +42,7 @@ from d2_ctxseg.classifiers import (
     LearnedPrototypeClassifier,
     LinearClassifier,
     PrototypeClassifier,
+    SemanticSpatialClassifier,
 )
 from d2_ctxseg.modeling import ECEHead, SMPDecoderHead
 from d2_ctxseg.utils.errors import UserError, run_command, suggest
@@ -230,6 +231,7 @@ TABLES = {
             "LinearClassifier": classifier(LinearClassifier),
             "ContextAwareClassifier": classifier(ContextAwareClassifier),
             "ClassByClassContextAware": classifier(ClassByClassContextAware),
+            "SemanticSpatialClassifier": classifier(SemanticSpatialClassifier),
             "ExplicitClassClassifier": classifier(ExplicitClassClassifier),
         },
         {"ContextAwareClassifier": "ClassByClassContextAware"},

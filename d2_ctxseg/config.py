@@ -247,6 +247,40 @@ def _add_classifier_config(cfg: CN) -> None:
     # for their losses (as in the authors' heads). ALIGN_CORNERS above is for the refined ones.
     context_aware.AUXILIARY_ALIGN_CORNERS = True
 
+    # Semantic and spatial adaptive classifier, SSA-Seg (NeurIPS 2024).
+    semantic_spatial = cfg.MODEL.CLASSIFIER.SEMANTIC_SPATIAL = CN()
+    # "both", or "semantic" or "spatial" prototypes alone.
+    semantic_spatial.PROTOTYPES = "both"
+    # "cosine", times SCALE (tau), or "dot".
+    semantic_spatial.SIMILARITY = "cosine"
+    semantic_spatial.SCALE = 15.0
+    # The true means that the oracle is fed with: of the whole "batch" on a GPU, or of each "image".
+    semantic_spatial.SEMANTIC_ORACLE_CONTEXT = "batch"
+    semantic_spatial.SPATIAL_ORACLE_CONTEXT = "image"
+    # How the pixels of the response distillation are averaged: "plain", "entropy", "class",
+    # "class_entropy", or "class_entropy_boundary", where boundaries count half of each class.
+    semantic_spatial.RESPONSE_WEIGHTING = "class_entropy_boundary"
+    # What a boundary is: "canny" edges of the labels, or pixels whose "neighbours" have another;
+    # none so close to the border of the feature map; widened by so many pixels.
+    semantic_spatial.BOUNDARY = "canny"
+    semantic_spatial.BOUNDARY_FRAME = 6
+    semantic_spatial.BOUNDARY_DILATION = 1
+    # Whether loss_sem_seg is divided by the number of the "labelled" pixels or, as in the authors'
+    # code, of "all".
+    semantic_spatial.SEM_SEG_DIVISOR = "labelled"
+    # Whether logits are brought to the labels' size with align_corners for the losses.
+    # ALIGN_CORNERS above is for the prediction.
+    semantic_spatial.LOSS_ALIGN_CORNERS = True
+    # Weights of the eight losses; 0 turns one off.
+    semantic_spatial.LOSS_WEIGHT_SEM_SEG = 1.0
+    semantic_spatial.LOSS_WEIGHT_VANILLA = 1.0
+    semantic_spatial.LOSS_WEIGHT_ORACLE = 1.0
+    semantic_spatial.LOSS_WEIGHT_DICE = 1.0
+    semantic_spatial.LOSS_WEIGHT_DICE_ORACLE = 1.0
+    semantic_spatial.LOSS_WEIGHT_RESPONSE = 1.0
+    semantic_spatial.LOSS_WEIGHT_SEMANTIC = 10.0
+    semantic_spatial.LOSS_WEIGHT_SPATIAL = 0.4
+
     # Nonparametric prototypes (CVPR 2022).
     prototype = cfg.MODEL.CLASSIFIER.PROTOTYPE = CN()
     # Prototypes of a class.

@@ -272,10 +272,11 @@ class TestTables:
             "LinearClassifier",
             "ContextAwareClassifier",
             "ClassByClassContextAware",
+            "SemanticSpatialClassifier",
             "ExplicitClassClassifier",
         ]
         assert all(float(row[1]) >= 0 for row in rows)
-        assert [row[3] != "–" for row in rows] == [False, False, True, False, False]
+        assert [row[3] != "–" for row in rows] == [False, False, True, False, False, False]
         rows = rows_of(output, "Prototypes on 16 channels: 7 classes")[2:]
         assert [row[0] for row in rows] == [
             "Convolution",

@@ -26,6 +26,7 @@ META_ARCHITECTURES = {
     "one_learned_prototype": "LearnedPrototypeSegmentor",
     "learned_prototype": "LearnedPrototypeSegmentor",
     "one_prototype": "PrototypeSegmentor",
+    "semantic_spatial": "SemanticSpatialSegmentor",
     "prototype": "PrototypeSegmentor",
     "explicit_class": "ExplicitClassSegmentor",
 }
@@ -233,6 +234,7 @@ def test_the_systems_of_the_papers_are_there():
             "pspnet_r50 upernet_r50 upernet_swin_t upernet_swin_b upernet_swin_l "
             "segformer_mit_b2 segformer_mit_b5"
         ),
+        "semantic_spatial": "ocrnet_hrnet_w48 upernet_swin_t upernet_swin_l segformer_mit_b5",
         "prototype": "fcn_r101 fcn_hrnet_w48 segformer_swin_b segformer_mit_b2 segformer_mit_b4",
         "explicit_class": "ecenet_swin_b ecenet_swin_t ecenet_r101 ecenet_vit_l segvit_vit_l",
     }

@@ -50,6 +50,7 @@ DATASETS = {
 METHODS = {
     "linear": "Vanilla classifier",
     "context_aware": "Context-aware classifier",
+    "semantic_spatial": "Semantic and spatial adaptive classifier",
     "prototype": "Prototypes",
     "learned_prototype": "Learned prototypes",
     "explicit_class": "Explicit class embeddings",

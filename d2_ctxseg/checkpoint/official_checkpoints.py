@@ -13,6 +13,17 @@ CONTEXT_AWARE_NAMES = {
     r"proj\.([02])": r"estimated_projector.\1",
     r"apd_proj\.([02])": r"oracle_projector.\1",
 }
+SEMANTIC_SPATIAL_NAMES = {
+    r"conv_seg": r"predictor",
+    r"get_feat_pos": r"position_encoding",
+    r"center_pos\.weight": r"position_vectors",
+    r"center_content_proj\.([02])": r"semantic_projector.\1",
+    r"center_pos_proj\.([02])": r"spatial_projector.\1",
+    r"center_proj": r"weight_projection",
+    r"gt_center_content_proj\.([02])": r"oracle_semantic_projector.\1",
+    r"gt_center_pos_proj\.([02])": r"oracle_spatial_projector.\1",
+    r"gt_center_proj": r"oracle_weight_projection",
+}
 PROTOTYPE_NAMES = {
     r"prototypes": r"prototypes",
     r"feat_norm": r"feature_norm",
@@ -60,6 +71,7 @@ _TENSOR = r"(?:\.(?:weight|bias|running_mean|running_var|num_batches_tracked))?"
 _HEAD = r"(?:module\.)?decode_head\.(?:(?P<stage>\d+)\.)?"
 _METHODS = {
     "cac": (CONTEXT_AWARE_NAMES, _HEAD),
+    "ssa": (SEMANTIC_SPATIAL_NAMES, _HEAD),
     "protoseg": (PROTOTYPE_NAMES, r"module\."),
     "ecenet": (EXPLICIT_CLASS_NAMES, _HEAD),
 }
@@ -71,7 +83,8 @@ def convert_official_state_dict(state_dict: Mapping[str, Tensor], method: str) -
     Args:
         state_dict: of the classifier (of ECENet: the decode head) alone, or of a whole model, of
             which the other parts are left out. It may lie under the key "state_dict".
-        method: "cac" (https://github.com/tianzhuotao/CAC) for ContextAwareClassifier, "protoseg"
+        method: "cac" (https://github.com/tianzhuotao/CAC) for ContextAwareClassifier, "ssa"
+            (https://github.com/xwmaxwma/SSA-Seg) for SemanticSpatialClassifier, "protoseg"
             (https://github.com/tfzhou/ProtoSeg) for PrototypeClassifier, with ``projection=True``
             where the checkpoint has one, or "ecenet" for ECEHead with its default switches.
 

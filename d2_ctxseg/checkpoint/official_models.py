@@ -22,7 +22,12 @@ from .official_backbones import (
     keep,
     rename,
 )
-from .official_checkpoints import CONTEXT_AWARE_NAMES, EXPLICIT_CLASS_NAMES, PROTOTYPE_NAMES
+from .official_checkpoints import (
+    CONTEXT_AWARE_NAMES,
+    EXPLICIT_CLASS_NAMES,
+    PROTOTYPE_NAMES,
+    SEMANTIC_SPATIAL_NAMES,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +91,7 @@ _PROTOSEG_HEAD = {r"cls_head\.0": "convs.0", r"cls_head\.1\.0": "convs.1"}
 _CLASSIFIERS = {
     "LinearClassifier": {r"conv_seg|linear_pred": "predictor"},
     "ContextAwareClassifier": CONTEXT_AWARE_NAMES,
+    "SemanticSpatialClassifier": SEMANTIC_SPATIAL_NAMES,
     "PrototypeClassifier": PROTOTYPE_NAMES,
 }
 
@@ -128,6 +134,10 @@ _HINTS = {
         "With the authors' context-aware classifier, set MODEL.META_ARCHITECTURE to "
         "'ContextAwareSegmentor'."
     ),
+    ("left over of the file", r"^decode_head\.(\d\.)?((gt_)?center_|get_feat_pos\.)"): (
+        "With the authors' semantic and spatial adaptive classifier, set MODEL.META_ARCHITECTURE "
+        "to 'SemanticSpatialSegmentor'."
+    ),
     ("missing for the model", r"^classifier\.projection\."): (
         "Without a projection head, set MODEL.CLASSIFIER.PROTOTYPE.PROJECTION to False."
     ),
@@ -164,7 +174,7 @@ def convert_official_model(state_dict: Mapping[str, Tensor], model: nn.Module) -
 
     Converted are the backbones in ``official_backbones.BACKBONES``, FCNHead, UPerHead, PSPHead,
     DepthwiseSeparableASPPHead, OCRHead, ECEHead and SMPDecoderHead "Segformer", the auxiliary head,
-    and the linear, the context-aware and the prototype classifier.
+    and the linear, the context-aware, the semantic and spatial, and the prototype classifier.
 
     Args:
         state_dict: the weights by the authors' names, or a checkpoint that has them under the key

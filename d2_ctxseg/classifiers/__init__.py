@@ -6,6 +6,7 @@ from .explicit_class import ExplicitClassClassifier, ExplicitClassPrediction
 from .learned_prototype import LearnedPrototypeClassifier
 from .linear import LinearClassifier
 from .prototype import PrototypeClassifier
+from .semantic_spatial import SemanticSpatialClassifier, SemanticSpatialPrediction
 
 __all__ = [
     "CLASSIFIER_REGISTRY",
@@ -17,5 +18,7 @@ __all__ = [
     "LinearClassifier",
     "PixelClassifier",
     "PrototypeClassifier",
+    "SemanticSpatialClassifier",
+    "SemanticSpatialPrediction",
     "make_predictor",
 ]

@@ -7,22 +7,23 @@ Tian et al., "Learning Context-aware Classifier for Semantic Segmentation", AAAI
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..losses.checks import check_choice
 from ..losses.distillation import DISTILLATION_TARGETS, DISTILLATION_WEIGHTINGS, distillation_loss
-from ..losses.functional import (
-    class_membership,
-    feature_lengths,
-    resize_labels,
-    weighted_class_means,
+from ..losses.functional import resize_labels, weighted_class_means
+from .adaptive_parts import (
+    ORACLE_CONTEXTS,
+    SIMILARITIES,
+    class_scores,
+    make_projector,
+    oracle_context,
+    oracle_labels,
+    project,
 )
 from .base import CLASSIFIER_REGISTRY, PixelClassifier, make_predictor
 
 ENTROPY_SOURCES = ("oracle", "estimated", "vanilla")
-SIMILARITIES = ("cosine", "dot")
-ORACLE_CONTEXTS = ("batch", "image")
 
 
 class ContextAwarePrediction(NamedTuple):
@@ -113,8 +114,8 @@ class ContextAwareClassifier(PixelClassifier):
         self.oracle_per_image = oracle_context == "image"
         self.auxiliary_align_corners = auxiliary_align_corners
         self.predictor = make_predictor(in_channels, num_classes, predictor)
-        self.estimated_projector = _projector(in_channels)
-        self.oracle_projector = _projector(in_channels)
+        self.estimated_projector = make_projector(in_channels)
+        self.oracle_projector = make_projector(in_channels)
         # Distributed training wants no unused parameters. Only its cross-entropy trains the oracle.
         weights = self.loss_weights
         self.estimated_projector.requires_grad_(weights["loss_refined"] + weights["loss_kl"] > 0)
@@ -140,33 +141,15 @@ class ContextAwareClassifier(PixelClassifier):
         vanilla = self.predictor(self.dropout(features))
         weight = self.predictor.weight.flatten(1)
         context = weighted_class_means(features, vanilla.flatten(2).softmax(dim=1))
-        classifiers = [_project(self.estimated_projector, context, weight)]
+        classifiers = [project(self.estimated_projector, context, weight)]
         if labels is not None:
-            context = self._oracle_context(features, labels, weight)
-            classifiers.append(_project(self.oracle_projector, context, weight))
-        refined, *oracle = self._logits(torch.cat(classifiers, dim=1), features)
+            size, oracle = features.shape[-2:], self.oracle_projector
+            labels = oracle_labels(labels, size, self.ignore_label, oracle)
+            context = oracle_context(features, labels, weight, per_image=self.oracle_per_image)
+            classifiers.append(project(oracle, context, weight))
+        scores = class_scores(torch.cat(classifiers, 1), features, self.similarity, self.scale)
+        refined, *oracle = scores.split(self.num_classes, dim=1)
         return ContextAwarePrediction(vanilla, refined, *(oracle or [None]))
-
-    def _oracle_context(self, features: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-        if self.oracle_projector is None:
-            raise ValueError(
-                "This context-aware classifier was stripped for deployment: it has no oracle any "
-                "more. Train from the full checkpoint."
-            )
-        labels = resize_labels(labels, features.shape[-2:])
-        labels = labels.masked_fill(labels == self.ignore_label, -1)
-        return oracle_context(features, labels, weight, per_image=self.oracle_per_image)
-
-    def _logits(self, classifiers: Tensor, features: Tensor) -> tuple[Tensor, ...]:
-        """Weights (B, J * K, C) of J classifiers, features (B, C, h, w) to J times (B, K, h, w)."""
-        if self.similarity == "cosine":
-            classifiers = F.normalize(classifiers, dim=2)
-        # One product for all classifiers.
-        logits = classifiers.to(features.dtype) @ features.flatten(2)
-        if self.similarity == "cosine":
-            # The K products are scaled by the features' lengths, cheaper than the C features.
-            logits = logits * (self.scale / feature_lengths(features)).flatten(2)
-        return logits.unflatten(2, features.shape[-2:]).split(self.num_classes, dim=1)
 
     def losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The weighted losses: features (B, C, h, w), labels (B, H, W) integers.
@@ -201,42 +184,3 @@ class ContextAwareClassifier(PixelClassifier):
         # The loss of the prediction has the same name with every classifier.
         names = {"loss_refined": "loss_sem_seg"}
         return {names.get(name, name): loss for name, loss in losses.items()}
-
-
-def oracle_context(
-    features: Tensor, labels: Tensor, absent: Tensor, *, per_image: bool = False
-) -> Tensor:
-    """Mean feature of each class under the true labels.
-
-    Args:
-        features: (B, C, h, w).
-        labels: (B, h, w) int64; values outside 0 to K-1 are ignored.
-        absent: (K, C): what an absent class takes; no gradient flows into it.
-        per_image: average over each image instead of over the whole batch.
-
-    Returns:
-        (B, K, C); the same for every image of the batch unless ``per_image``.
-    """
-    num_classes, batch = absent.shape[0], features.shape[0]
-    if not per_image:
-        # The batch laid out as one image, (1, C, B, h * w).
-        features, labels = features.flatten(2).transpose(0, 1)[None], labels.reshape(1, 1, -1)
-    membership = class_membership(labels, num_classes)
-    context = weighted_class_means(features, membership)
-    present = membership.amax(dim=2)[..., None] > 0
-    context = torch.where(present, context, absent.detach().to(context.dtype))
-    return context.expand(batch, -1, -1)
-
-
-def _project(projector: nn.Module, context: Tensor, weight: Tensor) -> Tensor:
-    """Context (B, K, C) and vanilla weight (K, C) to the weights of a classifier (B, K, C)."""
-    return projector(torch.cat([context, weight.expand_as(context)], dim=2))
-
-
-def _projector(channels: int) -> nn.Sequential:
-    """Context and vanilla weight (2C) to a class's weight (C)."""
-    return nn.Sequential(
-        nn.Linear(2 * channels, channels // 2, bias=False),
-        nn.ReLU(inplace=True),
-        nn.Linear(channels // 2, channels),
-    )

@@ -36,6 +36,7 @@ NEUTRAL_KEYS = {
 ARCHITECTURES = {
     "linear": "LinearSegmentor",
     "context_aware": "ContextAwareSegmentor",
+    "semantic_spatial": "SemanticSpatialSegmentor",
     "prototype": "PrototypeSegmentor",
     "learned_prototype": "LearnedPrototypeSegmentor",
     "explicit_class": "ExplicitClassSegmentor",

@@ -1,6 +1,8 @@
 """Distillation of one prediction towards another, pixel by pixel or class by class.
 
-The losses of the context-aware classifier (Tian et al., AAAI 2023, "Entropy-aware distillation").
+The losses of the context-aware classifier (Tian et al., AAAI 2023, "Entropy-aware distillation"),
+and what the semantic and spatial adaptive classifier adds to it (Ma et al., NeurIPS 2024): pixels
+at boundaries count for themselves.
 """
 
 from torch import Tensor
@@ -19,6 +21,7 @@ def distillation_loss(
     target: str = "half_smoothed",
     weighting: str = "class_entropy",
     entropy_logits: Tensor | None = None,
+    boundary: Tensor | None = None,
     ignore_label: int = 255,
 ) -> Tensor:
     """Distillation of the student towards the teacher.
@@ -35,11 +38,21 @@ def distillation_loss(
             present; "class_entropy": so, and weighted with the entropy (the paper's proposal).
         entropy_logits: (B, K, h, w), the prediction whose entropy weighs, without gradient; the
             teacher's if None.
+        boundary: (B, h, w) bool, for the class-wise weightings. With it the average of a class is
+            half that of its pixels at boundaries and half that of the others; a half without
+            pixels is 0.
         ignore_label: label of pixels that take no part.
 
     Returns:
         A scalar, at least float32; 0 (with a gradient of 0) where no pixel has a class.
+
+    Raises:
+        ValueError: a boundary with another weighting.
     """
+    if boundary is not None and not weighting.startswith("class"):
+        raise ValueError(
+            f"weighting is '{weighting}', but the boundary is for 'class' and 'class_entropy' only."
+        )
     num_classes = student.shape[1]
     valid = (labels != ignore_label).flatten(1)
     labels = labels.flatten(1).where(valid, 0)
@@ -53,7 +66,7 @@ def distillation_loss(
         weight = weight * -(log_teacher.exp() * log_teacher).sum(dim=1)
     if not weighting.startswith("class"):
         return (loss * weight).sum() / (weight.sum() + 1e-12)
-    return _mean_over_classes(loss * weight, weight, labels, valid, num_classes)
+    return _mean_over_classes(loss * weight, weight, labels, valid, num_classes, boundary)
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:
@@ -72,14 +85,21 @@ def _pixel_losses(log_student: Tensor, log_teacher: Tensor, labels: Tensor, targ
 
 
 def _mean_over_classes(
-    weighted_loss: Tensor, weight: Tensor, labels: Tensor, valid: Tensor, num_classes: int
+    weighted_loss: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    valid: Tensor,
+    num_classes: int,
+    boundary: Tensor | None,
 ) -> Tensor:
-    """Weighted mean within each class, then the mean over the classes present."""
-    labels = labels.flatten()
-    class_loss, class_weight, count = (
-        values.new_zeros(num_classes).index_add(0, labels, values.flatten())
+    """Weighted mean within each class, or each half of one, then over the classes present."""
+    groups, halves = labels, 1
+    if boundary is not None:
+        groups, halves = labels + num_classes * boundary.flatten(1), 2
+    group_loss, group_weight, count = (
+        values.new_zeros(halves * num_classes).index_add(0, groups.flatten(), values.flatten())
         for values in (weighted_loss, weight, valid.to(weight.dtype))
     )
-    present = (count > 0).sum()
+    present = (count.view(halves, num_classes).sum(dim=0) > 0).sum()
     # Both sums are 0 for an absent class.
-    return (class_loss / (class_weight + 1e-12)).sum() / present.clamp(min=1)
+    return (group_loss / (group_weight + 1e-12)).sum() / (halves * present.clamp(min=1))

@@ -133,20 +133,29 @@ def class_membership(labels: Tensor, num_classes: int) -> Tensor:
     return (labels.flatten(1)[:, None] == classes[:, None]).float()
 
 
-def weighted_class_means(features: Tensor, weights: Tensor, epsilon: float = 1e-12) -> Tensor:
-    """Mean feature of each class, per image, pixels weighted by their share in the class.
+def weighted_class_means(
+    features: Tensor, weights: Tensor, epsilon: float = 1e-12, *, of_batch: bool = False
+) -> Tensor:
+    """Mean feature of each class, pixels weighted by their share in the class.
 
     Args:
         features: (B, C, h, w).
         weights: (B, K, h * w), non-negative.
         epsilon: keeps a class without any weight at 0 instead of NaN.
+        of_batch: average over the whole batch instead of over each image.
 
     Returns:
-        (B, K, C), at least float32: ``sum_x w_k(x) F(x) / (sum_x w_k(x) + epsilon)``.
+        (B, K, C), of the batch (1, K, C), at least float32:
+        ``sum_x w_k(x) F(x) / (sum_x w_k(x) + epsilon)``.
     """
     # Sums over all pixels of an image overflow in half precision.
     with without_autocast(features.device):
         features = at_least_float32(features)
         weights = weights.to(features.dtype)
-        sums = weights @ features.flatten(2).transpose(1, 2)
-        return sums / (weights.sum(dim=2, keepdim=True) + epsilon)
+        # The product of the features with the weights, not the other way round: its gradient then
+        # has the layout of the features, and is added to others without being rearranged.
+        sums = (features.flatten(2) @ weights.transpose(1, 2)).transpose(1, 2)
+        totals = weights.sum(dim=2, keepdim=True)
+        if of_batch:
+            sums, totals = sums.sum(dim=0, keepdim=True), totals.sum(dim=0, keepdim=True)
+        return sums / (totals + epsilon)

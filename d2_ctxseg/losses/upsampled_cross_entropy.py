@@ -6,19 +6,13 @@ predictions are supervised. Here a band of rows is interpolated, turned into its
 and of the gradient, and forgotten. The result is the same.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .interpolation_bands import interpolation_bands
 from .precision import at_least_float32, without_autocast
-
-# Logits in a band. On a CPU 8 MiB of float32, what its last-level cache holds; elsewhere 128 MiB,
-# enough to keep a GPU busy, and no assumption on a cache.
-_BAND_ELEMENTS = {"cpu": 2**21}
-_BAND_ELEMENTS_ELSEWHERE = 2**25
 
 
 def plain_upsampled_cross_entropy(
@@ -84,7 +78,7 @@ def upsampled_pixel_losses(logits: Tensor, labels: Tensor, align_corners: bool =
     source = at_least_float32(logits)
     losses = source.new_empty(labels.shape)
     with without_autocast(logits.device):
-        for out_rows, in_rows, row_weights, column_weights in _bands(
+        for out_rows, in_rows, row_weights, column_weights in interpolation_bands(
             source, labels.shape[-2:], align_corners
         ):
             band = row_weights @ (source[:, :, in_rows] @ column_weights.T)
@@ -107,7 +101,7 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
         gradient = torch.zeros_like(source) if needs_gradient else None
         total = source.new_zeros(())
         with without_autocast(logits.device):
-            for out_rows, in_rows, row_weights, column_weights in _bands(
+            for out_rows, in_rows, row_weights, column_weights in interpolation_bands(
                 source, labels.shape[-2:], align_corners
             ):
                 columns = source[:, :, in_rows] @ column_weights.T
@@ -132,19 +126,6 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
         """The waiting gradient, scaled before it is rounded to the logits' precision."""
         (gradient,) = ctx.saved_tensors
         return (gradient * grad_output).to(ctx.dtype), None, None, None, None, None, None
-
-
-def _bands(logits: Tensor, size: tuple[int, int], align_corners: bool):
-    """Rows of the output, the rows of the input they depend on, and the interpolation weights."""
-    batch, classes, height, width = logits.shape
-    row_weights = interpolation_matrix(height, size[0], align_corners, logits)
-    column_weights = interpolation_matrix(width, size[1], align_corners, logits)
-    elements = _BAND_ELEMENTS.get(logits.device.type, _BAND_ELEMENTS_ELSEWHERE)
-    num_rows = max(1, elements // max(1, batch * classes * size[1]))
-    for start in range(0, size[0], num_rows):
-        stop = min(start + num_rows, size[0])
-        in_rows = _rows_between(start, stop - 1, height, size[0], align_corners)
-        yield slice(start, stop), in_rows, row_weights[start:stop, in_rows], column_weights
 
 
 def _cross_entropy_and_gradient(
@@ -186,36 +167,3 @@ def _cross_entropy_and_gradient(
     if even is not None:
         gradient.addcmul_(class_weights[:, None, None], even, value=-1)
     return loss, gradient
-
-
-def interpolation_matrix(in_size: int, out_size: int, align_corners: bool, like: Tensor) -> Tensor:
-    """Linear interpolation as a matrix (out_size, in_size), of the dtype and device of ``like``.
-
-    The positions are those of ``torch.nn.functional.interpolate`` with mode "bilinear".
-    """
-    position = _source_positions(in_size, out_size, align_corners, like.device)
-    cells = torch.arange(in_size, dtype=torch.float64, device=like.device)
-    return (1 - (position[:, None] - cells).abs()).clamp(min=0).to(like.dtype)
-
-
-def _source_positions(
-    in_size: int, out_size: int, align_corners: bool, device: torch.device
-) -> Tensor:
-    """Where each output cell lies on the axis of the input, (out_size,) float64."""
-    cells = torch.arange(out_size, dtype=torch.float64, device=device)
-    if align_corners:
-        return cells * ((in_size - 1) / max(out_size - 1, 1))
-    return ((cells + 0.5) * (in_size / out_size) - 0.5).clamp(0, in_size - 1)
-
-
-def _rows_between(first: int, last: int, in_size: int, out_size: int, align_corners: bool) -> slice:
-    """The input rows that the output rows from ``first`` to ``last`` depend on.
-
-    Plain numbers, so that no device is waited for.
-    """
-    if align_corners:
-        scale = (in_size - 1) / max(out_size - 1, 1)
-        return slice(math.floor(first * scale), min(math.ceil(last * scale), in_size - 1) + 1)
-    positions = [(row + 0.5) * (in_size / out_size) - 0.5 for row in (first, last)]
-    start, stop = (min(max(position, 0), in_size - 1) for position in positions)
-    return slice(math.floor(start), math.ceil(stop) + 1)

@@ -22,6 +22,7 @@ from .segmentors import (
     LinearSegmentor,
     PixelClassifierSegmentor,
     PrototypeSegmentor,
+    SemanticSpatialSegmentor,
     WholeHeadSegmentor,
 )
 
@@ -44,6 +45,7 @@ __all__ = [
     "SegViTHead",
     "SemSegHead",
     "SemanticSegmentorWithTTA",
+    "SemanticSpatialSegmentor",
     "TestTimeAugmentation",
     "UPerHead",
     "VisionTransformerBackbone",

@@ -18,6 +18,7 @@ from ..classifiers import (
     LinearClassifier,
     PixelClassifier,
     PrototypeClassifier,
+    SemanticSpatialClassifier,
 )
 from ..utils.errors import UserError, suggest
 from .build_classifier import build_classifier, choose_classifier
@@ -244,6 +245,13 @@ class LearnedPrototypeSegmentor(PixelClassifierSegmentor):
     """Several learned vectors a class; keys under MODEL.CLASSIFIER.LEARNED_PROTOTYPE."""
 
     classifier_class = LearnedPrototypeClassifier
+
+
+@META_ARCH_REGISTRY.register()
+class SemanticSpatialSegmentor(PixelClassifierSegmentor):
+    """SSA-Seg's classifier (NeurIPS 2024); keys under MODEL.CLASSIFIER.SEMANTIC_SPATIAL."""
+
+    classifier_class = SemanticSpatialClassifier
 
 
 @META_ARCH_REGISTRY.register()

@@ -229,6 +229,10 @@ class TestMismatch:
         )
         assert "1 left over of the file: decode_head.apd_proj.0.weight" in message
         assert "'ContextAwareSegmentor'" in message
+        message = self.refusal(
+            lambda state: state.update({"decode_head.gt_center_proj.weight": torch.zeros(1)})
+        )
+        assert "'SemanticSpatialSegmentor'" in message
 
     def test_another_window_size_is_explained(self):
         def change(state):

@@ -7,18 +7,24 @@ import pytest
 import torch
 
 from d2_ctxseg.checkpoint import convert_official_state_dict
-from d2_ctxseg.classifiers import ContextAwareClassifier, PrototypeClassifier
+from d2_ctxseg.classifiers import (
+    ContextAwareClassifier,
+    PrototypeClassifier,
+    SemanticSpatialClassifier,
+)
 from d2_ctxseg.modeling import ECEHead
 from d2_ctxseg.utils.errors import UserError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 METHODS = {
     "cac": ("context_aware.npz", lambda: ContextAwareClassifier(16, 7)),
+    "ssa": ("semantic_spatial.npz", lambda: SemanticSpatialClassifier(16, 7)),
     "protoseg": ("prototype.npz", lambda: PrototypeClassifier(16, 6, num_prototypes=4)),
     "ecenet": ("explicit_class.npz", lambda: ECEHead((16, 32, 64, 128), 9, channels=32)),
 }
 PREFIXES = {
     "cac": ["decode_head.", "module.decode_head.", "decode_head.1."],
+    "ssa": ["decode_head.", "module.decode_head.", "decode_head.1."],
     "protoseg": ["module."],
     "ecenet": ["decode_head.", "module.decode_head."],
 }
@@ -82,5 +88,5 @@ def test_a_projection_of_prototypes_is_converted():
 
 
 def test_unknown_methods_are_answered_with_those_there_are():
-    with pytest.raises(UserError, match="method 'cca'; there are cac, protoseg, ecenet"):
+    with pytest.raises(UserError, match="method 'cca'; there are cac, ssa, protoseg, ecenet"):
         convert_official_state_dict({}, "cca")

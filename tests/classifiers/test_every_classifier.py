@@ -14,6 +14,7 @@ from d2_ctxseg.classifiers import (
     LearnedPrototypeClassifier,
     LinearClassifier,
     PrototypeClassifier,
+    SemanticSpatialClassifier,
 )
 
 CLASSIFIERS = (
@@ -22,7 +23,13 @@ CLASSIFIERS = (
     PrototypeClassifier,
     LearnedPrototypeClassifier,
     ExplicitClassClassifier,
+    SemanticSpatialClassifier,
 )
+# Losses with a teacher, or another part, that is a constant by design.
+DISTILLATION = {
+    ContextAwareClassifier: ("kl",),
+    SemanticSpatialClassifier: ("response", "semantic", "spatial"),
+}
 every_classifier = pytest.mark.parametrize("classifier_class", CLASSIFIERS)
 
 
@@ -140,7 +147,8 @@ class TestPrecision:
 
     def test_gradient_of_the_losses_in_double_precision(self, classifier_class):
         """A tiny case, against finite differences. Teachers and weights are constants by design."""
-        options = {"loss_weight_kl": 0.0} if classifier_class is ContextAwareClassifier else {}
+        constant = DISTILLATION.get(classifier_class, ())
+        options = {f"loss_weight_{name}": 0.0 for name in constant}
         classifier = classifier_class(8, 3, **options).double().eval()
         for parameter in classifier.parameters():
             # Away from the kinks of a new classifier's nearly equal scores.
@@ -173,11 +181,7 @@ class TestConstruction:
 
     def test_every_loss_weight_can_be_0_without_an_unused_parameter(self, classifier_class):
         """Distributed training wants a gradient for every parameter that requires one."""
-        names = [
-            name
-            for name in classifier_class.__init__.__kwdefaults__
-            if name.startswith("loss_weight_")
-        ]
+        names = [f"loss_weight_{name}" for name in classifier_class.default_loss_weights]
         features, labels = torch.randn(2, 8, 4, 4), torch.randint(0, 4, (2, 4, 4))
         for chosen in itertools.product([True, False], repeat=len(names)):
             if names and not any(chosen):
@@ -192,7 +196,8 @@ class TestConstruction:
 
 
 @pytest.mark.parametrize(
-    "classifier_class", [LinearClassifier, ContextAwareClassifier, ExplicitClassClassifier]
+    "classifier_class",
+    [c for c in CLASSIFIERS if c is not PrototypeClassifier],  # whose prototypes replace it
 )
 def test_a_predictor_of_another_shape_is_refused(classifier_class):
     with pytest.raises(ValueError, match=r"expected \(4, 8, 1, 1\)"):

@@ -10,6 +10,7 @@ from d2_ctxseg.classifiers import (
     LearnedPrototypeClassifier,
     LinearClassifier,
     PrototypeClassifier,
+    SemanticSpatialClassifier,
 )
 from d2_ctxseg.losses import PixelLoss
 from d2_ctxseg.modeling import ECEHead, SegViTHead
@@ -48,6 +49,8 @@ class RefuseToWait(TorchDispatchMode):
         LearnedPrototypeClassifier,
         lambda *sizes: LearnedPrototypeClassifier(*sizes, score="logsumexp"),
         ExplicitClassClassifier,
+        SemanticSpatialClassifier,
+        lambda *sizes: SemanticSpatialClassifier(*sizes, boundary="neighbours", boundary_frame=0),
     ],
 )
 def test_classifiers(build):

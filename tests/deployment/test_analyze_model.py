@@ -34,6 +34,12 @@ class TestParameters:
         [
             ("LinearSegmentor", LINEAR, 0),
             ("ContextAwareSegmentor", LINEAR + 2 * PROJECTOR, PROJECTOR),
+            # Twice two projectors and a linear map; position vectors and a depthwise convolution.
+            (
+                "SemanticSpatialSegmentor",
+                LINEAR + 2 * (2 * PROJECTOR + CHANNELS**2) + (CLASSES + 10) * CHANNELS,
+                2 * PROJECTOR + CHANNELS**2,
+            ),
             # The norms of features and scores; the prototypes are no parameters.
             ("PrototypeSegmentor", 2 * CHANNELS + 2 * CLASSES, 0),
             # Ten vectors a class, which are.

@@ -33,6 +33,7 @@ VIT = [
 MODELS = {
     "linear": ["LinearSegmentor"],
     "context-aware": ["ContextAwareSegmentor"],
+    "semantic and spatial": ["SemanticSpatialSegmentor"],
     "prototype": ["PrototypeSegmentor"],
     "learned prototypes": ["LearnedPrototypeSegmentor"],
     "explicit class": ["ExplicitClassSegmentor"],

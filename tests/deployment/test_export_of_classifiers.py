@@ -10,6 +10,7 @@ from d2_ctxseg.classifiers import (
     LearnedPrototypeClassifier,
     LinearClassifier,
     PrototypeClassifier,
+    SemanticSpatialClassifier,
 )
 
 
@@ -27,6 +28,12 @@ def stripped_context_aware(in_channels, num_classes):
     return classifier
 
 
+def stripped_semantic_spatial(in_channels, num_classes):
+    classifier = SemanticSpatialClassifier(in_channels, num_classes)
+    strip_training_only(classifier)
+    return classifier
+
+
 @pytest.mark.parametrize(
     "build",
     [
@@ -38,6 +45,8 @@ def stripped_context_aware(in_channels, num_classes):
         LearnedPrototypeClassifier,
         learned_prototypes_with_a_sum,
         ExplicitClassClassifier,
+        SemanticSpatialClassifier,
+        stripped_semantic_spatial,
     ],
 )
 class TestExport:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2_ctxseg.losses import PixelLoss, segmentation_cross_entropy
-from d2_ctxseg.losses import upsampled_cross_entropy as bands
+from d2_ctxseg.losses import interpolation_bands as bands
 
 WEIGHTS = [0.5, 2.0, 0.0, 1.25]
 NUM_CLASSES = len(WEIGHTS)

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2_ctxseg.losses import upsampled_cross_entropy as module
+from d2_ctxseg.losses import interpolation_bands as bands
 from d2_ctxseg.losses.functional import segmentation_cross_entropy
+from d2_ctxseg.losses.interpolation_bands import interpolation_matrix
 from d2_ctxseg.losses.upsampled_cross_entropy import (
-    interpolation_matrix,
     plain_upsampled_cross_entropy,
     upsampled_cross_entropy,
 )
@@ -42,7 +42,7 @@ class TestAgainstInterpolation:
         labels[1, 0, 0] = 1
         band = {"cpu": rows * 2 * 3 * label_size[1]}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "_BAND_ELEMENTS", band)
+            patch.setattr(bands, "_BAND_ELEMENTS", band)
             result = value_and_gradient(
                 lambda x: segmentation_cross_entropy(x, labels, 255, align_corners), logits
             )
@@ -109,7 +109,7 @@ def test_a_label_that_is_no_class_is_an_error(label_size):
 
 def test_memory_does_not_grow_with_classes_times_pixels(monkeypatch):
     """The largest tensor of a training step is a band, not K x H x W numbers."""
-    monkeypatch.setattr(module, "_BAND_ELEMENTS", {"cpu": 2**12})
+    monkeypatch.setattr(bands, "_BAND_ELEMENTS", {"cpu": 2**12})
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):

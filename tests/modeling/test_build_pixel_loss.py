@@ -47,6 +47,7 @@ class TestEveryPartOfAModel:
         [
             ("LinearSegmentor", 1),
             ("ContextAwareSegmentor", 3),
+            ("SemanticSpatialSegmentor", 3),
             ("PrototypeSegmentor", 1),
             ("LearnedPrototypeSegmentor", 1),
             ("ExplicitClassSegmentor", 1),

@@ -11,6 +11,7 @@ from d2_ctxseg.classifiers import (
     LearnedPrototypeClassifier,
     LinearClassifier,
     PrototypeClassifier,
+    SemanticSpatialClassifier,
 )
 from d2_ctxseg.modeling import (
     LabelMapPredictor,
@@ -25,6 +26,10 @@ from detectron2.modeling import build_model
 LOSSES = {
     "LinearSegmentor": {"loss_sem_seg"},
     "ContextAwareSegmentor": {"loss_sem_seg", "loss_vanilla", "loss_oracle", "loss_kl"},
+    "SemanticSpatialSegmentor": {
+        *("loss_sem_seg", "loss_vanilla", "loss_oracle", "loss_dice", "loss_dice_oracle"),
+        *("loss_response", "loss_semantic", "loss_spatial"),
+    },
     "PrototypeSegmentor": {"loss_sem_seg", "loss_ppc", "loss_ppd"},
     "LearnedPrototypeSegmentor": {"loss_sem_seg"},
     "ExplicitClassSegmentor": {"loss_sem_seg", "loss_mask", "loss_dice"},
@@ -32,6 +37,7 @@ LOSSES = {
 CLASSIFIERS = {
     "LinearSegmentor": LinearClassifier,
     "ContextAwareSegmentor": ContextAwareClassifier,
+    "SemanticSpatialSegmentor": SemanticSpatialClassifier,
     "PrototypeSegmentor": PrototypeClassifier,
     "LearnedPrototypeSegmentor": LearnedPrototypeClassifier,
     "ExplicitClassSegmentor": ExplicitClassClassifier,
@@ -173,6 +179,7 @@ class TestClassifierByName:
     def test_those_of_this_project_with_their_keys(self, cfg, name):
         cfg.MODEL.CLASSIFIER.NAME = name
         cfg.MODEL.CLASSIFIER.CONTEXT_AWARE.SCALE = 10.0
+        cfg.MODEL.CLASSIFIER.SEMANTIC_SPATIAL.SCALE = 10.0
         cfg.MODEL.CLASSIFIER.PROTOTYPE.NUM_PROTOTYPES = 3
         cfg.MODEL.CLASSIFIER.LEARNED_PROTOTYPE.NUM_PROTOTYPES = 3
         cfg.MODEL.CLASSIFIER.EXPLICIT_CLASS.CHANNELS = 16

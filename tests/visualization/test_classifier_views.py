@@ -54,6 +54,12 @@ class TestViews:
                 WINDOWS,
                 [*COMMON, "prototypes_2_road", "prototypes_4_car"],
             ),
+            (
+                "SemanticSpatialSegmentor",
+                WINDOWS,
+                ["vanilla_and_refined", "entropy", "changes", "class_shares"]
+                + ["spatial_attention", "boundaries"],
+            ),
             ("ExplicitClassSegmentor", (), [*COMMON, "masks"]),
             ("ExplicitClassSegmentor", ECE, [*COMMON, "stage_masks"]),
             ("SemanticSegmentor", SEGVIT, [*COMMON, "stage_masks"]),

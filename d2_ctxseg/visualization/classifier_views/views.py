@@ -9,6 +9,7 @@ from ...classifiers import (
     ExplicitClassClassifier,
     LearnedPrototypeClassifier,
     PrototypeClassifier,
+    SemanticSpatialClassifier,
 )
 from ...deployment.predictor import SemSegPredictor
 from ...modeling.heads import ECEHead, SegViTHead
@@ -18,6 +19,7 @@ from .explicit_class import classifier_mask_views, head_mask_views
 from .learned_prototype import learned_prototype_views
 from .prototype import prototype_views
 from .scene import ClassifierView, Scene
+from .semantic_spatial import semantic_spatial_views
 
 
 def draw_classifier_views(
@@ -29,10 +31,10 @@ def draw_classifier_views(
 ) -> list[ClassifierView]:
     """Pictures of how the model of ``predictor`` comes to its prediction for one image.
 
-    Every model has its prediction with entropy and confidence; a context-aware one has instead
-    both of its predictions, their entropies, their differences and the shares of the classes.
-    Prototypes, learned or not, and heads and classifiers with explicit class embeddings, add views
-    of their own.
+    Every model has its prediction with entropy and confidence; a context-aware one, and a semantic
+    and spatial one, has instead both of its predictions, their entropies, their differences and the
+    shares of the classes. The latter, prototypes, learned or not, and heads and classifiers with
+    explicit class embeddings, add views of their own.
 
     Args:
         predictor: the model. Other threads may use it meanwhile.
@@ -49,8 +51,10 @@ def draw_classifier_views(
     """
     scene = Scene.from_predictor(predictor, image_rgb, labels, classes)
     classifier = getattr(scene.model, "classifier", None)
-    is_context_aware = isinstance(classifier, ContextAwareClassifier)
-    views = context_aware_views(scene) if is_context_aware else prediction_views(scene)
+    refines = isinstance(classifier, (ContextAwareClassifier, SemanticSpatialClassifier))
+    views = context_aware_views(scene) if refines else prediction_views(scene)
+    if isinstance(classifier, SemanticSpatialClassifier):
+        views += semantic_spatial_views(scene)
     if isinstance(classifier, PrototypeClassifier):
         views += prototype_views(scene)
     if isinstance(classifier, LearnedPrototypeClassifier):

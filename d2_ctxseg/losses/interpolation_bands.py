@@ -1,0 +1,95 @@
+"""Bilinear interpolation of logits band by band, as products with two narrow matrices.
+
+A loss of interpolated logits needs (B, K, H, W) numbers only for a moment: with a band of rows at a
+time it never holds more than a band.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Logits in a band. On a CPU 8 MiB of float32, what its last-level cache holds; elsewhere 128 MiB,
+# enough to keep a GPU busy, and no assumption on a cache.
+_BAND_ELEMENTS = {"cpu": 2**21}
+_BAND_ELEMENTS_ELSEWHERE = 2**25
+
+
+class Band(NamedTuple):
+    """Some rows of interpolated logits, and how they come of the logits."""
+
+    out_rows: slice
+    in_rows: slice
+    """The rows that ``out_rows`` depend on."""
+    row_weights: Tensor
+    """(rows of the output, rows of the input)."""
+    column_weights: Tensor
+    """(W, w)."""
+
+
+def interpolation_bands(
+    logits: Tensor, size: tuple[int, int], align_corners: bool
+) -> Iterator[Band]:
+    """All rows of the output of size (H, W), in order; the logits are (B, K, h, w).
+
+    A band is ``row_weights @ logits[:, :, in_rows] @ column_weights.T``.
+    """
+    batch, classes, height, width = logits.shape
+    row_weights = interpolation_matrix(height, size[0], align_corners, logits)
+    column_weights = interpolation_matrix(width, size[1], align_corners, logits)
+    elements = _BAND_ELEMENTS.get(logits.device.type, _BAND_ELEMENTS_ELSEWHERE)
+    num_rows = max(1, elements // max(1, batch * classes * size[1]))
+    for start in range(0, size[0], num_rows):
+        stop = min(start + num_rows, size[0])
+        in_rows = _rows_between(start, stop - 1, height, size[0], align_corners)
+        yield Band(slice(start, stop), in_rows, row_weights[start:stop, in_rows], column_weights)
+
+
+def interpolation_matrix(in_size: int, out_size: int, align_corners: bool, like: Tensor) -> Tensor:
+    """Linear interpolation as a matrix (out_size, in_size), of the dtype and device of ``like``.
+
+    The positions are those of ``torch.nn.functional.interpolate`` with mode "bilinear".
+    """
+    position = _source_positions(in_size, out_size, align_corners, like.device)
+    cells = torch.arange(in_size, dtype=torch.float64, device=like.device)
+    return (1 - (position[:, None] - cells).abs()).clamp(min=0).to(like.dtype)
+
+
+def source_cells(
+    in_size: int, out_size: int, align_corners: bool, like: Tensor
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The two cells of the input that each output cell lies between, and their weights.
+
+    Returns:
+        Twice the indices (out_size,) int64 and the weights (out_size,), of the dtype of ``like``.
+    """
+    position = _source_positions(in_size, out_size, align_corners, like.device)
+    first = position.floor()
+    weight = (position - first).to(like.dtype)
+    first = first.long()
+    return (first, 1 - weight), ((first + 1).clamp(max=in_size - 1), weight)
+
+
+def _source_positions(
+    in_size: int, out_size: int, align_corners: bool, device: torch.device
+) -> Tensor:
+    """Where each output cell lies on the axis of the input, (out_size,) float64."""
+    cells = torch.arange(out_size, dtype=torch.float64, device=device)
+    if align_corners:
+        return cells * ((in_size - 1) / max(out_size - 1, 1))
+    return ((cells + 0.5) * (in_size / out_size) - 0.5).clamp(0, in_size - 1)
+
+
+def _rows_between(first: int, last: int, in_size: int, out_size: int, align_corners: bool) -> slice:
+    """The input rows that the output rows from ``first`` to ``last`` depend on.
+
+    Plain numbers, so that no device is waited for.
+    """
+    if align_corners:
+        scale = (in_size - 1) / max(out_size - 1, 1)
+        return slice(math.floor(first * scale), min(math.ceil(last * scale), in_size - 1) + 1)
+    positions = [(row + 0.5) * (in_size / out_size) - 0.5 for row in (first, last)]
+    start, stop = (min(max(position, 0), in_size - 1) for position in positions)
+    return slice(math.floor(start), math.ceil(stop) + 1)

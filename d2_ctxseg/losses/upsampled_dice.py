@@ -1,0 +1,152 @@
+"""Dice loss of logits against labels of a higher resolution, in little memory.
+
+For class k in an image, with probabilities ``s = sigmoid(z_k)`` of the interpolated logits and the
+class's own pixels T, the loss is ``1 - (2 I + 1) / (U + 1)`` with
+
+    I = sum of s over T,    U = sum of s over all pixels + |T|.
+
+Interpolated masks of K classes, one-hot labels, and their gradients would be (B, K, H, W) each.
+Here a band of rows is interpolated at a time, and labels are indices.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .functional import class_membership
+from .interpolation_bands import interpolation_bands, source_cells
+from .precision import at_least_float32, without_autocast
+
+
+def plain_upsampled_dice(
+    logits: Tensor, labels: Tensor, valid: Tensor, align_corners: bool = False
+) -> Tensor:
+    """What ``upsampled_dice`` computes, as a formula; arguments and result as there."""
+    logits = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=align_corners)
+    probability = logits.sigmoid().flatten(2)
+    target = class_membership(labels.where(valid, -1), logits.shape[1])
+    overlap, size = (probability * target).sum(dim=2), target.sum(dim=2)
+    losses = 1 - (2 * overlap + 1) / (probability.sum(dim=2) + size + 1)
+    return (losses * (size > 0)).sum()
+
+
+def upsampled_dice(
+    logits: Tensor, labels: Tensor, valid: Tensor, align_corners: bool = False
+) -> Tensor:
+    """Sum of the dice losses of the classes in each image, of bilinearly interpolated logits.
+
+    Equal to ``plain_upsampled_dice`` up to rounding, without ever holding (B, K, H, W) numbers.
+    Computed in float32 (float64 for float64 logits). Pixels that are not valid are in no class, and
+    count all the same in the sum over all pixels.
+
+    Args:
+        logits: (B, K, h, w) float.
+        labels: (B, H, W) int64, each 0 to K-1, also where not valid.
+        valid: (B, H, W) bool.
+        align_corners: as in ``torch.nn.functional.interpolate``.
+
+    Returns:
+        A scalar, differentiable once with respect to the logits.
+    """
+    if logits.device.type == "cpu":
+        logits, labels = _without_absent_classes(logits, labels, valid)
+    needs_gradient = torch.is_grad_enabled() and logits.requires_grad
+    return _UpsampledDice.apply(logits, labels, valid, align_corners, needs_gradient)
+
+
+def class_sizes(labels: Tensor, valid: Tensor, num_classes: int) -> Tensor:
+    """Number of valid pixels of each class in each image.
+
+    Args:
+        labels: (B, H, W) int64, each 0 to K-1, also where not valid.
+        valid: (B, H, W) bool.
+        num_classes: K.
+
+    Returns:
+        (B, K) float32.
+    """
+    sizes = torch.zeros(labels.shape[0], num_classes, device=labels.device)
+    return sizes.scatter_add_(1, labels.flatten(1), valid.flatten(1).float())
+
+
+def _without_absent_classes(logits: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and labels of the classes that some image of the batch has, the others left out.
+
+    An image has few of the classes of a large dataset, and the others have no loss. How many there
+    are is read from the labels, for which the host would have to wait if they were on a GPU.
+    """
+    sizes = class_sizes(labels, valid, logits.shape[1]).sum(dim=0)
+    present = [k for k, size in enumerate(sizes.tolist()) if size] or [0]
+    index = torch.tensor(present, device=labels.device)
+    position = torch.zeros_like(sizes, dtype=torch.int64)
+    position[index] = torch.arange(len(present))
+    return logits.index_select(1, index), position[labels]
+
+
+class _UpsampledDice(torch.autograd.Function):
+    """Makes the gradient along with the loss, since both need the same band of logits.
+
+    With ``s' = s (1 - s)`` the gradient at a pixel of the interpolated logits is
+
+        (2 I + 1) / (U + 1)^2 s'  -  2 / (U + 1) s' [the pixel is in T].
+
+    I and U are known after the last band only. They are the same for all pixels of a class, so that
+    s' itself can be brought back to (h, w) in the meantime; of the second term there is one number
+    a pixel, which is kept.
+    """
+
+    @staticmethod
+    def forward(ctx, logits, labels, valid, align_corners, needs_gradient):
+        """The loss; the gradient waits in ``ctx``."""
+        source, ctx.dtype = at_least_float32(logits), logits.dtype
+        sums, overlap = (source.new_zeros(logits.shape[:2]) for _ in range(2))
+        gradient = torch.zeros_like(source) if needs_gradient else None
+        own = source.new_empty(labels.shape)
+        with without_autocast(logits.device):
+            for out_rows, in_rows, row_weights, column_weights in interpolation_bands(
+                source, labels.shape[1:], align_corners
+            ):
+                columns = source[:, :, in_rows] @ column_weights.T
+                probability = (row_weights @ columns).sigmoid_()
+                sums += probability.sum(dim=(2, 3))
+                own[:, out_rows] = probability.gather(1, labels[:, None, out_rows])[:, 0]
+                if needs_gradient:
+                    slope = probability.addcmul_(probability, probability, value=-1)
+                    gradient[:, :, in_rows] += row_weights.T @ slope @ column_weights
+        inside = valid.to(own.dtype)
+        overlap.scatter_add_(1, labels.flatten(1), (own * inside).flatten(1))
+        sizes = class_sizes(labels, valid, logits.shape[1]).to(own.dtype)
+        present, total = (sizes > 0).to(own.dtype), sums + sizes + 1
+        score = (2 * overlap + 1) / total
+        if needs_gradient:
+            gradient *= (present * score / total)[..., None, None]
+            slope = (
+                own * (1 - own) * inside * (-2 / total).gather(1, labels.flatten(1)).view_as(own)
+            )
+            _add_at_own_class(gradient, slope, labels, align_corners)
+            ctx.save_for_backward(gradient)
+        return ((1 - score) * present).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output):
+        """The waiting gradient, scaled before it is rounded to the logits' precision."""
+        (gradient,) = ctx.saved_tensors
+        return (gradient * grad_output).to(ctx.dtype), None, None, None, None
+
+
+def _add_at_own_class(
+    gradient: Tensor, values: Tensor, labels: Tensor, align_corners: bool
+) -> None:
+    """Add to (B, K, h, w) what values (B, H, W) at the pixels' own classes give back to it."""
+    batch, classes, height, width = gradient.shape
+    images = torch.arange(batch, device=labels.device)[:, None, None]
+    maps = (images * classes + labels) * (height * width)
+    rows = source_cells(height, labels.shape[1], align_corners, values)
+    columns = source_cells(width, labels.shape[2], align_corners, values)
+    for row, row_weight in rows:
+        for column, column_weight in columns:
+            index = maps + (row * width)[:, None] + column
+            share = values * row_weight[:, None] * column_weight
+            gradient.view(-1).index_add_(0, index.flatten(), share.flatten())
