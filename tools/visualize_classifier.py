@@ -86,7 +86,7 @@ def read_sample(image_path: Path, label_path: Path | None, metadata):
     if label_path is None:
         return image, None
     label_format = LabelFormat.from_metadata(metadata)
-    label = read_label(label_path, label_format.label_map)
+    label = read_label(label_path, label_format.id_map)
     check_same_size(image, label, image_path, label_path)
     check_label_values(label, label_format, label_path)
     return image, np.where(label == label_format.ignore_label, -1, label.astype(np.int64))

@@ -48,7 +48,7 @@ def draw_sample_sheet(name: str, num_samples: int = 12, seed: int = 0) -> np.nda
         if not samples:
             raise DatasetError(f"No image of '{name}' can be read.")
         return _sheet([_scaled(image) for image in samples])
-    label_format = LabelFormat(len(dataset.classes), dataset.ignore_label, dataset.label_map)
+    label_format = LabelFormat(len(dataset.classes), dataset.ignore_label, dataset.id_map)
     files = list(pair_split(dataset, split).pairs.values())
     read = partial(_read_pair, label_format=label_format)
     samples = _draw(name, files, read, num_samples, seed)
@@ -107,7 +107,7 @@ def write_png(path, picture: np.ndarray) -> None:
 
 def _read_pair(image_path, label_path, label_format: LabelFormat):
     image = read_image(image_path, "RGB")
-    label = read_label(label_path, label_format.label_map)
+    label = read_label(label_path, label_format.id_map)
     check_same_size(image, label, image_path, label_path)
     return image, label
 
