@@ -71,7 +71,11 @@ def read_picture(path: str | Path, value_range: Sequence[float] | None = None) -
     """
     if _eight_bit_mode(path) is not None:
         return _read_eight_bit(path, "RGB")
-    pixels = _scaled(_read_array(path), value_range, path)
+    return to_picture(_scaled(_read_array(path), value_range, path))
+
+
+def to_picture(pixels: np.ndarray) -> np.ndarray:
+    """The first three channels (or the first, as grey) of values (H, W, C) as uint8 (H, W, 3)."""
     return _to_uint8(pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1].repeat(3, 2))
 
 
