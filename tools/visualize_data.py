@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from d2_ctxseg.data import SemanticSegmentorMapper, generate_missing
-from d2_ctxseg.data.images import ALL_CHANNELS, to_picture
+from d2_ctxseg.data.images import ALL_CHANNELS, to_display_image
 from d2_ctxseg.engine import setup_config
 from d2_ctxseg.utils.errors import UserError, run_command
 from d2_ctxseg.visualization import draw_labelled
@@ -50,7 +50,7 @@ def training_samples(cfg, count: int, seed: int):
         sample = mapper(records[index])
         image = sample["image"].permute(1, 2, 0).numpy()
         if cfg.INPUT.FORMAT == ALL_CHANNELS:
-            image = to_picture(image)
+            image = to_display_image(image)
         else:
             image = convert_image_to_rgb(image, cfg.INPUT.FORMAT)
         # Detectron2 gives some formats as floating-point numbers.

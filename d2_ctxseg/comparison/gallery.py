@@ -9,7 +9,7 @@ import numpy as np
 
 from detectron2.data import DatasetCatalog
 
-from ..data.images import read_picture
+from ..data.images import read_display_image
 from ..deployment.predictor import SemSegPredictor
 from ..engine import setup_config
 from ..report.classes import DatasetClasses, classes_of
@@ -112,7 +112,7 @@ class Gallery:
         dataset, name = place
         load_truth = self.classes[dataset].load_truth
         try:
-            image = read_picture(record["file_name"], record.get("value_range"))
+            image = read_display_image(record["file_name"], record.get("value_range"))
             self._pictures[place, "image"] = Picture(jpeg_address(image, self._width, _QUALITY), {})
             label_file = record.get("sem_seg_file_name")
             if label_file and load_truth is not None:

@@ -1,4 +1,4 @@
-"""Reads image files: as the model takes them, and as pictures to look at.
+"""Reads image files: as the model takes them, and to be shown.
 
 Images of 8 bits are read as Detectron2 reads them. Detectron2 has no way to read others (it clips
 them to white); they are read here, with OpenCV or NumPy.
@@ -21,6 +21,7 @@ ALL_CHANNELS = "ALL"
 
 _COLOR_FORMATS = ("BGR", "RGB")
 _READ_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)
+_LOG_ERRORS = 2
 _EXIF_ORIENTATION = 274
 # What undoes each orientation of the EXIF standard, for arrays (H, W, ...).
 _UPRIGHT = {
@@ -64,17 +65,17 @@ def read_image(
     return np.atleast_3d(pixels).astype(np.float32)
 
 
-def read_picture(path: str | Path, value_range: Sequence[float] | None = None) -> np.ndarray:
-    """Read any image to look at: uint8 RGB (H, W, 3), the first three of more channels.
+def read_display_image(path: str | Path, value_range: Sequence[float] | None = None) -> np.ndarray:
+    """Read any image to be shown: uint8 RGB (H, W, 3), the first three of more channels.
 
     The arguments and errors are those of :func:`read_image`.
     """
     if _eight_bit_mode(path) is not None:
         return _read_eight_bit(path, "RGB")
-    return to_picture(_scaled(_read_array(path), value_range, path))
+    return to_display_image(_scaled(_read_array(path), value_range, path))
 
 
-def to_picture(pixels: np.ndarray) -> np.ndarray:
+def to_display_image(pixels: np.ndarray) -> np.ndarray:
     """The first three channels (or the first, as grey) of values (H, W, C) as uint8 (H, W, 3)."""
     return _to_uint8(pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1].repeat(3, 2))
 
@@ -160,6 +161,8 @@ def _read_array(path: str | Path) -> np.ndarray:
         if Path(path).suffix.lower() == ".npy":
             array = np.load(path, allow_pickle=False)
         else:
+            # OpenCV warns of every tag of a GeoTIFF that it does not know, for every image.
+            cv2.setLogLevel(_LOG_ERRORS)
             array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     except (OSError, ValueError, EOFError, cv2.error) as error:
         raise DatasetError(f"Cannot read the image {path}: {error}") from error

@@ -8,7 +8,7 @@ from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 
 from ..checkpoint import load_weights
-from ..data.images import ALL_CHANNELS, read_image, read_picture
+from ..data.images import ALL_CHANNELS, read_image, to_display_image
 from ..modeling.inference.test_time_augmentation import image_scores
 from ..utils.errors import UserError
 
@@ -61,19 +61,20 @@ class SemSegPredictor:
         return scores.label_map().cpu().numpy()
 
     def read(self, path) -> tuple[np.ndarray, np.ndarray]:
-        """Read an image file: as the model is given it, and as a picture, uint8 RGB (H, W, 3).
+        """Read an image file: as the model is given it, and to be shown, uint8 RGB (H, W, 3).
 
-        The former is the picture, or with INPUT.FORMAT "ALL" float32 (H, W, C) with the file's
-        channels. Values of more than 8 bits range over what the dataset's ``value_range`` says.
+        Both are the same, but for INPUT.FORMAT "ALL": then the former is float32 (H, W, C) with the
+        file's channels. The dataset's ``value_range`` holds for files of more than 8 bits.
 
         Raises:
             DatasetError: the file cannot be read.
         """
         value_range = self.metadata.get("value_range")
         if self.image_format == ALL_CHANNELS:
-            return read_image(path, ALL_CHANNELS, value_range), read_picture(path, value_range)
-        picture = read_image(path, "RGB", value_range)
-        return picture, picture
+            image = read_image(path, ALL_CHANNELS, value_range)
+            return image, to_display_image(image)
+        image = read_image(path, "RGB", value_range)
+        return image, image
 
     def model_inputs(self, image: np.ndarray) -> list[dict]:
         """What the model takes to predict an image as :meth:`read` gives it: a batch of one.

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from detectron2.data import MetadataCatalog
 
 from ..data.errors import DatasetError
-from ..data.images import read_picture
+from ..data.images import read_display_image
 from ..data.labels import LabelFormat, check_same_size, read_label
 from ..data.pairing import list_images, pair_split
 from ..data.registration import folder_dataset_of
@@ -42,7 +42,7 @@ def draw_sample_sheet(name: str, num_samples: int = 12, seed: int = 0) -> np.nda
     dataset, split = folder_dataset_of(name)
     if not dataset.has_labels(split):
         _, images = list_images(dataset, split)
-        read = partial(read_picture, value_range=dataset.value_range)
+        read = partial(read_display_image, value_range=dataset.value_range)
         files = [(images[key],) for key in sorted(images)]
         samples = _draw(name, files, read, num_samples, seed)
         if not samples:
@@ -106,7 +106,7 @@ def write_png(path, picture: np.ndarray) -> None:
 
 
 def _read_pair(image_path, label_path, label_format: LabelFormat, value_range):
-    image = read_picture(image_path, value_range)
+    image = read_display_image(image_path, value_range)
     label = read_label(label_path, label_format.id_map)
     check_same_size(image, label, image_path, label_path)
     return image, label

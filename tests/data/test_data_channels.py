@@ -87,13 +87,13 @@ def test_can_be_trained_on_evaluated_drawn_predicted_and_exported(fields, tmp_pa
     cfg = setup_config(str(fields), weights, for_inference=True)
     predictor = SemSegPredictor(cfg)
     file_name = DatasetCatalog.get(cfg.DATASETS.TEST[0])[0]["file_name"]
-    image, picture = predictor.read(file_name)
+    image, shown = predictor.read(file_name)
     assert image.dtype == np.float32 and image.shape == (64, 64, CHANNELS)
-    assert picture.dtype == np.uint8 and picture.shape == (64, 64, 3)
+    assert shown.dtype == np.uint8 and shown.shape == (64, 64, 3)
     assert Trainer.test_with_TTA(cfg, predictor.model)["sem_seg_TTA"]["mIoU"] >= 0
     labels = predictor(image)
     with pytest.raises(UserError, match="3 channels, but the model takes 5"):
-        predictor(picture)
+        predictor(shown)
 
     model = build_model(cfg).eval()
     load_weights(model, cfg.MODEL.WEIGHTS)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from d2_ctxseg import add_ctxseg_config
 from d2_ctxseg.data import DatasetError
-from d2_ctxseg.data.images import check_channels, read_image, read_picture, upright
+from d2_ctxseg.data.images import check_channels, read_display_image, read_image, upright
 from d2_ctxseg.utils.errors import UserError
 from detectron2.config import get_cfg
 from detectron2.data.detection_utils import read_image as read_detectron2_image
@@ -40,7 +40,9 @@ class TestEightBits:
         expected = read_detectron2_image(str(path), image_format)
         np.testing.assert_array_equal(read_image(path, image_format), expected)
         np.testing.assert_array_equal(read_image(path, image_format, (0, 1)), expected)
-        np.testing.assert_array_equal(read_picture(path), read_detectron2_image(str(path), "RGB"))
+        np.testing.assert_array_equal(
+            read_display_image(path), read_detectron2_image(str(path), "RGB")
+        )
 
     @pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 1), ("RGBA", 4), ("P", 3)])
     def test_give_all_channels_on_demand(self, tmp_path, mode, channels):
@@ -62,7 +64,7 @@ class TestMoreBits:
         assert result.dtype == np.uint8
         expected = np.array([[[0, 255, 128]], [[0, 0, 0]]])
         np.testing.assert_array_equal(result, expected[..., :: 1 if image_format == "RGB" else -1])
-        np.testing.assert_array_equal(read_picture(path, RANGE), expected)
+        np.testing.assert_array_equal(read_display_image(path, RANGE), expected)
 
     @pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32, np.float64])
     def test_one_channel_of_any_type_is_grey(self, tmp_path, dtype):
@@ -124,7 +126,7 @@ class TestMoreChannels:
     def test_are_shown_by_the_first_three(self, tmp_path, channels, shown):
         pixels = np.random.default_rng(0).integers(0, 256, (2, 2, channels), np.uint8)
         np.save(tmp_path / "a.npy", pixels)
-        np.testing.assert_array_equal(read_picture(tmp_path / "a.npy"), pixels[..., shown])
+        np.testing.assert_array_equal(read_display_image(tmp_path / "a.npy"), pixels[..., shown])
 
 
 class TestErrors:
@@ -133,7 +135,7 @@ class TestErrors:
     def test_a_file_that_cannot_be_read_is_named(self, tmp_path, content, name):
         if content is not None:
             (tmp_path / name).write_bytes(content)
-        for read in (read_picture, lambda path: read_image(path, "RGB")):
+        for read in (read_display_image, lambda path: read_image(path, "RGB")):
             with pytest.raises(DatasetError, match=f"Cannot read the image .*{name}"):
                 read(tmp_path / name)
 

@@ -28,7 +28,7 @@ class ExistingFileError(DatasetError):
     def __init__(self, target: Path, how: str):
         super().__init__(
             f"{target} is there already, but {how}. Nothing was changed: move it away, or give "
-            "--overwrite to have it written anew."
+            "--overwrite to replace it."
         )
 
 
@@ -90,8 +90,8 @@ class LabelFile:
 class ImageFile:
     """An image where the registered layout wants it: a relative link if it may stay as it is.
 
-    It is written anew as a JPEG where it has to change: if it is to be reduced, or if its EXIF data
-    would have it turned by the reader (official labels lie on the pixels as they are stored).
+    It is encoded again as a JPEG where it has to change: if it is to be reduced, or if the reader
+    would turn it as its EXIF data say (official labels lie on the pixels as they are stored).
 
     Attributes:
         source: the official image.
@@ -99,7 +99,7 @@ class ImageFile:
         short_side: larger images are reduced (bilinear, as public preparations do) until their
             shorter side has this many pixels. None: as they are.
         copy: copy rather than link. Where links cannot be made, images are copied in any case.
-        quality: write every image anew, as a JPEG of this quality. None: only those that change.
+        quality: encode every image again, as a JPEG of this quality. None: only those that change.
     """
 
     source: Path
