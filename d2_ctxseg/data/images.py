@@ -21,7 +21,6 @@ ALL_CHANNELS = "ALL"
 
 _COLOR_FORMATS = ("BGR", "RGB")
 _READ_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)
-_LOG_ERRORS = 2
 _EXIF_ORIENTATION = 274
 # What undoes each orientation of the EXIF standard, for arrays (H, W, ...).
 _UPRIGHT = {
@@ -162,7 +161,7 @@ def _read_array(path: str | Path) -> np.ndarray:
             array = np.load(path, allow_pickle=False)
         else:
             # OpenCV warns of every tag of a GeoTIFF that it does not know, for every image.
-            cv2.setLogLevel(_LOG_ERRORS)
+            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
             array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     except (OSError, ValueError, EOFError, cv2.error) as error:
         raise DatasetError(f"Cannot read the image {path}: {error}") from error

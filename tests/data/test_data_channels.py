@@ -95,6 +95,10 @@ def test_can_be_trained_on_evaluated_drawn_predicted_and_exported(fields, tmp_pa
     with pytest.raises(UserError, match="3 channels, but the model takes 5"):
         predictor(shown)
 
+    command = ["--config-file", fields, "--input", file_name, "--output", f"{tmp_path}/drawn/"]
+    assert run_script(ROOT / "demo/demo.py", *command, "--opts", *weights) == 0
+    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["0.npy.png"]
+
     model = build_model(cfg).eval()
     load_weights(model, cfg.MODEL.WEIGHTS)
     shape = ImageShape(1, 64, 64)
