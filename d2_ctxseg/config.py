@@ -39,6 +39,10 @@ def _add_data_config(cfg: CN) -> None:
     # they are not on disk yet.
     cfg.DATASETS.GENERATE_MISSING = False
 
+    # Detectron2's INPUT.FORMAT, "BGR" or "RGB", may also be "ALL": all channels of the image files
+    # in their order, as floating-point numbers. MODEL.PIXEL_MEAN and PIXEL_STD then have a value
+    # for each channel (docs/DATASETS.md).
+
     # Training images are resized to MIN_SIZE_TRAIN and MAX_SIZE_TRAIN, both times a ratio drawn
     # uniformly from this range. (1.0, 1.0) turns it off.
     cfg.INPUT.RATIO_RANGE = (1.0, 1.0)

@@ -10,21 +10,19 @@ files that Detectron2's own script of this purpose makes.
 
 from pathlib import Path
 
-from d2_ctxseg.data.preparation import FolderLink, LabelFile
-from d2_ctxseg.data.preparation_command import (
+from d2_ctxseg.data.preparation import (
     Archive,
+    LabelFile,
+    Pair,
     Split,
-    list_folder,
+    class_indices,
     preparation_parser,
     prepare_dataset,
-    source_folder,
+    read_source_ids,
 )
-from d2_ctxseg.data.preparation_sources import label_table
 from d2_ctxseg.utils.errors import run_command
 
-FOLDER = "ADEChallengeData2016"
 OFFICIAL_COUNTS = {"training": 20210, "validation": 2000}
-NUM_CLASSES = 150
 ARCHIVE = Archive(
     "ADE20K (ADEChallengeData2016.zip)",
     ("http://sceneparsing.csail.mit.edu/",),
@@ -32,27 +30,27 @@ ARCHIVE = Archive(
     images/training/ADE_train_00000001.jpg ...      images/validation/ADE_val_00000001.jpg ...
     annotations/training/ADE_train_00000001.png ... annotations/validation/ADE_val_00000001.png ...
     """,
+    ("ADEChallengeData2016", "ade/ADEChallengeData2016"),
 )
 
 
 def list_split(name: str, source: Path, target: Path) -> Split:
     """The labels of the official split ``name``."""
-    table = label_table(range(1, NUM_CLASSES + 1), ignored_values=[0])
-    labels = [
-        LabelFile(path, target / "annotations_detectron2" / name / path.name, table)
-        for path in list_folder(source / "annotations" / name, "*.png", ARCHIVE)
-    ]
-    return Split(name, OFFICIAL_COUNTS[name], labels)
+    id_map = class_indices(read_source_ids("ade20k"), ignored_values=[0])
+    folder = target / "annotations_detectron2" / name
+    labels = ARCHIVE.list(source / "annotations" / name, "*.png")
+    pairs = [Pair(LabelFile(path, folder / path.name, id_map)) for path in labels]
+    return Split(name, OFFICIAL_COUNTS[name], folder, pairs)
 
 
 def main() -> None:
-    arguments = preparation_parser(__doc__, FOLDER).parse_args()
-    source, target = source_folder(arguments, ARCHIVE), arguments.root / FOLDER
+    arguments = preparation_parser(__doc__).parse_args()
+    source, target = ARCHIVE.find(arguments), arguments.root / "ADEChallengeData2016"
     prepare_dataset(
         [list_split(name, source, target) for name in OFFICIAL_COUNTS],
         arguments,
         ["ade20k_sem_seg_train", "ade20k_sem_seg_val"],
-        [FolderLink(source / "images", target / "images")],
+        [(source / "images", target / "images")],
     )
 
 

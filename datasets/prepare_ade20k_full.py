@@ -9,28 +9,32 @@ The object index of a pixel, spread over two channels of NAME_seg.png, becomes t
 
 As in MaskFormer's script for these classes, images and labels are reduced until the shorter side
 has 512 pixels (--short-side); scores on labels of another size do not compare with published ones.
-Images that are small already are linked.
+Reduced images are JPEGs of quality 95, and images that are small already are linked. MaskFormer's
+script writes all of them as JPEGs of Pillow's quality 75, which loses more: --as-maskformer does
+the same, for scores that are to be compared to the last digit.
 """
 
 import os
 from pathlib import Path
 
-from d2_ctxseg.data.preparation import ImageFile, LabelFile
-from d2_ctxseg.data.preparation_command import (
+from d2_ctxseg.data.preparation import (
     Archive,
+    ImageFile,
+    LabelFile,
+    Pair,
     Split,
-    complete_pairs,
+    class_indices,
     preparation_parser,
     prepare_dataset,
-    source_folder,
+    read_ade20k_objects,
+    read_source_ids,
 )
-from d2_ctxseg.data.preparation_sources import label_table, read_ade20k_objects, read_source_ids
 from d2_ctxseg.utils.errors import UserError, run_command
 
-FOLDER = "ADE20K_2021_17_01"
 OFFICIAL_COUNTS = {"training": 25574, "validation": 2000}
 LABEL_SUFFIX = "_seg.png"
 IGNORE_LABEL = 65535
+PILLOW_QUALITY = 75
 # The largest index that the coding can hold: R = 255, G = 255.
 MAX_OBJECT_INDEX = 25 * 256 + 255
 ARCHIVE = Archive(
@@ -40,15 +44,14 @@ ARCHIVE = Archive(
     images/ADE/training/SCENE_GROUP/SCENE/ADE_train_00000001.jpg, ADE_train_00000001_seg.png ...
     images/ADE/validation/SCENE_GROUP/SCENE/ADE_val_00000001.jpg, ADE_val_00000001_seg.png ...
     """,
+    ("ADE20K_2021_17_01",),
 )
 
 
 def find_labels(folder: Path) -> list[Path]:
     """All NAME_seg.png below ``folder``, sorted by name."""
-    if not folder.is_dir():
-        raise ARCHIVE.missing(folder)
     labels = []
-    for place, subfolders, names in os.walk(folder):
+    for place, subfolders, names in os.walk(ARCHIVE.need(folder)):
         # Beside NAME.jpg, a folder NAME holds a mask for each of its objects: not looked into.
         subfolders[:] = [name for name in subfolders if f"{name}.jpg" not in names]
         labels += [
@@ -61,26 +64,29 @@ def find_labels(folder: Path) -> list[Path]:
 
 def list_split(name: str, source: Path, target: Path, arguments) -> Split:
     """The images and labels of the official split ``name``."""
-    classes = list(read_source_ids("ade20k_full"))
-    table = label_table(classes, range(MAX_OBJECT_INDEX + 1), ignore_label=IGNORE_LABEL)
-    short_side = arguments.short_side or None
-    images, labels = [], []
-    pairs, missing = complete_pairs(
-        [
-            (label.with_name(label.name.removesuffix(LABEL_SUFFIX) + ".jpg"), label)
-            for label in find_labels(source / "images" / "ADE" / name)
-        ]
+    id_map = class_indices(
+        read_source_ids("ade20k_full"), range(MAX_OBJECT_INDEX + 1), ignore_label=IGNORE_LABEL
     )
-    for image, label in pairs:
-        image_target = target / "images_detectron2" / name / image.name
-        label_target = target / "annotations_detectron2" / name / f"{image.stem}.tif"
-        images.append(ImageFile(image, image_target, short_side, arguments.copy_images))
-        labels.append(LabelFile(label, label_target, table, read_ade20k_objects, image, short_side))
-    return Split(name, OFFICIAL_COUNTS[name], labels, images, missing)
+    short_side = arguments.short_side or None
+    options = {"short_side": short_side, "copy": arguments.copy_images}
+    if arguments.as_maskformer:
+        options["quality"] = PILLOW_QUALITY
+    images, labels = target / "images_detectron2" / name, target / "annotations_detectron2" / name
+    pairs = []
+    for path in find_labels(source / "images" / "ADE" / name):
+        image = path.with_name(path.name.removesuffix(LABEL_SUFFIX) + ".jpg")
+        label = labels / f"{image.stem}.tif"
+        pairs.append(
+            Pair(
+                LabelFile(path, label, id_map, read_ade20k_objects, image, short_side),
+                ImageFile(image, images / image.name, **options),
+            )
+        )
+    return Split(name, OFFICIAL_COUNTS[name], labels, pairs)
 
 
 def main() -> None:
-    parser = preparation_parser(__doc__, FOLDER)
+    parser = preparation_parser(__doc__)
     parser.add_argument(
         "--short-side",
         type=int,
@@ -89,12 +95,14 @@ def main() -> None:
         help="reduce larger images to this length of the shorter side; 0: never (%(default)s)",
     )
     parser.add_argument(
-        "--copy-images", action="store_true", help="copy the small images rather than link them"
+        "--as-maskformer",
+        action="store_true",
+        help="write all images as JPEGs of quality 75, as MaskFormer's script does",
     )
     arguments = parser.parse_args()
     if arguments.short_side < 0:
         raise UserError(f"--short-side must be at least 0, but is {arguments.short_side}.")
-    source, target = source_folder(arguments, ARCHIVE), arguments.root / FOLDER
+    source, target = ARCHIVE.find(arguments), arguments.root / "ADE20K_2021_17_01"
     prepare_dataset(
         [list_split(name, source, target, arguments) for name in OFFICIAL_COUNTS],
         arguments,

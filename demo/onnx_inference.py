@@ -16,6 +16,8 @@ from PIL import Image, ImageOps
 model_file, image_file, output_file = sys.argv[1:]
 session = onnxruntime.InferenceSession(model_file, providers=["CPUExecutionProvider"])
 metadata = session.get_modelmeta().custom_metadata_map
+if metadata["image_format"] not in ("RGB", "BGR"):
+    sys.exit("error: the model takes other channels than colours, which this demo does not read")
 image = ImageOps.exif_transpose(Image.open(image_file)).convert("RGB")
 
 # The image keeps its proportions; what it leaves of the model's size is padding.

@@ -1,11 +1,15 @@
 """Builds miniatures of the official archives, in their layouts, for the tests of preparation.
 
+Those of mmsegmentation's layouts are what its converters leave of the archives.
+
 The tables below are the official ones, written down apart from those of the package.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
+import pycocotools.mask
 import pytest
 from data_folders import write_image
 
@@ -131,6 +135,75 @@ def pascal_context(root: Path) -> Miniature:
             choices = [0, 1, 431, 459, *PASCAL_59]
             made.matlab(f"{folder}/trainval/{name}.mat", "LabelMap", choices, np.uint16)
     made.image(f"{folder}/JPEGImages/2010_999999.jpg")
+    return made
+
+
+def mmseg_ade20k(root: Path) -> Miniature:
+    made = ade20k(root)
+    (root / "ade").mkdir()
+    (root / "ADEChallengeData2016").rename(root / "ade/ADEChallengeData2016")
+    return made
+
+
+def mmseg_coco_stuff_164k(root: Path) -> Miniature:
+    """With the converter's labels beside those of the archive."""
+    made = Miniature(root)
+    train_ids = {number - 1: index for index, number in enumerate(COCO_CLASSES)} | {255: 255}
+    for split in ("train2017", "val2017"):
+        for index in range(2):
+            name = f"{split}_{index:06}"
+            made.image(f"coco_stuff164k/images/{split}/{name}.jpg")
+            folder = f"coco_stuff164k/annotations/{split}"
+            made.label(f"{folder}/{name}.png", train_ids)
+            converted = np.vectorize(train_ids.get)(made.labels[name]).astype(np.uint8)
+            write_image(root / folder / f"{name}_labelTrainIds.png", converted)
+    return made
+
+
+def mmseg_coco_stuff_10k(root: Path) -> Miniature:
+    """The converter counts from 1, with 0 for unlabeled, and copies the images."""
+    made = Miniature(root)
+    for split, number in (("train2014", 1), ("train2014", 3), ("test2014", 2)):
+        name = f"COCO_train2014_{number:012}"
+        made.image(f"coco_stuff10k/images/{split}/{name}.jpg")
+        made.label(f"coco_stuff10k/annotations/{split}/{name}_labelTrainIds.png", range(172))
+    return made
+
+
+_VOC = "VOCdevkit/VOC2010"
+_PASCAL_SPLITS = {"train": ("2008_000002", "2009_000001"), "val": ("2008_000003",)}
+
+
+def pascal_in_detail(root: Path) -> Miniature:
+    """trainval_merged.json alone: no .mat files and no lists."""
+    made = Miniature(root)
+    images, segments = [], []
+    for split, names in _PASCAL_SPLITS.items():
+        for name in names:
+            made.image(f"{_VOC}/JPEGImages/{name}.jpg")
+            values = made.values(name, [0, *PASCAL_59])
+            number = int(name.replace("_", ""))
+            size = {"height": SIZE[0], "width": SIZE[1]}
+            image = {"image_id": number, "file_name": f"{name}.jpg", "phase": split}
+            images.append(image | size)
+            for category in set(values.flatten().tolist()) - {0}:
+                mask = pycocotools.mask.encode(np.asfortranarray(values == category, np.uint8))
+                mask["counts"] = mask["counts"].decode()
+                segments.append({"image_id": number, "category_id": category, "segmentation": mask})
+    content = {"images": images, "annos_segmentation": segments, "categories": [], "parts": []}
+    made.text(f"{_VOC}/trainval_merged.json", [json.dumps(content)])
+    return made
+
+
+def mmseg_pascal_context(root: Path) -> Miniature:
+    """SegmentationClassContext, 0 background and 1..59, with the lists of its splits."""
+    made = Miniature(root)
+    for split, names in _PASCAL_SPLITS.items():
+        made.text(f"{_VOC}/ImageSets/SegmentationContext/{split}.txt", names)
+        for name in names:
+            made.image(f"{_VOC}/JPEGImages/{name}.jpg")
+            made.label(f"{_VOC}/SegmentationClassContext/{name}.png", range(60))
+    made.image(f"{_VOC}/JPEGImages/2010_999999.jpg")
     return made
 
 

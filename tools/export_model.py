@@ -11,10 +11,11 @@ Formats:
   torchscript   for PyTorch in C++ and Python, torch.jit.load; one size; deprecated by PyTorch
   torch_export  for PyTorch, torch.export.load
 
-The file takes a batch of images, float32 (B, 3, H, W), pixel values 0 to 255 with the channels in
-the order of INPUT.FORMAT. It gives the class of every pixel, int64 (B, H, W), or with
---outputs logits the classes' scores, (B, K, H, W). Names and colours of the classes are inside. The
-file is read again and compared with the model; if it computes something else, nothing is written.
+The file takes a batch of images, float32 (B, C, H, W), pixel values 0 to 255 with the channels in
+the order of INPUT.FORMAT ("ALL": as in the image files). It gives the class of every pixel, int64
+(B, H, W), or with --outputs logits the classes' scores, (B, K, H, W). Names and colours of the
+classes are inside. The file is read again and compared with the model; if it computes something
+else, nothing is written.
 
 With --dynamic, batch and image may have any size. Not all models can be exported so: pyramid
 pooling (PSPHead, UPerHead) and Swin are bound to one size. One view of the whole image is exported,
@@ -86,7 +87,8 @@ def metadata(cfg, shape: ImageShape, outputs: str) -> dict[str, str]:
 
     ``input_size`` is [height, width], or null for any size; images are then brought to
     ``test_size``: [shortest, longest] side, 0 for as they are. ``padding`` is the pixel value that
-    the model takes for no image.
+    the model takes for no image. ``value_range`` is what the values of images with more than 8 bits
+    range over, which become 0 to 255, or null.
     """
     num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     dataset = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else {}
@@ -98,6 +100,7 @@ def metadata(cfg, shape: ImageShape, outputs: str) -> dict[str, str]:
         "input_size": None if shape.dynamic else [shape.height, shape.width],
         "test_size": [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST],
         "padding": list(cfg.MODEL.PIXEL_MEAN),
+        "value_range": dataset.get("value_range"),
     }
     return {
         "image_format": cfg.INPUT.FORMAT,

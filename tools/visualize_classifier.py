@@ -25,7 +25,7 @@ from d2_ctxseg.data import (
     generate_missing,
     read_label,
 )
-from d2_ctxseg.data.images import read_image
+from d2_ctxseg.data.images import read_display_image
 from d2_ctxseg.deployment.predictor import SemSegPredictor
 from d2_ctxseg.engine.setup import add_opts_argument, setup_config
 from d2_ctxseg.utils.errors import UserError, run_command, suggest
@@ -82,11 +82,11 @@ def read_sample(image_path: Path, label_path: Path | None, metadata):
     Raises:
         DatasetError: a file cannot be read, or the labels do not fit the image or the classes.
     """
-    image = read_image(image_path, "RGB")
+    image = read_display_image(image_path, metadata.get("value_range"))
     if label_path is None:
         return image, None
     label_format = LabelFormat.from_metadata(metadata)
-    label = read_label(label_path, label_format.label_map)
+    label = read_label(label_path, label_format.id_map)
     check_same_size(image, label, image_path, label_path)
     check_label_values(label, label_format, label_path)
     return image, np.where(label == label_format.ignore_label, -1, label.astype(np.int64))

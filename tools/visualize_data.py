@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from d2_ctxseg.data import SemanticSegmentorMapper, generate_missing
+from d2_ctxseg.data.images import ALL_CHANNELS, to_display_image
 from d2_ctxseg.engine import setup_config
 from d2_ctxseg.utils.errors import UserError, run_command
 from d2_ctxseg.visualization import draw_labelled
@@ -47,7 +48,11 @@ def training_samples(cfg, count: int, seed: int):
     chosen = np.random.default_rng(seed).choice(len(records), count, len(records) < count)
     for index in tqdm(chosen, unit="image"):
         sample = mapper(records[index])
-        image = convert_image_to_rgb(sample["image"].permute(1, 2, 0).numpy(), cfg.INPUT.FORMAT)
+        image = sample["image"].permute(1, 2, 0).numpy()
+        if cfg.INPUT.FORMAT == ALL_CHANNELS:
+            image = to_display_image(image)
+        else:
+            image = convert_image_to_rgb(image, cfg.INPUT.FORMAT)
         # Detectron2 gives some formats as floating-point numbers.
         yield np.clip(image, 0, 255).round().astype(np.uint8), sample["sem_seg"].numpy()
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from detectron2.data import DatasetCatalog
 
-from ..data.images import read_image
+from ..data.images import read_display_image
 from ..deployment.predictor import SemSegPredictor
 from ..engine import setup_config
 from ..report.classes import DatasetClasses, classes_of
@@ -112,7 +112,7 @@ class Gallery:
         dataset, name = place
         load_truth = self.classes[dataset].load_truth
         try:
-            image = read_image(record["file_name"], "RGB")
+            image = read_display_image(record["file_name"], record.get("value_range"))
             self._pictures[place, "image"] = Picture(jpeg_address(image, self._width, _QUALITY), {})
             label_file = record.get("sem_seg_file_name")
             if label_file and load_truth is not None:
@@ -126,7 +126,7 @@ class Gallery:
         try:
             predict = _predictor(run)
             for place, record in records.items():
-                labels = predict(read_image(record["file_name"], "RGB"))
+                labels = predict(predict.read(record["file_name"])[0])
                 self._draw_labels(place, str(run.folder), labels)
         except Exception as error:
             if not isinstance(error, MissingFileError):

@@ -1,7 +1,9 @@
 """Reads every image and label of a dataset and reports what is wrong and what is in it."""
 
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,9 @@ from tqdm import tqdm
 
 from .errors import DatasetError
 from .folder_dataset import FolderDataset
-from .images import read_image
+from .images import ALL_CHANNELS, orientation_of, read_image
 from .labels import LabelFormat, check_label_values, check_same_size, read_label
-from .pairing import list_images, pair_split
+from .pairing import SKIPPED_FILE, examples, list_images, pair_split
 from .registration import folder_dataset_of
 
 
@@ -25,6 +27,7 @@ class CheckReport:
         num_pairs: how many of them have a label.
         labelled: whether they are to have labels. False: only the images are checked.
         problems: one sentence each; empty if the dataset can be used.
+        notes: what is no error, but should be known: one sentence each.
         classes: class names.
         pixels: number of pixels of each class, in all labels that could be read.
         images: number of images each class appears in.
@@ -36,6 +39,7 @@ class CheckReport:
     num_pairs: int = 0
     labelled: bool = True
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     pixels: list[int] = field(default_factory=list)
     images: list[int] = field(default_factory=list)
@@ -53,6 +57,7 @@ class CheckReport:
             lines = [f"{self.name}: {self.num_images} images without labels"]
         lines.append(f"  {len(self.problems)} problems" if self.problems else "  No problems.")
         lines.extend(f"  - {problem}" for problem in self.problems)
+        lines.extend(f"  Note: {note}" for note in self.notes)
         return "\n".join(lines)
 
     def _table(self) -> list[str]:
@@ -95,68 +100,113 @@ def check_dataset(name: str, num_workers: int | None = None) -> CheckReport:
             report.num_images = len(pairing.pairs) + len(pairing.images_without_label)
             report.num_pairs = len(pairing.pairs)
             report.problems.extend(pairing.problems())
+            if pairing.skipped:
+                skipped = pairing.label_folder / SKIPPED_FILE
+                report.notes.append(f"{skipped} leaves out {pairing.skipped} pairs.")
             _check_pairs(dataset, list(pairing.pairs.values()), report, num_workers)
         else:
             _, images = list_images(dataset, split)
             report.num_images = len(images)
-            _check_images(images.values(), report, num_workers)
+            _check_images(dataset, list(images.values()), report, num_workers)
     except DatasetError as error:
         report.problems.append(str(error))
     return report
 
 
-def _check_images(images, report: CheckReport, num_workers) -> None:
+def _check_images(dataset: FolderDataset, images, report: CheckReport, num_workers) -> None:
+    def look(path: Path) -> _Image:
+        return _look_at(path, dataset.value_range)[0]
+
     with ThreadPoolExecutor(num_workers) as pool:
-        problems = tqdm(pool.map(_check_image, images), report.name, len(images), unit="image")
-        report.problems.extend(sorted(problem for problem in problems if problem is not None))
-
-
-def _check_image(path: Path) -> str | None:
-    try:
-        read_image(path, "RGB")
-    except DatasetError as error:
-        return str(error)
-    return None
+        found = list(tqdm(pool.map(look, images), report.name, len(images), unit="image"))
+    report.problems.extend(sorted(image.problem for image in found if image.problem))
+    report.notes.extend(_notes(found, dataset))
 
 
 def _check_pairs(dataset: FolderDataset, pairs, report: CheckReport, num_workers) -> None:
-    label_format = LabelFormat(len(dataset.classes), dataset.ignore_label, dataset.label_map)
-    problems = []
+    check = partial(
+        _check_pair,
+        label_format=LabelFormat(len(dataset.classes), dataset.ignore_label, dataset.id_map),
+        value_range=dataset.value_range,
+    )
+    problems, images = [], []
     with ThreadPoolExecutor(num_workers) as pool:
-        futures = [pool.submit(_check_pair, *pair, label_format) for pair in pairs]
-        for future in tqdm(as_completed(futures), report.name, len(futures), unit="pair"):
-            counts, ignored, found = future.result()
-            problems.extend(found)
+        for found in tqdm(pool.map(check, pairs), report.name, len(pairs), unit="pair"):
+            image, counts, ignored, of_pair = found
+            images.append(image)
+            problems.extend(of_pair)
             report.ignored_pixels += ignored
             for index, count in enumerate(counts):
                 report.pixels[index] += count
                 report.images[index] += count > 0
     report.problems.extend(sorted(problems))
+    report.notes.extend(_notes(images, dataset))
 
 
-def _check_pair(image_path: Path, label_path: Path, label_format: LabelFormat):
-    """Pixels of each class, ignored pixels, and the problems of one pair."""
-    problems = []
-    counts, ignored = [0] * label_format.num_classes, 0
-    image = label = None
+@dataclass(frozen=True)
+class _Image:
+    """What is known of an image file; ``channels`` 0: there is a ``problem``."""
+
+    path: Path
+    channels: int = 0
+    is_turned: bool = False
+    is_cut: bool = False
+    problem: str | None = None
+
+
+def _look_at(path: Path, value_range) -> tuple[_Image, np.ndarray | None]:
     try:
-        image = read_image(image_path, "RGB")
+        pixels = read_image(path, ALL_CHANNELS, value_range)
     except DatasetError as error:
-        problems.append(str(error))
+        return _Image(path, problem=str(error)), None
+    is_cut = value_range is not None and bool(pixels.min() < 0 or pixels.max() > 255.001)
+    return _Image(path, pixels.shape[2], orientation_of(path) != 1, is_cut), pixels
+
+
+def _check_pair(pair: tuple[Path, Path], label_format: LabelFormat, value_range):
+    """The image, pixels of each class, ignored pixels, and the problems of one pair."""
+    image_path, label_path = pair
+    image, pixels = _look_at(image_path, value_range)
+    problems = [image.problem] if image.problem else []
+    counts, ignored = [0] * label_format.num_classes, 0
     try:
-        label = read_label(label_path, label_format.label_map)
-        inside = label[(label >= 0) & (label < label_format.num_classes)]
-        counts = np.bincount(inside, minlength=label_format.num_classes).tolist()
-        ignored = int((label == label_format.ignore_label).sum())
+        label = read_label(label_path, label_format.id_map)
+    except DatasetError as error:
+        return image, counts, ignored, [*problems, str(error)]
+    inside = label[(label >= 0) & (label < label_format.num_classes)]
+    counts = np.bincount(inside, minlength=label_format.num_classes).tolist()
+    ignored = int((label == label_format.ignore_label).sum())
+    try:
         check_label_values(label, label_format, label_path)
     except DatasetError as error:
         problems.append(str(error))
-    if image is not None and label is not None:
-        try:
-            check_same_size(image, label, image_path, label_path)
-        except DatasetError as error:
-            problems.append(str(error))
-    return counts, ignored, problems
+    try:
+        check_same_size(label if pixels is None else pixels, label, image_path, label_path)
+    except DatasetError as error:
+        problems.append(str(error))
+    return image, counts, ignored, problems
+
+
+def _notes(images: list[_Image], dataset: FolderDataset) -> list[str]:
+    notes = []
+    if turned := [image.path for image in images if image.is_turned]:
+        notes.append(
+            f"{len(turned)} images have an EXIF orientation ({examples(turned)}): they are turned "
+            "upright, as Detectron2 does it, and their labels must lie on the upright image."
+        )
+    if cut := [image.path for image in images if image.is_cut]:
+        notes.append(
+            f"{len(cut)} images have values outside of 'value_range' {list(dataset.value_range)} "
+            f"({examples(cut)}): INPUT.FORMAT 'RGB' and 'BGR' cut them off."
+        )
+    channels = Counter(image.channels for image in images if image.channels)
+    if len(channels) > 1 and max(channels) > 3:
+        found = ", ".join(f"{number} in {count}" for number, count in sorted(channels.items()))
+        notes.append(
+            f"The images have different numbers of channels ({found} images), which INPUT.FORMAT "
+            f"'{ALL_CHANNELS}' cannot hold."
+        )
+    return notes
 
 
 def _percent(part: int, total: int) -> str:

@@ -118,7 +118,7 @@ def _label_files(name: str) -> list[tuple[str, LabelFormat]]:
 
 def _count_in_file(path: str, label_format: LabelFormat) -> tuple[np.ndarray, int]:
     """Pixels of each class in a label file, and all of its pixels."""
-    label = read_label(path, label_format.label_map)
+    label = read_label(path, label_format.id_map)
     check_label_values(label, label_format, path)
     values = label[label != label_format.ignore_label]
     return np.bincount(values, minlength=label_format.num_classes), label.size

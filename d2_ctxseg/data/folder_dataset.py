@@ -3,11 +3,13 @@
 ``datasets/README.md`` explains every key of the YAML format.
 """
 
+import math
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -29,18 +31,37 @@ _KEYS = (
     "classes",
     "palette",
     "ignore_label",
-    "label_map",
+    "id_map",
+    "label_map",  # the former name of id_map
     "image_suffix",
     "label_suffix",
     "num_classes",
     "original_ids",
     "preparation",
+    "aliases",
+    "value_range",
 )
 _REQUIRED_KEYS = ("name", "splits", "classes")
-_SPLIT_KEYS = ("images", "labels")
 _REQUIRED_SPLIT_KEYS = ("images",)
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _SPLIT_PLACE = "{split}"
+# Labels that count the classes from 1, with 0 for none; so called in mmsegmentation.
+_REDUCE_ZERO = "reduce_zero_label"
+
+
+class SplitFiles(NamedTuple):
+    """Where the files of a split lie, relative to the dataset's root.
+
+    Attributes:
+        images: the folder of the images.
+        labels: the folder of the labels. None: the images have none.
+        list: a text file with the names of the images that count, one a line: the path below
+            ``images`` without the suffix. None: all of them.
+    """
+
+    images: str
+    labels: str | None = None
+    list: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,33 +73,36 @@ class FolderDataset:
         name: the first part of the names its splits are registered under, or the whole of them
             with "{split}" in the place of the split.
         root: as written in the YAML; see :meth:`resolve_root`.
-        splits: split name -> (image folder, label folder), relative to the root. None in the place
-            of the label folder: the images have no labels.
+        splits: split name -> where its files lie.
         classes: class names in the order of their indices.
         palette: an (r, g, b) colour for each class, 0-255.
         ignore_label: label of the pixels that belong to no class; never a class index.
-        label_map: value in the label files -> class index or ``ignore_label``. None: the files
-            hold class indices.
+        id_map: value in the label files -> class index or ``ignore_label``. None: the files hold
+            class indices.
         image_suffixes, label_suffixes: what follows the part of a file name that an image and
             its label have in common.
         original_ids: class index -> the value that the publishers' own files have for the class,
-            and their server expects. None: the class indices, or what ``label_map`` says.
+            and their server expects. None: the class indices, or what ``id_map`` says.
         preparation: the script that makes these folders from what can be downloaded, if there is
             one.
+        aliases: further names of splits in DatasetCatalog -> split.
+        value_range: what the values of images with more than 8 bits range over, (low, high).
     """
 
     source: Path
     name: str
     root: str
-    splits: dict[str, tuple[str, str | None]]
+    splits: dict[str, SplitFiles]
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     ignore_label: int
-    label_map: dict[int, int] | None
+    id_map: dict[int, int] | None
     image_suffixes: tuple[str, ...]
     label_suffixes: tuple[str, ...]
     original_ids: tuple[int, ...] | None = None
     preparation: str | None = None
+    aliases: dict[str, str] = field(default_factory=dict)
+    value_range: tuple[float, float] | None = None
 
     def registered_name(self, split: str) -> str:
         """The name of a split in Detectron2's DatasetCatalog."""
@@ -86,9 +110,13 @@ class FolderDataset:
             return self.name.replace(_SPLIT_PLACE, split)
         return f"{self.name}_sem_seg_{split}"
 
+    def registered_names(self) -> dict[str, str]:
+        """All names in DatasetCatalog -> split."""
+        return {self.registered_name(split): split for split in self.splits} | self.aliases
+
     def has_labels(self, split: str) -> bool:
         """Whether a split has labels; those of a public benchmark's test images are kept secret."""
-        return self.splits[split][1] is not None
+        return self.splits[split].labels is not None
 
     @property
     def below_datasets_root(self) -> bool:
@@ -153,13 +181,17 @@ def _build(source: Path, description) -> FolderDataset:
     if "original_ids" in description:
         original_ids = _read_original_ids(description["original_ids"], len(classes))
     ignore_label = _read_ignore_label(description.get("ignore_label", 255), len(classes))
-    label_map = _read_label_map(description.get("label_map"), len(classes), ignore_label)
-    palette = _read_palette(description.get("palette"), len(classes))
+    if "id_map" in description and "label_map" in description:
+        raise _InvalidDescription("'label_map' is the former name of 'id_map': give one of them.")
+    id_map = description.get("id_map", description.get("label_map"))
+    id_map = _read_id_map(id_map, len(classes), ignore_label)
+    palette = _read_palette(description.get("palette"), len(classes), source.parent)
     if "num_classes" in description:
         count = _read_num_classes(description["num_classes"], len(classes))
-        label_map = _ignore_from(count, label_map, len(classes), ignore_label)
+        id_map = _ignore_from(count, id_map, len(classes), ignore_label)
         classes, palette = classes[:count], palette[:count]
         original_ids = original_ids and original_ids[:count]
+    splits = _read_splits(description["splits"])
     root = description.get("root", ".")
     if not isinstance(root, str):
         raise _InvalidDescription(f"'root' must be a path, but is {root!r}.")
@@ -167,15 +199,17 @@ def _build(source: Path, description) -> FolderDataset:
         source=source,
         name=_read_dataset_name(description["name"]),
         root=root,
-        splits=_read_splits(description["splits"]),
+        splits=splits,
         classes=classes,
         palette=palette,
         ignore_label=ignore_label,
-        label_map=label_map,
+        id_map=id_map,
         image_suffixes=_read_suffixes(description, "image_suffix", DEFAULT_IMAGE_SUFFIXES),
         label_suffixes=_read_suffixes(description, "label_suffix", DEFAULT_LABEL_SUFFIXES),
         original_ids=original_ids,
         preparation=description.get("preparation"),
+        aliases=_read_aliases(description.get("aliases", {}), splits),
+        value_range=_read_value_range(description.get("value_range")),
     )
 
 
@@ -210,23 +244,43 @@ def _read_dataset_name(name) -> str:
     return _read_name(name, "'name'")
 
 
-def _read_splits(splits) -> dict[str, tuple[str, str | None]]:
+def _read_splits(splits) -> dict[str, SplitFiles]:
     if not isinstance(splits, dict) or not splits:
         raise _InvalidDescription(
             "'splits' must name at least one split, each with its folders: "
             "splits: {train: {images: FOLDER, labels: FOLDER}}."
         )
     result = {}
-    for split, folders in splits.items():
+    for split, files in splits.items():
         _read_name(split, "the name of a split")
-        _check_keys(folders, _SPLIT_KEYS, _REQUIRED_SPLIT_KEYS, f"split '{split}'")
-        for key in folders:
-            if not isinstance(folders[key], str) or not folders[key]:
+        _check_keys(files, SplitFiles._fields, _REQUIRED_SPLIT_KEYS, f"split '{split}'")
+        for key, path in files.items():
+            if not isinstance(path, str) or not path:
                 raise _InvalidDescription(
-                    f"'{key}' of split '{split}' must be a folder, but is {folders[key]!r}."
+                    f"'{key}' of split '{split}' must be a path, but is {path!r}."
                 )
-        result[split] = (folders["images"], folders.get("labels"))
+        result[split] = SplitFiles(**files)
     return result
+
+
+def _read_aliases(aliases, splits) -> dict[str, str]:
+    if not isinstance(aliases, dict) or not set(aliases.values()) <= set(splits):
+        raise _InvalidDescription(
+            f"'aliases' must map further names to splits ({', '.join(splits)}), but is {aliases!r}."
+        )
+    return {_read_name(name, "a name of 'aliases'"): split for name, split in aliases.items()}
+
+
+def _read_value_range(values) -> tuple[float, float] | None:
+    if values is None:
+        return None
+    is_pair = isinstance(values, list) and len(values) == 2
+    if not is_pair or not all(type(value) in (int, float) for value in values):
+        raise _InvalidDescription(f"'value_range' must be [low, high], but is {values!r}.")
+    low, high = map(float, values)
+    if not -math.inf < low < high < math.inf:
+        raise _InvalidDescription(f"'value_range' must be [low, high], but is {values!r}.")
+    return low, high
 
 
 def _read_classes(classes, folder: Path) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
@@ -253,10 +307,7 @@ def _read_classes(classes, folder: Path) -> tuple[tuple[str, ...], tuple[int, ..
 
 def _read_class_file(path: Path):
     """A list of names, and no ids; or the values of a mapping in their order, and its keys."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except OSError as error:
-        raise _InvalidDescription(f"'classes' names the file {path}: {error.strerror}.") from error
+    content = _read_yaml(path, "classes")
     if not isinstance(content, dict):
         return content, None
     for key in content:
@@ -266,6 +317,13 @@ def _read_class_file(path: Path):
                 f"publishers' ids, integers in 0..{MAX_LABEL_VALUE}; or make it a list of names."
             )
     return list(content.values()), tuple(content)
+
+
+def _read_yaml(path: Path, key: str):
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except OSError as error:
+        raise _InvalidDescription(f"'{key}' names the file {path}: {error.strerror}.") from error
 
 
 def _read_original_ids(ids, num_classes: int) -> tuple[int, ...]:
@@ -294,11 +352,11 @@ def _read_num_classes(count, num_classes: int) -> int:
     return count
 
 
-def _ignore_from(count: int, label_map, num_classes: int, ignore_label: int) -> dict[int, int]:
+def _ignore_from(count: int, id_map, num_classes: int, ignore_label: int) -> dict[int, int]:
     """The label map with which classes from index ``count`` on are ignored."""
-    if label_map is None:
-        label_map = {index: index for index in [*range(num_classes), ignore_label]}
-    return {raw: index if index < count else ignore_label for raw, index in label_map.items()}
+    if id_map is None:
+        id_map = {index: index for index in [*range(num_classes), ignore_label]}
+    return {raw: index if index < count else ignore_label for raw, index in id_map.items()}
 
 
 def _read_ignore_label(ignore_label, num_classes: int) -> int:
@@ -314,9 +372,11 @@ def _read_ignore_label(ignore_label, num_classes: int) -> int:
     return ignore_label
 
 
-def _read_palette(palette, num_classes: int) -> tuple[tuple[int, int, int], ...]:
+def _read_palette(palette, num_classes: int, folder: Path) -> tuple[tuple[int, int, int], ...]:
     if palette is None:
         return generate_palette(num_classes)
+    if isinstance(palette, str):
+        palette = _read_yaml(folder / Path(palette).expanduser(), "palette")
     if not isinstance(palette, list) or len(palette) != num_classes:
         count = len(palette) if isinstance(palette, list) else repr(palette)
         raise _InvalidDescription(
@@ -332,24 +392,26 @@ def _read_palette(palette, num_classes: int) -> tuple[tuple[int, int, int], ...]
     return tuple(tuple(color) for color in palette)
 
 
-def _read_label_map(label_map, num_classes: int, ignore_label: int) -> dict[int, int] | None:
-    if label_map is None:
+def _read_id_map(id_map, num_classes: int, ignore_label: int) -> dict[int, int] | None:
+    if id_map is None:
         return None
-    if not isinstance(label_map, dict) or not label_map:
+    if id_map == _REDUCE_ZERO:
+        id_map = {0: "ignore", **{index + 1: index for index in range(num_classes)}}
+    if not isinstance(id_map, dict) or not id_map:
         raise _InvalidDescription(
-            "'label_map' must map values of the label files to class indices or to 'ignore'."
+            "'id_map' must map values of the label files to class indices or to 'ignore', or be "
+            f"'{_REDUCE_ZERO}'."
         )
     # The ignore label in a file stays what it is, unless the map says otherwise.
     result = {ignore_label: ignore_label}
-    for raw, index in label_map.items():
+    for raw, index in id_map.items():
         if not _is_integer(raw, 0, MAX_LABEL_VALUE):
             raise _InvalidDescription(
-                f"a key of 'label_map' must be an integer in 0..{MAX_LABEL_VALUE}, "
-                f"but one is {raw!r}."
+                f"a key of 'id_map' must be an integer in 0..{MAX_LABEL_VALUE}, but one is {raw!r}."
             )
         if index != "ignore" and not _is_integer(index, 0, num_classes - 1):
             raise _InvalidDescription(
-                f"'label_map' maps {raw} to {index!r}, but must map it to a class index in "
+                f"'id_map' maps {raw} to {index!r}, but must map it to a class index in "
                 f"0..{num_classes - 1} or to 'ignore'."
             )
         result[raw] = ignore_label if index == "ignore" else index

@@ -1,25 +1,213 @@
-"""Reads images the way Detectron2 does, with errors that name the file."""
+"""Reads image files: as the model takes them, and to be shown.
 
+Images of 8 bits are read as Detectron2 reads them. Detectron2 has no way to read others (it clips
+them to white); they are read here, with OpenCV or NumPy.
+"""
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from detectron2.data.detection_utils import read_image as read_detectron2_image
 
+from ..utils.errors import UserError
 from .errors import DatasetError
 
+#: The INPUT.FORMAT that takes all channels of the files, in their order there.
+ALL_CHANNELS = "ALL"
 
-def read_image(path: str | Path, image_format: str) -> np.ndarray:
-    """Read an image as (H, W, 3), turned upright if its EXIF data says so.
+_COLOR_FORMATS = ("BGR", "RGB")
+_READ_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)
+_EXIF_ORIENTATION = 274
+# What undoes each orientation of the EXIF standard, for arrays (H, W, ...).
+_UPRIGHT = {
+    2: lambda array: array[:, ::-1],
+    3: lambda array: array[::-1, ::-1],
+    4: lambda array: array[::-1],
+    5: lambda array: array.swapaxes(0, 1),
+    6: lambda array: np.rot90(array, -1),
+    7: lambda array: array[::-1, ::-1].swapaxes(0, 1),
+    8: lambda array: np.rot90(array),
+}
+
+
+def read_image(
+    path: str | Path, image_format: str, value_range: Sequence[float] | None = None
+) -> np.ndarray:
+    """Read an image as the model takes it, turned upright if its EXIF data says so.
 
     Args:
-        image_format: ``cfg.INPUT.FORMAT``: "BGR" or "RGB" (uint8), or another of Detectron2.
+        path: a file of Pillow's or OpenCV's formats, or a NumPy array (H, W) or (H, W, C) in .npy.
+        image_format: ``cfg.INPUT.FORMAT``: "BGR" or "RGB", "ALL", or another of Detectron2.
+        value_range: what the values of files with more than 8 bits range over, (low, high); they
+            become 0 to 255. None: such files are refused. 8-bit files are taken as they are.
+
+    Returns:
+        (H, W, C). "BGR" and "RGB": uint8 with 3 channels, grey ones repeated. "ALL": float32 with
+        the file's channels in the file's order, not limited to 0..255.
 
     Raises:
-        DatasetError: the file is missing or is no readable image.
+        DatasetError: the file is missing or is no readable image, has more than 8 bits and no
+            ``value_range``, holds NaN or infinity, or has channels that "BGR" and "RGB" would drop.
     """
+    mode = _eight_bit_mode(path)
+    if mode is None:
+        pixels = _scaled(_read_array(path), value_range, path)
+        return pixels if image_format == ALL_CHANNELS else _as_color(pixels, image_format, path)
+    if image_format != ALL_CHANNELS:
+        return _read_eight_bit(path, image_format)
+    # The values of palette images and of single bits are no brightnesses.
+    pixels = _read_eight_bit(path, {"P": "RGB", "PA": "RGBA", "1": "L"}.get(mode))
+    return np.atleast_3d(pixels).astype(np.float32)
+
+
+def read_display_image(path: str | Path, value_range: Sequence[float] | None = None) -> np.ndarray:
+    """Read any image to be shown: uint8 RGB (H, W, 3), the first three of more channels.
+
+    The arguments and errors are those of :func:`read_image`.
+    """
+    if _eight_bit_mode(path) is not None:
+        return _read_eight_bit(path, "RGB")
+    return to_display_image(_scaled(_read_array(path), value_range, path))
+
+
+def to_display_image(pixels: np.ndarray) -> np.ndarray:
+    """The first three channels (or the first, as grey) of values (H, W, C) as uint8 (H, W, 3)."""
+    return _to_uint8(pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1].repeat(3, 2))
+
+
+def check_channels(cfg) -> None:
+    """Raise UserError if INPUT and the normalisation of MODEL speak of different channels."""
+    mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+    if len(mean) != len(std):
+        raise UserError(
+            f"MODEL.PIXEL_MEAN has {len(mean)} values and MODEL.PIXEL_STD {len(std)}: give one for "
+            "each channel of the images."
+        )
+    image_format = cfg.INPUT.FORMAT
+    if image_format in _COLOR_FORMATS and len(mean) != 3:
+        raise UserError(
+            f"INPUT.FORMAT '{image_format}' has 3 channels, but MODEL.PIXEL_MEAN has {len(mean)} "
+            f"values. For images with other channels set INPUT.FORMAT to '{ALL_CHANNELS}'."
+        )
+    if image_format not in _COLOR_FORMATS and cfg.INPUT.COLOR_AUG_SSD:
+        raise UserError(
+            f"INPUT.COLOR_AUG_SSD changes the hue of 8-bit colours, and INPUT.FORMAT is "
+            f"'{image_format}'. Set INPUT.COLOR_AUG_SSD to False."
+        )
+
+
+def open_image(path, see: Callable, what: str = "image"):
+    """What ``see`` gives for the image that Pillow opens; DatasetError if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return see(image)
+    except _READ_ERRORS as error:
+        raise DatasetError(f"Cannot read the {what} {path}: {error}") from error
+
+
+def orientation(image: Image.Image) -> int:
+    """How an opened image is to be turned, 1 to 8 of the EXIF standard; 1: not at all."""
+    try:
+        number = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # broken EXIF data raises almost anything; the pixels are fine nevertheless
+        return 1
+    return number if number in _UPRIGHT else 1
+
+
+def orientation_of(path: str | Path) -> int:
+    """The :func:`orientation` of a file; 1 of a file that Pillow does not know."""
+    try:
+        return open_image(path, orientation)
+    except DatasetError:
+        return 1
+
+
+def upright(array: np.ndarray, number: int) -> np.ndarray:
+    """An array (H, W, ...) of pixels as they are stored, turned as its :func:`orientation` says."""
+    return np.ascontiguousarray(_UPRIGHT[number](array)) if number in _UPRIGHT else array
+
+
+def _eight_bit_mode(path: str | Path) -> str | None:
+    """Pillow's mode of an image of at most 8 bits a channel; None for all others."""
+    if Path(path).suffix.lower() == ".npy":
+        return None
+    try:
+        with Image.open(path) as image:
+            # Pillow cuts 16-bit colours to 8 bits without a word; its decoder's mode tells.
+            is_deep = image.mode[0] in "IF" or any(";16" in str(tile) for tile in image.tile)
+            return None if is_deep else image.mode
+    except Image.UnidentifiedImageError:
+        # Some that OpenCV reads, such as floating-point colours.
+        return None
+    except _READ_ERRORS as error:
+        raise DatasetError(f"Cannot read the image {path}: {error}") from error
+
+
+def _read_eight_bit(path: str | Path, image_format: str | None) -> np.ndarray:
     try:
         return read_detectron2_image(str(path), format=image_format)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except _READ_ERRORS as error:
         raise DatasetError(f"Cannot read the image {path}: {error}") from error
+
+
+def _read_array(path: str | Path) -> np.ndarray:
+    """The file's values (H, W, C), upright, colours as RGB."""
+    try:
+        if Path(path).suffix.lower() == ".npy":
+            array = np.load(path, allow_pickle=False)
+        else:
+            # OpenCV warns of every tag of a GeoTIFF that it does not know, for every image.
+            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+            array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    except (OSError, ValueError, EOFError, cv2.error) as error:
+        raise DatasetError(f"Cannot read the image {path}: {error}") from error
+    if array is None:
+        raise DatasetError(f"Cannot read the image {path}: neither Pillow nor OpenCV knows it.")
+    if array.ndim not in (2, 3) or array.dtype.kind not in "uif" or not array.size:
+        raise DatasetError(
+            f"The image {path} is an array {array.shape} of {array.dtype}, expected numbers "
+            "(height, width) or (height, width, channels)."
+        )
+    array = np.atleast_3d(array)
+    if Path(path).suffix.lower() == ".npy":
+        return array
+    if array.shape[2] >= 3:  # OpenCV's order
+        array = np.concatenate([array[..., 2::-1], array[..., 3:]], axis=2)
+    return upright(array, orientation_of(path))
+
+
+def _scaled(array: np.ndarray, value_range, path) -> np.ndarray:
+    """Values of any type as float32, ``value_range`` as 0..255; uint8 keeps its values."""
+    if array.dtype == np.uint8:
+        return array.astype(np.float32)
+    if value_range is None:
+        raise DatasetError(
+            f"The image {path} has values of type {array.dtype}, not of 8 bits, and it is not "
+            "known what they range over. Say so in the dataset's YAML, such as 'value_range: "
+            "[0, 65535]'; the values then become 0 to 255."
+        )
+    low, high = value_range
+    scaled = (array.astype(np.float32) - low) * (255 / (high - low))
+    if not np.isfinite(scaled).all():
+        raise DatasetError(f"The image {path} holds NaN or infinity. Replace these values.")
+    return scaled
+
+
+def _as_color(pixels: np.ndarray, image_format: str, path) -> np.ndarray:
+    channels = pixels.shape[2]
+    if image_format not in _COLOR_FORMATS or channels not in (1, 3):
+        raise DatasetError(
+            f"The image {path} has {channels} channels, which INPUT.FORMAT '{image_format}' cannot "
+            f"hold. Set INPUT.FORMAT to '{ALL_CHANNELS}', and give MODEL.PIXEL_MEAN and PIXEL_STD "
+            f"{channels} values."
+        )
+    rgb = _to_uint8(pixels).repeat(3 // channels, axis=2)
+    return rgb if image_format == "RGB" else rgb[..., ::-1]
+
+
+def _to_uint8(pixels: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)

@@ -8,10 +8,14 @@ import numpy as np
 from PIL import Image
 
 from .errors import DatasetError
+from .images import open_image, orientation, orientation_of, upright
 
 # Modes of Pillow that hold one integer a pixel. "P" is a palette image: its indices count.
 _INTEGER_MODES = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")
 _NUM_EXAMPLES = 10
+_NOT_IN_ID_MAP = (
+    "which 'id_map' does not list. Map them to a class index or to 'ignore' in the dataset's YAML."
+)
 
 
 @dataclass(frozen=True)
@@ -21,13 +25,13 @@ class LabelFormat:
     Attributes:
         num_classes: the number of classes; their indices start at 0.
         ignore_label: label of the pixels that belong to no class.
-        label_map: value in the file -> class index or ``ignore_label``. None: the files hold
-            class indices.
+        id_map: value in the file -> class index or ``ignore_label``. None: the files hold class
+            indices.
     """
 
     num_classes: int
     ignore_label: int
-    label_map: Mapping[int, int] | None = None
+    id_map: Mapping[int, int] | None = None
 
     @classmethod
     def from_metadata(cls, metadata) -> "LabelFormat":
@@ -42,26 +46,55 @@ class LabelFormat:
                 f"The dataset '{metadata.name}' has no 'stuff_classes' in its metadata: it is "
                 "not registered, or not for semantic segmentation."
             )
-        return cls(len(classes), metadata.get("ignore_label", 255), metadata.get("label_map"))
+        id_map = metadata.get("id_map", metadata.get("label_map"))  # its former name
+        return cls(len(classes), metadata.get("ignore_label", 255), id_map)
 
 
-def read_label(path: str | Path, label_map: Mapping[int, int] | None = None) -> np.ndarray:
+def read_label(path: str | Path, id_map: Mapping[int, int] | None = None) -> np.ndarray:
     """Read a label file as an array (H, W), uint8 or, if a value is above 255, int32.
 
-    Palette images give their indices, not their colours.
+    Palette images give their indices, not their colours. A label with EXIF data of its own is
+    turned upright as images are.
 
     Args:
         path: an image with one channel of 1, 8, 16 or 32 bits.
-        label_map: value in the file -> value wanted, all values 0..65535. None: as in the file.
+        id_map: value in the file -> value wanted, all values 0..65535. None: as in the file.
 
     Raises:
         DatasetError: the file cannot be read, has colour channels, or holds a value that
-            ``label_map`` does not know.
+            ``id_map`` does not know.
     """
     raw = _read_integers(path)
-    if label_map is not None:
-        raw = _map_values(raw, label_map, path)
+    if id_map is not None:
+        raw = map_values(raw, id_map, path)
     return raw.astype(np.uint8 if raw.size and 0 <= raw.min() <= raw.max() <= 255 else np.int32)
+
+
+def map_values(
+    raw: np.ndarray, id_map: Mapping[int, int], path: str | Path, problem: str = _NOT_IN_ID_MAP
+) -> np.ndarray:
+    """What the map makes of each value of a label, int32.
+
+    Args:
+        raw: integers of any type.
+        id_map: value -> value wanted, all 0..65535.
+        path: the file the values come from, for the error.
+        problem: what the error says of values that the map does not know.
+
+    Raises:
+        DatasetError: such a value occurs.
+    """
+    unknown = -1
+    # One more entry than the highest key: the place where all other values are sent.
+    outside = max(id_map) + 1
+    table = np.full(outside + 1, unknown, dtype=np.int32)
+    table[list(id_map.keys())] = list(id_map.values())
+    index = raw.astype(np.int64)
+    mapped = table[np.where((index < 0) | (index > outside), outside, index)]
+    if (mapped == unknown).any():
+        values = np.unique(index[mapped == unknown]).tolist()
+        raise DatasetError(f"{path} holds the values {_some(values)}, {problem}")
+    return mapped
 
 
 def check_label_values(label: np.ndarray, label_format: LabelFormat, path: str | Path) -> None:
@@ -71,7 +104,7 @@ def check_label_values(label: np.ndarray, label_format: LabelFormat, path: str |
         raise DatasetError(
             f"{path} holds the values {_some(unknown)}, which are neither class indices "
             f"(0..{label_format.num_classes - 1}) nor the ignore label "
-            f"({label_format.ignore_label}). Use 'label_map' or 'ignore_label' in the dataset's "
+            f"({label_format.ignore_label}). Use 'id_map' or 'ignore_label' in the dataset's "
             "YAML, or correct the file."
         )
 
@@ -85,21 +118,28 @@ def unknown_values(label: np.ndarray, label_format: LabelFormat) -> list[int]:
 
 def check_same_size(image: np.ndarray, label: np.ndarray, image_path, label_path) -> None:
     """Raise DatasetError if an image (H, W, ...) and its label (H, W) differ in size."""
-    if image.shape[:2] != label.shape[:2]:
-        raise DatasetError(
-            f"The image {image_path} is {image.shape[1]}x{image.shape[0]} pixels, but its label "
-            f"{label_path} is {label.shape[1]}x{label.shape[0]}. They must have the same size."
+    if image.shape[:2] == label.shape[:2]:
+        return
+    message = (
+        f"The image {image_path} is {image.shape[1]}x{image.shape[0]} pixels, but its label "
+        f"{label_path} is {label.shape[1]}x{label.shape[0]}. They must have the same size."
+    )
+    if orientation_of(image_path) != 1 and image.shape[1::-1] == label.shape[:2]:
+        message += (
+            " The image is turned upright as its EXIF data says, as Detectron2 does, but the label "
+            "seems to lie on the pixels as they are stored. Turn the label too, or store the image "
+            "without the EXIF orientation."
         )
+    raise DatasetError(message)
 
 
 def _read_integers(path: str | Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            if image.mode not in _INTEGER_MODES:
-                raise DatasetError(_colored_label(path, image.mode))
-            return np.asarray(image)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"Cannot read the label {path}: {error}") from error
+    def see(image: Image.Image) -> np.ndarray:
+        if image.mode not in _INTEGER_MODES:
+            raise DatasetError(_colored_label(path, image.mode))
+        return upright(np.asarray(image), orientation(image))
+
+    return open_image(path, see, "label")
 
 
 def _colored_label(path, mode: str) -> str:
@@ -109,23 +149,6 @@ def _colored_label(path, mode: str) -> str:
         "dataset's YAML), convert the folder once: "
         "python tools/convert_color_labels.py YAML SPLIT --output FOLDER"
     )
-
-
-def _map_values(raw: np.ndarray, label_map: Mapping[int, int], path) -> np.ndarray:
-    unknown = -1
-    # One more entry than the highest key: the place where all other values are sent.
-    outside = max(label_map) + 1
-    table = np.full(outside + 1, unknown, dtype=np.int32)
-    table[list(label_map.keys())] = list(label_map.values())
-    index = raw.astype(np.int64)
-    mapped = table[np.where((index < 0) | (index > outside), outside, index)]
-    if (mapped == unknown).any():
-        values = np.unique(index[mapped == unknown]).tolist()
-        raise DatasetError(
-            f"{path} holds the values {_some(values)}, which 'label_map' does not list. "
-            "Map them to a class index or to 'ignore' in the dataset's YAML."
-        )
-    return mapped
 
 
 def _some(values: list[int]) -> str:

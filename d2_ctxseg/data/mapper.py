@@ -13,7 +13,7 @@ from detectron2.data import transforms as T
 from ..utils.errors import suggest
 from .augmentation import BrightnessShift, PadToSize, PhotometricDistortion, ResizeRatioRange
 from .errors import DatasetError
-from .images import read_image
+from .images import check_channels, read_image
 from .labels import LabelFormat, check_label_values, check_same_size, read_label
 from .registration import has_labels
 
@@ -23,10 +23,11 @@ logger = logging.getLogger(__name__)
 class SemanticSegmentorMapper:
     """Reads an image and, for training, its label, augments them and makes tensors of them.
 
-    It takes a record (``file_name``, ``sem_seg_file_name``, ``dataset_name`` ...) and gives a new
-    dict with the record's entries and
+    It takes a record (``file_name``, ``sem_seg_file_name``, ``dataset_name``, ``value_range`` ...)
+    and gives a new dict with the record's entries and
 
-    - ``image``: (C, H, W), uint8, or float32 if Detectron2 reads the format as floats;
+    - ``image``: (C, H, W), uint8, or float32 with INPUT.FORMAT "ALL" (and others that Detectron2
+      reads as floats);
     - ``sem_seg`` (training only): (H, W) int64 class indices, or ``ignore_value``;
     - ``height``, ``width``: of the image as it is on disk.
     """
@@ -40,6 +41,7 @@ class SemanticSegmentorMapper:
         image_format: str,
         ignore_value: int,
         label_formats: Mapping[str, LabelFormat],
+        num_channels: int | None = None,
     ):
         """
         Args:
@@ -49,6 +51,7 @@ class SemanticSegmentorMapper:
             image_format: as in :func:`d2_ctxseg.data.images.read_image`.
             ignore_value: the label of ignored pixels, whatever the dataset's own one is.
             label_formats: dataset name -> what its label files hold. May be empty for testing.
+            num_channels: of the images that the model takes; None: not checked.
 
         Raises:
             ValueError: ``ignore_value`` is the index of a class.
@@ -65,27 +68,31 @@ class SemanticSegmentorMapper:
         self.image_format = image_format
         self.ignore_value = ignore_value
         self.label_formats = dict(label_formats)
+        self.num_channels = num_channels
         mode = "training" if is_train else "inference"
         logger.info("Augmentations used in %s: %s", mode, self.augmentations)
 
     @classmethod
     def from_config(cls, cfg, is_train: bool = True) -> dict:
+        check_channels(cfg)
         return {
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
             "image_format": cfg.INPUT.FORMAT,
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             "label_formats": _label_formats(cfg.DATASETS.TRAIN) if is_train else {},
+            "num_channels": len(cfg.MODEL.PIXEL_MEAN),
         }
 
     def __call__(self, record: dict) -> dict:
         """
         Raises:
-            DatasetError: a file cannot be read, an image to train on has no label, image and label
-                differ in size, or a label is neither a class index nor ignored.
+            DatasetError: a file cannot be read, an image has other channels than the model or, to
+                train on, no label, image and label differ in size, or a label is neither a class
+                index nor ignored.
         """
         record = dict(record)
-        image = read_image(record["file_name"], self.image_format)
+        image = self._read_image(record)
         record["height"], record["width"] = image.shape[:2]
         label = self._read_label(record, image) if self.is_train else None
         inputs = T.AugInput(image, sem_seg=label)
@@ -98,6 +105,17 @@ class SemanticSegmentorMapper:
             record["sem_seg"] = torch.from_numpy(inputs.sem_seg.astype(np.int64))
         return record
 
+    def _read_image(self, record: dict) -> np.ndarray:
+        path = record["file_name"]
+        image = read_image(path, self.image_format, record.get("value_range"))
+        if self.num_channels not in (None, image.shape[2]):
+            raise DatasetError(
+                f"The image {path} has {image.shape[2]} channels, but MODEL.PIXEL_MEAN has "
+                f"{self.num_channels} values. All images must have one number of channels, and "
+                "MODEL.PIXEL_MEAN and PIXEL_STD a value for each."
+            )
+        return image
+
     def _read_label(self, record: dict, image: np.ndarray) -> np.ndarray:
         """The label (H, W) with class indices and ``self.ignore_value``."""
         path = record.get("sem_seg_file_name")
@@ -107,7 +125,7 @@ class SemanticSegmentorMapper:
                 "dataset must not be in DATASETS.TRAIN."
             )
         label_format = self._label_format_of(record)
-        label = read_label(path, label_format.label_map)
+        label = read_label(path, label_format.id_map)
         check_same_size(image, label, record["file_name"], path)
         check_label_values(label, label_format, path)
         # Detectron2's resizing takes uint8, or else floating point, which holds all labels exactly.

@@ -7,6 +7,10 @@ from pathlib import Path
 from .errors import DatasetError
 from .folder_dataset import DATASETS_VARIABLE, FolderDataset
 
+#: Lists, in the folder of a split's labels, labels that are left out with their images: one a
+#: line, the path below the folder, and what was wrong after a tab. Preparation writes it.
+SKIPPED_FILE = "skipped.txt"
+
 _NUM_EXAMPLES = 5
 
 
@@ -17,6 +21,7 @@ class Pairing:
     Attributes:
         pairs: key -> (image file, label file), sorted by key.
         images_without_label, labels_without_image: the files left over, sorted.
+        skipped: how many pairs SKIPPED_FILE leaves out.
     """
 
     image_folder: Path
@@ -24,6 +29,7 @@ class Pairing:
     pairs: dict[str, tuple[Path, Path]]
     images_without_label: list[Path]
     labels_without_image: list[Path]
+    skipped: int = 0
 
     def problems(self) -> list[str]:
         """One sentence for each kind of file that is left over; empty if all have partners."""
@@ -31,12 +37,12 @@ class Pairing:
         if self.images_without_label:
             problems.append(
                 f"{len(self.images_without_label)} images have no label in {self.label_folder}: "
-                f"{_examples(self.images_without_label)}."
+                f"{examples(self.images_without_label)}."
             )
         if self.labels_without_image:
             problems.append(
                 f"{len(self.labels_without_image)} labels have no image in {self.image_folder}: "
-                f"{_examples(self.labels_without_image)}."
+                f"{examples(self.labels_without_image)}."
             )
         return problems
 
@@ -44,9 +50,12 @@ class Pairing:
 def pair_split(dataset: FolderDataset, split: str) -> Pairing:
     """List the two folders of a split, subfolders included, and pair their files by name.
 
+    Of a split with a list, the listed names count.
+
     Raises:
-        DatasetError: the split has no labels, the root or a folder is missing, a folder holds no
-            file of the wanted kind, or two files claim the same name.
+        DatasetError: the split has no labels, the root, a folder or the list is missing, a folder
+            holds no file of the wanted kind or none of a listed name, or two files claim the same
+            name.
     """
     if not dataset.has_labels(split):
         raise DatasetError(
@@ -55,14 +64,21 @@ def pair_split(dataset: FolderDataset, split: str) -> Pairing:
             "labels there."
         )
     image_folder, images = list_images(dataset, split)
-    label_folder = dataset.resolve_root() / dataset.splits[split][1]
+    label_folder = dataset.resolve_root() / dataset.splits[split].labels
     labels = _list_files(label_folder, dataset.label_suffixes, dataset, split, "label")
+    if dataset.splits[split].list is not None:
+        labels = {key: labels[key] for key in labels.keys() & images.keys()}
+    skipped = _skipped_names(label_folder, dataset)
+    for key in skipped:
+        images.pop(key, None)
+        labels.pop(key, None)
     return Pairing(
         image_folder,
         label_folder,
         pairs={key: (images[key], labels[key]) for key in sorted(images.keys() & labels.keys())},
         images_without_label=[images[key] for key in sorted(images.keys() - labels.keys())],
         labels_without_image=[labels[key] for key in sorted(labels.keys() - images.keys())],
+        skipped=len(skipped),
     )
 
 
@@ -70,14 +86,18 @@ def list_images(dataset: FolderDataset, split: str) -> tuple[Path, dict[str, Pat
     """The image folder of a split, and its images: path below it without the suffix -> file.
 
     Raises:
-        DatasetError: the root or the folder is missing, it holds no image, or two images claim the
-            same name.
+        DatasetError: the root, the folder or the split's list is missing, the folder holds no image
+            or none of a listed name, or two images claim the same name.
     """
     root = dataset.resolve_root()
     if not root.is_dir():
         raise DatasetError(_missing_root(dataset, root))
-    folder = root / dataset.splits[split][0]
-    return folder, _list_files(folder, dataset.image_suffixes, dataset, split, "image")
+    files = dataset.splits[split]
+    folder = root / files.images
+    images = _list_files(folder, dataset.image_suffixes, dataset, split, "image")
+    if files.list is not None:
+        images = _listed(images, root / files.list, folder, dataset.name)
+    return folder, images
 
 
 def check_complete(pairing: Pairing, name: str) -> None:
@@ -88,6 +108,37 @@ def check_complete(pairing: Pairing, name: str) -> None:
             f"Dataset '{name}': {' '.join(problems)} An image and its label must have the same "
             "name up to the suffixes ('image_suffix' and 'label_suffix' in the dataset's YAML)."
         )
+
+
+def _listed(images: dict[str, Path], path: Path, folder: Path, name: str) -> dict[str, Path]:
+    """Those of the images that the file ``path`` lists."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DatasetError(f"Dataset '{name}': cannot read its list {path}: {error}") from error
+    keys = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    missing = [key for key in keys if key not in images]
+    if missing or not keys:
+        shown = examples(list(map(Path, missing)))
+        found = f"{len(missing)} of {len(keys)} names have no image in {folder}: {shown}"
+        raise DatasetError(
+            f"Dataset '{name}', list {path}: {found if missing else 'it is empty'}. A line is the "
+            "path of an image below that folder without the suffix ('image_suffix' in the YAML)."
+        )
+    return {key: images[key] for key in keys}
+
+
+def _skipped_names(label_folder: Path, dataset: FolderDataset) -> set[str]:
+    path = label_folder / SKIPPED_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    labels = [line.partition("\t")[0] for line in lines if line.strip()]
+    return {_key(label, dataset.label_suffixes) or label for label in labels}
+
+
+def _key(name: str, suffixes) -> str | None:
+    """A name without its suffix; None if it has none of these."""
+    suffix = next((s for s in suffixes if name.lower().endswith(s.lower())), None)
+    return None if suffix is None else name[: -len(suffix)]
 
 
 def _missing_root(dataset: FolderDataset, root: Path) -> str:
@@ -132,17 +183,15 @@ def _list_files(folder: Path, suffixes, dataset: FolderDataset, split: str, kind
         # Hidden files are the system's, such as macOS' "._name.png".
         if path.name.startswith(".") or not path.is_file():
             continue
-        relative = path.relative_to(folder).as_posix()
-        suffix = next((s for s in suffixes if relative.lower().endswith(s.lower())), None)
-        if suffix is None:
+        key = _key(path.relative_to(folder).as_posix(), suffixes)
+        if key is None:
             others.append(path)
             continue
-        key = relative[: -len(suffix)]
         if key in files:
             raise DatasetError(f"{where} holds two files for one name: {files[key]} and {path}.")
         files[key] = path
     if not files:
-        found = f"It holds other files: {_examples(others)}." if others else "It is empty."
+        found = f"It holds other files: {examples(others)}." if others else "It is empty."
         raise DatasetError(
             f"{where} holds no file that ends with {' or '.join(suffixes)} "
             f"('{kind}_suffix' in the dataset's YAML). {found}{_prepare_hint(dataset, split)}"
@@ -150,6 +199,7 @@ def _list_files(folder: Path, suffixes, dataset: FolderDataset, split: str, kind
     return files
 
 
-def _examples(paths: list[Path]) -> str:
+def examples(paths: list[Path]) -> str:
+    """The names of the first few of the files."""
     shown = ", ".join(path.name for path in paths[:_NUM_EXAMPLES])
     return shown if len(paths) <= _NUM_EXAMPLES else f"{shown}, ..."

@@ -12,7 +12,7 @@ from ..utils.errors import suggest
 from .context_shapes import generate_context_shapes
 from .errors import DatasetError
 from .folder_dataset import FolderDataset, read_folder_dataset
-from .pairing import check_complete, list_images, pair_split
+from .pairing import SKIPPED_FILE, check_complete, list_images, pair_split
 
 BUILTIN_FOLDER = Path(__file__).resolve().parent / "datasets"
 
@@ -41,13 +41,13 @@ def register_folder_dataset(yaml_path: str | Path) -> list[str]:
     nothing.
 
     Returns:
-        the names registered, one a split: ``<name>_sem_seg_<split>``.
+        the names registered, one a split (``<name>_sem_seg_<split>``) and the aliases.
 
     Raises:
         DatasetError: the description is not valid, or one of the names is another dataset's.
     """
     dataset = read_folder_dataset(yaml_path)
-    names = {dataset.registered_name(split): split for split in dataset.splits}
+    names = dataset.registered_names()
     for name in names:
         _check_free(name, dataset)
     for name, split in names.items():
@@ -139,10 +139,12 @@ def _register_split(name: str, dataset: FolderDataset, split: str) -> None:
         "ignore_label": dataset.ignore_label,
         "evaluator_type": "sem_seg",
     }
-    if dataset.label_map is not None:
-        metadata["label_map"] = dataset.label_map
+    if dataset.id_map is not None:
+        metadata["id_map"] = dataset.id_map
     if dataset.original_ids is not None:
         metadata["original_ids"] = list(dataset.original_ids)
+    if dataset.value_range is not None:
+        metadata["value_range"] = dataset.value_range
     MetadataCatalog.get(name).set(**metadata)
     _registered[name] = (dataset, split)
 
@@ -167,6 +169,9 @@ def _load_split(name: str, dataset: FolderDataset, split: str) -> list[dict]:
     if dataset.has_labels(split):
         pairing = pair_split(dataset, split)
         check_complete(pairing, name)
+        if pairing.skipped:
+            skipped = pairing.label_folder / SKIPPED_FILE
+            logger.warning("Dataset '%s': %s leaves out %d pairs", name, skipped, pairing.skipped)
         roots = {"image_root": pairing.image_folder, "sem_seg_root": pairing.label_folder}
         files = {
             key: {"file_name": str(image), "sem_seg_file_name": str(label)}
@@ -179,4 +184,7 @@ def _load_split(name: str, dataset: FolderDataset, split: str) -> list[dict]:
     # Metadata objects to a changed attribute, but the folders follow the environment variable.
     vars(MetadataCatalog.get(name)).update({key: str(root) for key, root in roots.items()})
     logger.info("Dataset '%s': %d images in %s", name, len(files), roots["image_root"])
-    return [{**record, "image_id": key, "dataset_name": name} for key, record in files.items()]
+    common = {"dataset_name": name}
+    if dataset.value_range is not None:
+        common["value_range"] = dataset.value_range
+    return [{**record, "image_id": key, **common} for key, record in files.items()]

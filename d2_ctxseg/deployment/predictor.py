@@ -8,6 +8,7 @@ from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 
 from ..checkpoint import load_weights
+from ..data.images import ALL_CHANNELS, read_image, to_display_image
 from ..modeling.inference.test_time_augmentation import image_scores
 from ..utils.errors import UserError
 
@@ -38,10 +39,14 @@ class SemSegPredictor:
                 "DATASETS.TEST is empty: the names and colours of the classes come from the "
                 "dataset named there. Add --opts DATASETS.TEST \"('name',)\""
             )
-        if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
-            raise UserError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; the demo knows RGB and BGR")
+        if cfg.INPUT.FORMAT not in ("RGB", "BGR", ALL_CHANNELS):
+            raise UserError(
+                f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; predictions know 'RGB', 'BGR' and "
+                f"'{ALL_CHANNELS}'"
+            )
         self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
         self.image_format = cfg.INPUT.FORMAT
+        self.num_channels = len(cfg.MODEL.PIXEL_MEAN)
         # The shortest side becomes MIN_SIZE_TEST, unless the longest then exceeds MAX_SIZE_TEST.
         self.resize = T.ResizeShortestEdge(
             [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST
@@ -50,15 +55,41 @@ class SemSegPredictor:
         load_weights(self.model, cfg.MODEL.WEIGHTS)
 
     @torch.no_grad()
-    def __call__(self, image_rgb: np.ndarray) -> np.ndarray:
-        """The label map, int64 (H, W), of a uint8 RGB image (H, W, 3)."""
-        (scores,) = image_scores(self.model, self.model_inputs(image_rgb))
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """The label map, int64 (H, W), of an image as :meth:`read` gives it."""
+        (scores,) = image_scores(self.model, self.model_inputs(image))
         return scores.label_map().cpu().numpy()
 
-    def model_inputs(self, image_rgb: np.ndarray) -> list[dict]:
-        """What the model takes to predict a uint8 RGB image (H, W, 3): a batch of one."""
-        height, width = image_rgb.shape[:2]
-        image = image_rgb if self.image_format == "RGB" else image_rgb[:, :, ::-1]
+    def read(self, path) -> tuple[np.ndarray, np.ndarray]:
+        """Read an image file: as the model is given it, and to be shown, uint8 RGB (H, W, 3).
+
+        Both are the same, but for INPUT.FORMAT "ALL": then the former is float32 (H, W, C) with the
+        file's channels. The dataset's ``value_range`` holds for files of more than 8 bits.
+
+        Raises:
+            DatasetError: the file cannot be read.
+        """
+        value_range = self.metadata.get("value_range")
+        if self.image_format == ALL_CHANNELS:
+            image = read_image(path, ALL_CHANNELS, value_range)
+            return image, to_display_image(image)
+        image = read_image(path, "RGB", value_range)
+        return image, image
+
+    def model_inputs(self, image: np.ndarray) -> list[dict]:
+        """What the model takes to predict an image as :meth:`read` gives it: a batch of one.
+
+        Raises:
+            UserError: it has other channels than the model takes.
+        """
+        height, width, channels = image.shape
+        if channels != self.num_channels:
+            raise UserError(
+                f"The image has {channels} channels, but the model takes {self.num_channels} "
+                f"(INPUT.FORMAT '{self.image_format}')."
+            )
+        if self.image_format == "BGR":
+            image = image[:, :, ::-1]
         image = self.resize.get_transform(image).apply_image(image)
         image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()
         return [{"image": image, "height": height, "width": width}]

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from fvcore.common.checkpoint import Checkpointer
 
-from detectron2.data.detection_utils import read_image
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import BestCheckpointer
 from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils import comm
 
+from ..data.images import read_display_image
 from ..modeling.inference.test_time_augmentation import image_scores
 from ..utils.files import atomic_write
 from ..visualization import draw_comparison
@@ -184,7 +184,7 @@ class PredictionOverlays(HookBase):
     def _picture(self, record: dict) -> np.ndarray:
         (scores,) = image_scores(self.model, [self.mapper(copy.copy(record))])
         return draw_comparison(
-            read_image(record["file_name"], "RGB"),
+            read_display_image(record["file_name"], record.get("value_range")),
             self.load_labels(record["sem_seg_file_name"]),
             scores.label_map().cpu().numpy(),
             self.metadata,

@@ -15,6 +15,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_H
 
 from ..config import add_ctxseg_config
 from ..data import register_folder_datasets
+from ..data.images import check_channels
 from ..modeling.backbones.normalization import KEYS as NORMALIZATION_KEYS
 from ..modeling.backbones.normalization import complete_normalization, has_encoder
 from ..utils.errors import UserError, suggest
@@ -60,7 +61,8 @@ def setup_config(config_file: str, opts: list[str], *, for_inference: bool = Fal
     Raises:
         MissingFileError: no such config file, and no config of that name.
         UserError: unknown key or name (the message names the nearest), a value of the wrong type,
-            or a number of classes that is not the dataset's.
+            a normalisation that does not fit INPUT.FORMAT, or a number of classes that is not the
+            dataset's.
     """
     if config_file:
         config_file = find_config_file(config_file)
@@ -73,6 +75,7 @@ def setup_config(config_file: str, opts: list[str], *, for_inference: bool = Fal
     _check_precision(cfg)
     # Before the encoder's weights are left out, which have a say in it.
     complete_normalization(cfg, _stated_normalization(config_file, opts))
+    check_channels(cfg)
     if for_inference:
         cfg.MODEL.ENCODER.WEIGHTS = ""
     else:

@@ -20,7 +20,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from ..data.preparation_sources import read_source_ids
+from ..data.preparation.sources import read_source_ids
 from ..data.registration import has_labels
 from .saved_predictions import write_label_image
 

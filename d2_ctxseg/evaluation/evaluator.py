@@ -39,7 +39,7 @@ def label_loader(dataset_name: str) -> Callable[..., np.ndarray]:
 
 
 def _load_label(path: str, dtype=np.int64, *, label_format: LabelFormat) -> np.ndarray:
-    label = read_label(path, label_format.label_map)
+    label = read_label(path, label_format.id_map)
     check_label_values(label, label_format, path)
     return label.astype(dtype)
 
@@ -179,7 +179,7 @@ class SegmentationEvaluator(DatasetEvaluator):
 
     def _load_truth(self, label_file: str, file_name: str, shape: tuple) -> np.ndarray:
         """The label (H, W), in which the number of classes means "ignored"."""
-        label = read_label(label_file, self._label_format.label_map)
+        label = read_label(label_file, self._label_format.id_map)
         check_label_values(label, self._label_format, label_file)
         if label.shape != shape:
             raise UserError(
@@ -279,16 +279,16 @@ def original_ids(metadata, label_format: LabelFormat) -> dict[int, int] | None:
     dataset_ids = metadata.get("stuff_dataset_id_to_contiguous_id")
     if dataset_ids:
         return {own: theirs for theirs, own in dataset_ids.items()}
-    if label_format.label_map is None:
+    if label_format.id_map is None:
         return None
     ids: dict[int, int] = {}
-    for raw, index in sorted(label_format.label_map.items(), reverse=True):
+    for raw, index in sorted(label_format.id_map.items(), reverse=True):
         ids[index] = raw  # of several values that become one class, the lowest
     ids.pop(label_format.ignore_label, None)
     missing = set(range(label_format.num_classes)) - ids.keys()
     if missing:
         raise DatasetError(
-            f"'{metadata.name}': no value of 'label_map' stands for the class {min(missing)}, so "
+            f"'{metadata.name}': no value of 'id_map' stands for the class {min(missing)}, so "
             "its predictions cannot be saved with the dataset's own ids. Add 'original_ids' to "
             "its YAML."
         )

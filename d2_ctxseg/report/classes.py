@@ -22,12 +22,14 @@ class DatasetClasses:
         colors: (r, g, b) of each, 0-255.
         load_truth: from a label file to class indices (H, W); None where the dataset is unknown.
         note: why ``load_truth`` is None.
+        value_range: of images with more than 8 bits, if it is known.
     """
 
     names: Sequence[str]
     colors: Sequence[Sequence[int]]
     load_truth: Callable[[str], np.ndarray] | None
     note: str | None = None
+    value_range: tuple[float, float] | None = None
 
 
 def register_datasets_of(runs: Iterable[Run]) -> list[str]:
@@ -59,4 +61,5 @@ def classes_of(dataset: str, names: Sequence[str]) -> DatasetClasses:
         reason = f"The dataset {dataset} has other classes than when it was evaluated: no truth."
         return DatasetClasses(names, palette, None, reason)
     colors = metadata.get("stuff_colors") or palette
-    return DatasetClasses(names, colors, label_loader(dataset))
+    value_range = metadata.get("value_range")
+    return DatasetClasses(names, colors, label_loader(dataset), value_range=value_range)

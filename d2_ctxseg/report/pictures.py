@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..data.images import read_image
+from ..data.images import read_display_image
 from ..data.labels import read_label
 from ..utils.errors import UserError
 from .classes import DatasetClasses
@@ -50,7 +50,7 @@ def draw_example(example: Example, classes: DatasetClasses, max_bytes: int) -> E
     prediction = _read(notes, read_label, example.prediction)
     if prediction is None:
         return ExamplePictures({}, [], None, [], notes[0])
-    image = _read(notes, read_image, example.file_name, "RGB")
+    image = _read(notes, read_display_image, example.file_name, classes.value_range)
     truth = None
     if classes.load_truth is None:
         notes.append(classes.note or "")

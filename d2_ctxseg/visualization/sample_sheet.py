@@ -10,7 +10,7 @@ from tqdm import tqdm
 from detectron2.data import MetadataCatalog
 
 from ..data.errors import DatasetError
-from ..data.images import read_image
+from ..data.images import read_display_image
 from ..data.labels import LabelFormat, check_same_size, read_label
 from ..data.pairing import list_images, pair_split
 from ..data.registration import folder_dataset_of
@@ -42,15 +42,15 @@ def draw_sample_sheet(name: str, num_samples: int = 12, seed: int = 0) -> np.nda
     dataset, split = folder_dataset_of(name)
     if not dataset.has_labels(split):
         _, images = list_images(dataset, split)
-        read = partial(read_image, image_format="RGB")
+        read = partial(read_display_image, value_range=dataset.value_range)
         files = [(images[key],) for key in sorted(images)]
         samples = _draw(name, files, read, num_samples, seed)
         if not samples:
             raise DatasetError(f"No image of '{name}' can be read.")
         return _sheet([_scaled(image) for image in samples])
-    label_format = LabelFormat(len(dataset.classes), dataset.ignore_label, dataset.label_map)
+    label_format = LabelFormat(len(dataset.classes), dataset.ignore_label, dataset.id_map)
     files = list(pair_split(dataset, split).pairs.values())
-    read = partial(_read_pair, label_format=label_format)
+    read = partial(_read_pair, label_format=label_format, value_range=dataset.value_range)
     samples = _draw(name, files, read, num_samples, seed)
     if not samples:
         raise DatasetError(f"No pair of image and label of '{name}' can be read.")
@@ -105,9 +105,9 @@ def write_png(path, picture: np.ndarray) -> None:
         file.write(cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes())
 
 
-def _read_pair(image_path, label_path, label_format: LabelFormat):
-    image = read_image(image_path, "RGB")
-    label = read_label(label_path, label_format.label_map)
+def _read_pair(image_path, label_path, label_format: LabelFormat, value_range):
+    image = read_display_image(image_path, value_range)
+    label = read_label(label_path, label_format.id_map)
     check_same_size(image, label, image_path, label_path)
     return image, label
 

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 from data_folders import write_image
-from miniature_archives import ADE20K_FULL, CITYSCAPES, COCO_CLASSES, PASCAL_59
+from miniature_archives import (
+    ADE20K_FULL,
+    CITYSCAPES,
+    COCO_CLASSES,
+    PASCAL_59,
+    mmseg_ade20k,
+    mmseg_coco_stuff_10k,
+    mmseg_coco_stuff_164k,
+    mmseg_pascal_context,
+)
 
 from d2_ctxseg.data import DatasetError, check_dataset, folder_dataset_of, read_label
 from d2_ctxseg.data.registration import BUILTIN_FOLDER
@@ -35,6 +44,11 @@ DATASETS = {
     "cityscapes_fine_sem_seg_{}": (("train", "val", "test"), 19, 255, "road", "bicycle"),
     "pascal_context_59_sem_seg_{}": (("train", "val"), 59, 255, "aeroplane", "wood"),
     "pascal_context_60_sem_seg_{}": (("train", "val"), 60, 255, "background", "wood"),
+    "mmseg_ade20k_sem_seg_{}": (("train", "val"), 150, 255, "wall", "flag"),
+    "mmseg_coco_stuff_164k_sem_seg_{}": (("train", "val"), 171, 255, "person", "wood"),
+    "mmseg_coco_stuff_10k_sem_seg_{}": (("train", "test"), 171, 255, "person", "wood"),
+    "mmseg_pascal_context_59_sem_seg_{}": (("train", "val"), 59, 255, "aeroplane", "wood"),
+    "mmseg_pascal_context_60_sem_seg_{}": (("train", "val"), 60, 255, "background", "wood"),
     "camvid_sem_seg_{}": (("train", "val", "test"), 11, 11, "Sky", "Bicyclist"),
     "context_shapes_sem_seg_{}": (("train", "val"), 6, 255, "room", "blue"),
 }
@@ -90,6 +104,56 @@ def test_a_missing_one_says_how_it_is_made(name, tmp_path, monkeypatch):
     if dataset.preparation:
         assert f"python {dataset.preparation}" in str(error.value)
         assert (ROOT / dataset.preparation).is_file()
+
+
+class TestLayoutsOfMmsegmentation:
+    """What its converters leave is read where it is."""
+
+    REDUCED = {0: 255} | {number: number - 1 for number in range(1, 172)}
+    KEPT = {number: number for number in range(60)}
+    TRAIN_IDS = {number - 1: index for index, number in enumerate(COCO_CLASSES)} | {255: 255}
+
+    @pytest.mark.parametrize(
+        ("miniature", "pattern", "counts", "id_map"),
+        [
+            (mmseg_ade20k, "mmseg_ade20k_sem_seg_{}", {"train": 3, "val": 2}, REDUCED),
+            (mmseg_coco_stuff_164k, "mmseg_coco_stuff_164k_sem_seg_{}", {"val": 2}, TRAIN_IDS),
+            (mmseg_coco_stuff_10k, "mmseg_coco_stuff_10k_sem_seg_{}", {"test": 1}, REDUCED),
+            (mmseg_pascal_context, "mmseg_pascal_context_59_sem_seg_{}", {"val": 1}, REDUCED),
+            (
+                *(mmseg_pascal_context, "mmseg_pascal_context_60_sem_seg_{}"),
+                *({"train": 2, "val": 1}, KEPT),
+            ),
+        ],
+    )
+    def test_are_read_unchanged(self, tmp_path, monkeypatch, miniature, pattern, counts, id_map):
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+        made = miniature(tmp_path)
+        for split, count in counts.items():
+            name = pattern.format(split)
+            records = DatasetCatalog.get(name)
+            assert len(records) == count
+            for record in records:
+                path = Path(record["sem_seg_file_name"])
+                assert Path(record["file_name"]).stem == path.stem.removesuffix("_labelTrainIds")
+                official = made.labels.get(
+                    path.stem, made.labels.get(Path(record["file_name"]).stem)
+                )
+                expected = [[id_map[value] for value in row] for row in official.tolist()]
+                assert label_loader(name)(path).tolist() == expected
+            assert check_dataset(name).problems == []
+
+
+def test_a_name_in_circulation_is_the_same_split(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    write_image(tmp_path / "coco/val2017/a.jpg", np.zeros((4, 6, 3), np.uint8))
+    folder = tmp_path / "coco/stuffthingmaps_detectron2/val2017"
+    write_image(folder / "a.png", np.zeros((4, 6), np.uint8))
+    name, alias = "coco_2017_val_stuff_sem_seg", "coco_2017_test_stuff_sem_seg"
+    [record], [same] = DatasetCatalog.get(name), DatasetCatalog.get(alias)
+    assert same == {**record, "dataset_name": alias}
+    assert folder_dataset_of(alias) == folder_dataset_of(name)
+    assert MetadataCatalog.get(alias).stuff_classes == MetadataCatalog.get(name).stuff_classes
 
 
 class TestOriginalIds:

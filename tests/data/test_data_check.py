@@ -46,10 +46,10 @@ class TestCheck:
             ["(ignored)", "3", "25.00%"],
         ]
 
-    def test_sees_labels_through_the_label_map(self, tmp_path):
+    def test_sees_labels_through_the_id_map(self, tmp_path):
         write_pairs(tmp_path, ["a"], size=(1, 4))
         write_image(tmp_path / "labels/a.png", np.array([[7, 7, 8, 255]], np.uint8))
-        report = check(tmp_path, label_map={7: 2, 8: "ignore"})
+        report = check(tmp_path, id_map={7: 2, 8: "ignore"})
         assert (report.pixels, report.ignored_pixels) == ([0, 0, 2], 2)
 
     def test_collects_every_problem_and_goes_on(self, tmp_path):
@@ -90,6 +90,48 @@ class TestCheck:
     def test_an_unknown_name_is_an_error(self):
         with pytest.raises(DatasetError, match="is not a folder dataset"):
             check_dataset("nobody_knows")
+
+
+class TestNotes:
+    """What is no error, but should be known."""
+
+    def write(self, folder, name, pixels, label=(6, 4), **options):
+        write_image(folder / f"labels/{name}.png", np.zeros(label, np.uint8))
+        (folder / "images").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"images/{name}.png", **options)
+
+    def test_images_that_are_turned_are_told(self, tmp_path):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        self.write(tmp_path, "a", np.zeros((4, 6, 3), np.uint8), exif=exif)
+        self.write(tmp_path, "b", np.zeros((6, 4, 3), np.uint8))
+        report = check(tmp_path)
+        assert report.problems == []
+        [note] = report.notes
+        assert note.startswith("1 images have an EXIF orientation (a.png)")
+        assert f"Note: {note}" in report.as_text()
+
+    def test_a_label_on_the_pixels_as_they_are_stored_is_a_problem(self, tmp_path):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        self.write(tmp_path, "a", np.zeros((4, 6, 3), np.uint8), (4, 6), exif=exif)
+        [problem] = check(tmp_path).problems
+        assert "is 4x6 pixels, but its label" in problem and "EXIF" in problem
+
+    def test_values_outside_of_the_range_are_told(self, tmp_path):
+        self.write(tmp_path, "a", np.full((6, 4), 4096, np.uint16))
+        self.write(tmp_path, "b", np.full((6, 4), 4095, np.uint16))
+        report = check(tmp_path, value_range=[0, 4095])
+        assert report.problems == []
+        assert report.notes[0].startswith("1 images have values outside of 'value_range'")
+        [problem, _] = check(tmp_path).problems
+        assert "a.png has values of type uint16" in problem and "value_range" in problem
+
+    def test_different_numbers_of_channels_are_told(self, tmp_path):
+        self.write(tmp_path, "a", np.zeros((6, 4, 4), np.uint8))
+        self.write(tmp_path, "b", np.zeros((6, 4, 3), np.uint8))
+        report = check(tmp_path)
+        assert report.problems == [] and "3 in 1, 4 in 1 images" in report.notes[0]
 
 
 class TestSheetWithoutLabels:
@@ -164,7 +206,7 @@ class TestCommands:
         assert report["name"] == f"{name}_sem_seg_train"
         assert report["num_pairs"] == 2
 
-    def test_check_takes_the_data_sets_of_a_config_and_exits_with_1_on_problems(
+    def test_check_takes_the_datasets_of_a_config_and_exits_with_1_on_problems(
         self, tmp_path, capsys
     ):
         write_pairs(tmp_path, ["a"])

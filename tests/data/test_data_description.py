@@ -17,7 +17,7 @@ def test_a_minimal_description_gets_the_documented_defaults(tmp_path):
     dataset = read_folder_dataset(write_yaml(tmp_path, name="mydata"))
     assert dataset.registered_name("train") == "mydata_sem_seg_train"
     assert dataset.ignore_label == 255
-    assert dataset.label_map is None
+    assert dataset.id_map is None
     assert dataset.label_suffixes == (".png",)
     assert ".jpg" in dataset.image_suffixes
     assert dataset.palette == generate_palette(3)
@@ -43,14 +43,46 @@ def test_root_below_the_datasets_variable_follows_the_environment(tmp_path, monk
     assert str(dataset.resolve_root()) == "datasets/mine"
 
 
-def test_label_map_turns_ignore_into_the_ignore_label_and_keeps_the_ignore_label(tmp_path):
-    path = write_yaml(tmp_path, label_map={7: 0, 8: 2, 0: "ignore"}, ignore_label=200)
-    assert read_folder_dataset(path).label_map == {7: 0, 8: 2, 0: 200, 200: 200}
+def test_id_map_turns_ignore_into_the_ignore_label_and_keeps_the_ignore_label(tmp_path):
+    path = write_yaml(tmp_path, id_map={7: 0, 8: 2, 0: "ignore"}, ignore_label=200)
+    assert read_folder_dataset(path).id_map == {7: 0, 8: 2, 0: 200, 200: 200}
 
 
-def test_label_map_may_give_the_value_of_the_ignore_label_to_a_class(tmp_path):
-    path = write_yaml(tmp_path, label_map={255: 1})
-    assert read_folder_dataset(path).label_map == {255: 1}
+def test_id_map_may_give_the_value_of_the_ignore_label_to_a_class(tmp_path):
+    path = write_yaml(tmp_path, id_map={255: 1})
+    assert read_folder_dataset(path).id_map == {255: 1}
+
+
+def test_id_map_may_have_its_former_name(tmp_path):
+    path = write_yaml(tmp_path, label_map={7: 0})
+    assert read_folder_dataset(path).id_map == {7: 0, 255: 255}
+
+
+def test_id_map_may_do_what_mmsegmentation_calls_reduce_zero_label(tmp_path):
+    path = write_yaml(tmp_path, id_map="reduce_zero_label")
+    assert read_folder_dataset(path).id_map == {0: 255, 1: 0, 2: 1, 3: 2, 255: 255}
+
+
+def test_a_split_may_have_a_list_of_its_images(tmp_path):
+    files = {"images": "i", "labels": "l", "list": "train.txt"}
+    dataset = read_folder_dataset(write_yaml(tmp_path, splits={"train": files}))
+    assert dataset.splits["train"].list == "train.txt"
+
+
+def test_splits_may_have_further_names(tmp_path):
+    dataset = read_folder_dataset(write_yaml(tmp_path, name="mine", aliases={"yours": "train"}))
+    assert dataset.registered_names() == {"mine_sem_seg_train": "train", "yours": "train"}
+
+
+def test_a_palette_may_stand_in_a_file_of_its_own(tmp_path):
+    (tmp_path / "colors.yaml").write_text("[[1, 2, 3], [4, 5, 6], [7, 8, 9]]")
+    dataset = read_folder_dataset(write_yaml(tmp_path, palette="colors.yaml"))
+    assert dataset.palette == ((1, 2, 3), (4, 5, 6), (7, 8, 9))
+
+
+@pytest.mark.parametrize("values", [[0, 65535], [-1.5, 2]])
+def test_values_of_images_may_range_over_anything(tmp_path, values):
+    assert read_folder_dataset(write_yaml(tmp_path, value_range=values)).value_range == (*values,)
 
 
 @pytest.mark.parametrize(
@@ -73,10 +105,10 @@ def test_label_map_may_give_the_value_of_the_ignore_label_to_a_class(tmp_path):
         ({"ignore_label": 2}, "must not be the index of a class"),
         ({"ignore_label": -1}, r"integer in 0\.\.65535"),
         ({"classes": [f"c{i}" for i in range(300)]}, "255 with 300 classes"),
-        ({"label_map": {1: 3}}, r"maps 1 to 3, but must map it to a class index in 0\.\.2"),
-        ({"label_map": {1: "ignored"}}, "maps 1 to 'ignored'"),
-        ({"label_map": {"road": 1}}, "key of 'label_map' must be an integer"),
-        ({"label_map": {}}, "'label_map' must map"),
+        ({"id_map": {1: 3}}, r"maps 1 to 3, but must map it to a class index in 0\.\.2"),
+        ({"id_map": {1: "ignored"}}, "maps 1 to 'ignored'"),
+        ({"id_map": {"road": 1}}, "key of 'id_map' must be an integer"),
+        ({"id_map": {}}, "'id_map' must map"),
         ({"image_suffix": []}, "'image_suffix' must be"),
         ({"root": 3}, "'root' must be a path"),
         ({"name": "my data {split}"}, "'name' without {split} must consist of"),
@@ -90,6 +122,16 @@ def test_label_map_may_give_the_value_of_the_ignore_label_to_a_class(tmp_path):
         ({"original_ids": "1"}, "but is '1'"),
         ({"original_ids": [1, 2, 1]}, "gives 1 to two classes"),
         ({"classes": "nowhere.yaml"}, "'classes' names the file .*nowhere.yaml: No such file"),
+        ({"palette": "nowhere.yaml"}, "'palette' names the file .*nowhere.yaml: No such file"),
+        ({"id_map": {1: 0}, "label_map": {1: 0}}, "former name of 'id_map': give one"),
+        ({"id_map": "reduce"}, "or be 'reduce_zero_label'"),
+        ({"aliases": {"other": "val"}}, r"further names to splits \(train\)"),
+        ({"aliases": ["other"]}, "'aliases' must map"),
+        ({"aliases": {"my data": "train"}}, "a name of 'aliases' must consist of"),
+        ({"value_range": [0, 0]}, r"'value_range' must be \[low, high\], but is \[0, 0\]"),
+        ({"value_range": [0, float("inf")]}, "'value_range' must be"),
+        ({"value_range": 255}, "'value_range' must be"),
+        ({"value_range": [False, True]}, "'value_range' must be"),
     ],
 )
 def test_a_wrong_description_is_refused_with_its_file_and_reason(tmp_path, changes, message):
@@ -140,7 +182,7 @@ def test_original_ids_of_the_file_are_cut_like_the_classes(tmp_path):
 def test_a_split_may_have_no_labels(tmp_path):
     splits = {"train": {"images": "i", "labels": "l"}, "test": {"images": "t"}}
     dataset = read_folder_dataset(write_yaml(tmp_path, splits=splits))
-    assert dataset.splits == {"train": ("i", "l"), "test": ("t", None)}
+    assert dataset.splits == {"train": ("i", "l", None), "test": ("t", None, None)}
     assert (dataset.has_labels("train"), dataset.has_labels("test")) == (True, False)
 
 
@@ -148,14 +190,14 @@ def test_of_the_first_classes_the_others_are_ignored(tmp_path):
     dataset = read_folder_dataset(write_yaml(tmp_path, num_classes=2))
     assert dataset.classes == ("road", "tree")
     assert len(dataset.palette) == 2
-    assert dataset.label_map == {0: 0, 1: 1, 2: 255, 255: 255}
+    assert dataset.id_map == {0: 0, 1: 1, 2: 255, 255: 255}
 
 
 def test_of_the_first_classes_of_mapped_labels_the_others_are_ignored(tmp_path):
     dataset = read_folder_dataset(
-        write_yaml(tmp_path, num_classes=1, label_map={10: 0, 20: 1, 30: "ignore"})
+        write_yaml(tmp_path, num_classes=1, id_map={10: 0, 20: 1, 30: "ignore"})
     )
-    assert dataset.label_map == {255: 255, 10: 0, 20: 255, 30: 255}
+    assert dataset.id_map == {255: 255, 10: 0, 20: 255, 30: 255}
 
 
 @pytest.mark.parametrize(

@@ -69,16 +69,16 @@ def test_a_truncated_file_is_named(tmp_path):
         read_label(path)
 
 
-def test_a_label_map_is_applied(tmp_path):
+def test_an_id_map_is_applied(tmp_path):
     path = write_image(tmp_path / "label.png", VALUES)
-    label_map = {0: 5, 1: 0, 2: 255, 11: 300, 200: 1, 255: 255}
-    assert read_label(path, label_map).tolist() == [[5, 0, 255], [300, 1, 255]]
+    id_map = {0: 5, 1: 0, 2: 255, 11: 300, 200: 1, 255: 255}
+    assert read_label(path, id_map).tolist() == [[5, 0, 255], [300, 1, 255]]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
 def test_values_that_the_map_does_not_know_are_named_with_the_file(tmp_path, dtype):
     path = write_image(tmp_path / "label.tif", VALUES.astype(dtype))
-    with pytest.raises(DatasetError, match="values 11, 200, which 'label_map'") as error:
+    with pytest.raises(DatasetError, match="values 11, 200, which 'id_map'") as error:
         read_label(path, {0: 0, 1: 1, 2: 2, 255: 255})
     assert str(path) in str(error.value)
 
@@ -92,14 +92,14 @@ def test_negative_values_are_unknown_to_every_map(tmp_path):
 
 @settings(deadline=None)
 @given(
-    label_map=st.dictionaries(st.integers(0, 65535), st.integers(0, 65535), min_size=1),
+    id_map=st.dictionaries(st.integers(0, 65535), st.integers(0, 65535), min_size=1),
     data=st.data(),
 )
-def test_every_pixel_gets_what_the_map_says(tmp_path_factory, label_map, data):
-    raw = data.draw(st.lists(st.sampled_from(sorted(label_map)), min_size=1, max_size=20))
+def test_every_pixel_gets_what_the_map_says(tmp_path_factory, id_map, data):
+    raw = data.draw(st.lists(st.sampled_from(sorted(id_map)), min_size=1, max_size=20))
     path = tmp_path_factory.mktemp("labels") / "label.png"
     write_image(path, np.array([raw], dtype=np.uint16))
-    assert read_label(path, label_map).tolist() == [[label_map[value] for value in raw]]
+    assert read_label(path, id_map).tolist() == [[id_map[value] for value in raw]]
 
 
 def test_values_outside_the_classes_are_named_with_the_file():
@@ -118,9 +118,22 @@ def test_different_sizes_are_named_with_both_files():
 
 def test_the_format_comes_from_the_metadata():
     label_format = LabelFormat.from_metadata(MetadataCatalog.get("camvid_sem_seg_train"))
-    assert label_format == LabelFormat(num_classes=11, ignore_label=11, label_map=None)
+    assert label_format == LabelFormat(num_classes=11, ignore_label=11, id_map=None)
 
 
-def test_a_data_set_without_classes_is_named():
+def test_the_former_name_of_the_id_map_in_metadata_is_known():
+    MetadataCatalog.get("registered_by_others").set(stuff_classes=["a"], label_map={7: 0})
+    label_format = LabelFormat.from_metadata(MetadataCatalog.get("registered_by_others"))
+    assert label_format.id_map == {7: 0}
+
+
+def test_a_label_with_an_exif_orientation_of_its_own_is_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.array([[1, 2, 3]], np.uint8)).save(tmp_path / "label.png", exif=exif)
+    assert read_label(tmp_path / "label.png").tolist() == [[1], [2], [3]]
+
+
+def test_a_dataset_without_classes_is_named():
     with pytest.raises(DatasetError, match="'nobody_knows' has no 'stuff_classes'"):
         LabelFormat.from_metadata(MetadataCatalog.get("nobody_knows"))

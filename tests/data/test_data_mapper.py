@@ -111,7 +111,7 @@ def test_the_channels_come_in_the_order_of_the_config(tmp_path, image_format):
     assert result["image"][image_format.index("R")].eq(200).all()
 
 
-def test_the_ignore_label_of_the_data_set_becomes_the_ignore_value(tmp_path):
+def test_the_ignore_label_of_the_dataset_becomes_the_ignore_value(tmp_path):
     label = np.array([[0, 1, 11], [11, 2, 0]], np.uint8)
     record = write_record(tmp_path, np.zeros((2, 3, 3), np.uint8), label)
     result = make_mapper(data=LabelFormat(3, 11))(record)
@@ -132,7 +132,7 @@ def test_an_ignore_value_that_is_a_class_is_refused():
         make_mapper(data=LabelFormat(300, 65535))
 
 
-def test_each_record_is_read_the_way_of_its_own_data_set(tmp_path):
+def test_each_record_is_read_the_way_of_its_own_dataset(tmp_path):
     label, image = np.array([[7, 8]], np.uint8), np.zeros((1, 2, 3), np.uint8)
     mapper = make_mapper(
         one=LabelFormat(2, 255, {7: 0, 8: 255}), other=LabelFormat(2, 255, {7: 1, 8: 0})
@@ -143,7 +143,7 @@ def test_each_record_is_read_the_way_of_its_own_data_set(tmp_path):
         mapper(write_record(tmp_path, image, label, "third"))
 
 
-def test_records_without_the_name_of_their_data_set(tmp_path):
+def test_records_without_the_name_of_their_dataset(tmp_path):
     image, label = np.zeros((1, 2, 3), np.uint8), np.array([[0, 1]], np.uint8)
     record = write_record(tmp_path, image, label)
     del record["dataset_name"]
@@ -175,7 +175,7 @@ class TestErrors:
         with pytest.raises(DatasetError, match=r"Cannot read the image .*image\.jpg"):
             make_mapper()({"file_name": str(path)})
 
-    def test_a_data_set_that_is_not_registered(self):
+    def test_a_dataset_that_is_not_registered(self):
         cfg = make_config(train=("camvid_sem_seg_trian",))
         with pytest.raises(DatasetError, match="Did you mean 'camvid_sem_seg_train'"):
             SemanticSegmentorMapper(cfg, is_train=True)

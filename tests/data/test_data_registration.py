@@ -21,7 +21,7 @@ from d2_ctxseg.data.registration import has_labels
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 
-def test_the_built_in_data_sets_are_registered_on_import():
+def test_the_built_in_datasets_are_registered_on_import():
     expected = {f"camvid_sem_seg_{split}" for split in ("train", "val", "test")}
     expected |= {f"context_shapes_sem_seg_{split}" for split in ("train", "val")}
     assert expected <= set(DatasetCatalog.list())
@@ -56,7 +56,7 @@ def test_records_and_metadata_of_a_split(tmp_path):
     assert metadata.ignore_label == IGNORE
     assert metadata.image_root == str(tmp_path / "images")
     assert metadata.sem_seg_root == str(tmp_path / "labels")
-    assert metadata.get("label_map") is None
+    assert metadata.get("id_map") is None
 
 
 class TestWithoutLabels:
@@ -105,6 +105,13 @@ def test_original_ids_are_in_the_metadata_if_they_are_known(tmp_path):
     assert MetadataCatalog.get(name).get("original_ids") is None
 
 
+def test_the_value_range_of_images_is_in_records_and_metadata(tmp_path):
+    write_pairs(tmp_path, ["a"])
+    [name] = register_folder_dataset(write_yaml(tmp_path, value_range=[0, 4095]))
+    assert DatasetCatalog.get(name)[0]["value_range"] == (0, 4095)
+    assert MetadataCatalog.get(name).value_range == (0, 4095)
+
+
 def test_nothing_is_looked_at_before_a_split_is_loaded(tmp_path):
     [name] = register_folder_dataset(write_yaml(tmp_path, root="not/there/yet"))
     write_pairs(tmp_path / "not/there/yet", ["a"])
@@ -126,7 +133,7 @@ def test_registering_the_same_file_again_changes_nothing(tmp_path):
     assert register_folder_datasets([path, path]) == register_folder_dataset(str(path)) * 2
 
 
-def test_another_data_set_of_the_same_name_is_refused(tmp_path):
+def test_another_dataset_of_the_same_name_is_refused(tmp_path):
     name = unique_name()
     first = write_yaml(tmp_path / "first", name=name)
     second = write_yaml(tmp_path / "second", name=name)
@@ -155,7 +162,7 @@ def test_a_name_that_someone_else_registered_is_refused_and_no_split_is_register
     assert f"{name}_sem_seg_train" not in DatasetCatalog
 
 
-def test_asking_for_an_unknown_folder_data_set_suggests_the_nearest():
+def test_asking_for_an_unknown_folder_dataset_suggests_the_nearest():
     with pytest.raises(DatasetError, match="Did you mean 'camvid_sem_seg_train'"):
         folder_dataset_of("camvid_sem_seg_trian")
 
@@ -237,6 +244,55 @@ class TestPairing:
         assert "1 labels have no image" in message
         assert "08.png" in message
 
+    def test_of_a_split_with_a_list_the_listed_images_count(self, tmp_path):
+        write_pairs(tmp_path, ["a", "more/b", "c", "d"])
+        (tmp_path / "labels/d.png").unlink()
+        (tmp_path / "train.txt").write_text("more/b\n\na\n")
+        (tmp_path / "val.txt").write_text("c\n")
+        folders = {"images": "images", "labels": "labels"}
+        splits = {name: {**folders, "list": f"{name}.txt"} for name in ("train", "val")}
+        train, val = register_folder_dataset(write_yaml(tmp_path, splits=splits))
+        assert [record["image_id"] for record in DatasetCatalog.get(train)] == ["a", "more/b"]
+        assert [record["image_id"] for record in DatasetCatalog.get(val)] == ["c"]
+
+    def test_a_list_may_count_for_images_without_labels(self, tmp_path):
+        write_pairs(tmp_path, ["a", "b"])
+        (tmp_path / "test.txt").write_text("b\n")
+        splits = {"test": {"images": "images", "list": "test.txt"}}
+        assert [record["image_id"] for record in self.load(tmp_path, splits=splits)] == ["b"]
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("a\nb.png\nc\n", r"2 of 3 names have no image in .*images: b\.png, c"),
+            ("\n", "it is empty"),
+            (None, "cannot read its list"),
+        ],
+    )
+    def test_a_list_that_does_not_fit(self, tmp_path, content, message):
+        write_pairs(tmp_path, ["a", "b"])
+        if content is not None:
+            (tmp_path / "train.txt").write_text(content)
+        files = {"images": "images", "labels": "labels", "list": "train.txt"}
+        with pytest.raises(DatasetError, match=message) as error:
+            self.load(tmp_path, splits={"train": files})
+        assert str(tmp_path / "train.txt") in str(error.value)
+
+    def test_a_listed_image_needs_its_label(self, tmp_path):
+        write_pairs(tmp_path, ["a", "b"])
+        (tmp_path / "labels/b.png").unlink()
+        (tmp_path / "train.txt").write_text("a\nb\n")
+        files = {"images": "images", "labels": "labels", "list": "train.txt"}
+        with pytest.raises(DatasetError, match=r"1 images have no label.*b\.png"):
+            self.load(tmp_path, splits={"train": files})
+
+    def test_what_the_preparation_skipped_is_left_out_with_a_warning(self, tmp_path, caplog):
+        write_pairs(tmp_path, ["a", "city/b", "c"])
+        (tmp_path / "labels/city/b.png").unlink()
+        (tmp_path / "labels/skipped.txt").write_text("city/b.png\tit is broken\nc.png\n")
+        assert [record["image_id"] for record in self.load(tmp_path)] == ["a"]
+        assert "skipped.txt leaves out 2 pairs" in caplog.text
+
     def test_two_images_for_one_label(self, tmp_path):
         write_pairs(tmp_path, ["a"])
         (tmp_path / "images/a.jpg").write_bytes(b"")
@@ -257,12 +313,12 @@ class TestGenerateMissing:
 
         monkeypatch.setitem(registration._generators, "context_shapes", generate)
 
-    def test_makes_a_generated_data_set_once(self):
+    def test_makes_a_generated_dataset_once(self):
         generate_missing(["context_shapes_sem_seg_train", "context_shapes_sem_seg_val"])
         generate_missing(["context_shapes_sem_seg_val"])
         assert self.calls == [self.root]
 
-    def test_leaves_other_data_sets_alone(self):
+    def test_leaves_other_datasets_alone(self):
         generate_missing(["camvid_sem_seg_train", "nobody_knows"])
         assert self.calls == []
 

@@ -282,10 +282,10 @@ class TestOriginalIds:
         assert self.ids(stuff_dataset_id_to_contiguous_id=dataset_ids) == expected
 
     def test_of_several_values_of_a_class_the_lowest(self):
-        label_map = {5: 0, 4: 0, 1: 1, 2: 2, 3: 3, 0: 255}
-        assert self.ids(label_map=label_map) == {0: 4, 1: 1, 2: 2, 3: 3}
-        with pytest.raises(UserError, match="no value of 'label_map' stands for the class 3"):
-            self.ids(label_map={0: 0, 1: 1, 2: 2})
+        id_map = {5: 0, 4: 0, 1: 1, 2: 2, 3: 3, 0: 255}
+        assert self.ids(id_map=id_map) == {0: 4, 1: 1, 2: 2, 3: 3}
+        with pytest.raises(UserError, match="no value of 'id_map' stands for the class 3"):
+            self.ids(id_map={0: 0, 1: 1, 2: 2})
 
 
 class TestMistakes:

@@ -7,6 +7,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 from timm.layers import DropPath, LayerNorm2d
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -293,6 +294,8 @@ def _unsupported_stride(name: str, output_stride: int, reason) -> UserError:
 def load_local_weights(encoder: torch.nn.Module, path: str) -> None:
     """Fill the encoder from a file that holds the encoder alone, with or without a classifier.
 
+    The first convolution's weights for 3 channels become weights for as many as the encoder takes.
+
     Raises:
         MissingFileError: no such file.
         UserError: it is no checkpoint, or lacks weights of the encoder; the message names them.
@@ -303,6 +306,7 @@ def load_local_weights(encoder: torch.nn.Module, path: str) -> None:
     # timm's encoders are one level down, as attribute `model`.
     target = encoder.model if hasattr(encoder, "model") else encoder
     expected = target.state_dict()
+    state = {key: _fit_channels(weight, expected.get(key)) for key, weight in state.items()}
     # Encoders of segmentation-models-pytorch return nothing from load_state_dict.
     missing = [
         key for key in expected if key not in state or state[key].shape != expected[key].shape
@@ -316,3 +320,12 @@ def load_local_weights(encoder: torch.nn.Module, path: str) -> None:
         )
     target.load_state_dict({key: state[key] for key in expected})
     logger.info("Encoder weights from %s. Not used: %s", path, ", ".join(unexpected) or "none")
+
+
+def _fit_channels(weight: Tensor, expected: Tensor | None) -> Tensor:
+    """The weight of a convolution of 3 channels for as many as are expected."""
+    if expected is None or weight.ndim != 4 or weight.shape[1] != 3:
+        return weight
+    if weight.shape[0] != expected.shape[0] or weight.shape[2:] != expected.shape[2:]:
+        return weight
+    return adapt_input_conv(expected.shape[1], weight)

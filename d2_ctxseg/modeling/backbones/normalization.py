@@ -101,6 +101,13 @@ def compare_normalization(cfg: CfgNode) -> None:
     encoder, stated = cfg.MODEL.ENCODER, Normalization(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
     if not encoder.WEIGHTS:
         return
+    if len(stated.mean) != 3:
+        logger.info(
+            "Images have %d channels: the first convolution of encoder '%s' starts from its "
+            "pretrained weights for 3, repeated and scaled as timm does it",
+            *(len(stated.mean), encoder.NAME),
+        )
+        return
     expected = encoder_normalization(cfg)
     if all(_are_close(ours, theirs) for ours, theirs in zip(stated, expected)):
         logger.info(
