@@ -31,7 +31,12 @@ from typing import NamedTuple
 
 import torch
 from measurement import Task, describe_environment, measure
-from reference import ClassByClassContextAware, ClassByClassPrototype, Convolution
+from reference import (
+    ClassByClassContextAware,
+    ClassByClassGaussianMixture,
+    ClassByClassPrototype,
+    Convolution,
+)
 from tabulate import tabulate
 from torch import Tensor, nn
 
@@ -39,6 +44,7 @@ from d2_ctxseg import add_ctxseg_config  # importing it makes detectron2 importa
 from d2_ctxseg.classifiers import (
     ContextAwareClassifier,
     ExplicitClassClassifier,
+    GaussianMixtureClassifier,
     LearnedPrototypeClassifier,
     LinearClassifier,
     PrototypeClassifier,
@@ -246,6 +252,16 @@ TABLES = {
             "LearnedPrototypeClassifier": classifier(LearnedPrototypeClassifier),
         },
         {"PrototypeClassifier": "ClassByClassPrototype"},
+    ),
+    "mixtures": Table(
+        "Gaussian mixtures on {channels} channels: " + _SETTING,
+        lambda size, device: pixel_inputs(size, size.channels, device),
+        {
+            "Convolution": classifier(Convolution),
+            "GaussianMixtureClassifier": classifier(GaussianMixtureClassifier),
+            "ClassByClassGaussianMixture": classifier(ClassByClassGaussianMixture),
+        },
+        {"GaussianMixtureClassifier": "ClassByClassGaussianMixture"},
     ),
     "segmentors": Table(
         "Whole segmentors: UPerNet of {decoder_channels} channels on {encoder}, one image "

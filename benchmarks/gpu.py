@@ -21,7 +21,12 @@ from pathlib import Path
 import torch
 from classifiers import IGNORE, SIZES, Size, pixel_inputs, usable_device
 from measurement import Task, describe_environment, measure
-from reference import ClassByClassContextAware, ClassByClassPrototype, Convolution
+from reference import (
+    ClassByClassContextAware,
+    ClassByClassGaussianMixture,
+    ClassByClassPrototype,
+    Convolution,
+)
 from tabulate import tabulate
 from torch import Tensor, nn
 
@@ -36,6 +41,7 @@ REFERENCES = {
     "Convolution": Convolution,
     "ClassByClassContextAware": ClassByClassContextAware,
     "ClassByClassPrototype": ClassByClassPrototype,
+    "ClassByClassGaussianMixture": ClassByClassGaussianMixture,
 }
 
 

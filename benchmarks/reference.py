@@ -6,6 +6,8 @@ use ``d2_ctxseg.classifiers`` for anything but a comparison. Arguments and the k
 dict are those of the project's classifiers, so that weights can be copied from one to the other.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -272,6 +274,187 @@ class ClassByClassPrototype(nn.Module):
         if self.assignment == "argmax":
             return F.one_hot(index, num_prototypes).to(plan.dtype), index
         return F.gumbel_softmax(plan, tau=0.5, hard=True), index
+
+
+class ClassByClassGaussianMixture(nn.Module):
+    """The Gaussian mixtures (Liang et al., NeurIPS 2022) in the manner of the released code.
+
+    Equals GaussianMixtureClassifier with its default options, on one worker. One thing is not the
+    released code's: densities are matrix products, a class at a time. Its own N x K x M x D numbers
+    would take 6 GiB a copy in benchmarks/classifiers.py.
+
+    Args:
+        in_channels: channels C of the features.
+        num_classes: number of classes K.
+        num_components: Gaussians M of a class.
+        embedding_channels: channels D of the embedding.
+        memory_size: embeddings S that are kept of each Gaussian.
+        max_samples: pixels of a Gaussian that are taken in a step at most.
+        mean_momentum: share of a mean that stays when it is fitted.
+        scale_momentum: share of a standard deviation that stays.
+        refit_interval: steps from one fit to the next.
+        ignore_label: label of pixels that take no part in the losses.
+        align_corners: how logits are interpolated to the size of the labels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        num_components: int = 5,
+        embedding_channels: int = 64,
+        memory_size: int = 1000,
+        max_samples: int = 20,
+        mean_momentum: float = 0.999,
+        scale_momentum: float = 0.0,
+        refit_interval: int = 5,
+        ignore_label: int = 255,
+        align_corners: bool = False,
+    ):
+        super().__init__()
+        self.projection = nn.Identity()
+        if embedding_channels != in_channels:
+            self.projection = nn.Sequential(
+                nn.Conv2d(in_channels, embedding_channels, kernel_size=1, bias=False),
+                nn.BatchNorm2d(embedding_channels),
+                nn.ReLU(),
+            )
+        self.feature_norm = nn.LayerNorm(embedding_channels)
+        self.score_norm = nn.LayerNorm(num_classes)
+        shape = (num_classes, num_components, embedding_channels)
+        self.register_buffer("means", nn.init.trunc_normal_(torch.empty(shape), std=0.02))
+        self.register_buffer("scales", torch.ones(shape))
+        queue = torch.randn(num_classes * num_components, embedding_channels, memory_size)
+        self.memory = nn.Module()
+        self.memory.register_buffer("samples", F.normalize(queue, dim=-2))
+        self.memory.register_buffer("pointers", torch.zeros(len(queue), dtype=torch.long))
+        self.memory.register_buffer("steps", torch.zeros(1, dtype=torch.long))
+        self.max_samples = max_samples
+        self.mean_momentum = mean_momentum
+        self.scale_momentum = scale_momentum
+        self.refit_interval = refit_interval
+        self.ignore_label = ignore_label
+        self.align_corners = align_corners
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, C, h, w) to logits (B, K, h, w)."""
+        return self._predict(features)[0]
+
+    def losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Both weighted losses, after which the mixtures are fitted.
+
+        Features (B, C, h, w), labels (B, H, W) int64.
+        """
+        logits, log_density, embedding = self._predict(features)
+        small = nearest_labels(labels, features.shape[-2:]).flatten().long()
+        small = small.masked_fill(small == self.ignore_label, -1)
+        classes = [int(k) for k in small.unique() if k >= 0]
+        target, members = self._assign(logits.detach(), log_density.detach(), small, classes)
+        contrast = F.cross_entropy(log_density.flatten(1), target, ignore_index=-1)
+        embedding = embedding.detach()
+        for k in classes:
+            self._enqueue(k, embedding[small == k], members[small == k])
+        if self.memory.steps % self.refit_interval == 0:
+            for k in classes:
+                for m in range(self.means.shape[1]):
+                    self._fit(k, m)
+        self.memory.steps += 1
+        return {
+            "loss_sem_seg": interpolated_cross_entropy(
+                logits, labels, self.ignore_label, self.align_corners
+            ),
+            "loss_contrast": 0.01 * contrast,
+        }
+
+    def _predict(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, K, h, w), log densities (N, K, M) and embeddings (N, D), N = B * h * w."""
+        features = self.projection(features)
+        batch, channels, height, width = features.shape
+        embedding = features.permute(0, 2, 3, 1).reshape(-1, channels)
+        embedding = F.normalize(self.feature_norm(embedding), dim=-1)
+        # Not in place: the backward pass still needs those of an earlier call.
+        self.means = F.normalize(self.means, dim=-1)
+        log_density = torch.stack(
+            [self._log_density(embedding, *pair) for pair in zip(self.means, self.scales)], dim=1
+        )
+        logits = self.score_norm(log_density.amax(dim=-1))
+        logits = logits.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+        return logits, log_density, embedding
+
+    def _log_density(self, embedding: Tensor, means: Tensor, scales: Tensor) -> Tensor:
+        """Of embeddings (N, D) under the Gaussians of a class, (M, D) each, to (N, M)."""
+        precision = scales.pow(-2)
+        distance = embedding.pow(2) @ precision.T - 2 * embedding @ (means * precision).T
+        distance = distance + (means.pow(2) * precision).sum(dim=-1)
+        constant = 0.5 * means.shape[-1] * math.log(2 * math.pi) + scales.log().sum(dim=-1)
+        return -constant - 0.5 * distance
+
+    def _assign(
+        self, logits: Tensor, log_density: Tensor, labels: Tensor, classes: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Cluster the pixels of each class.
+
+        Args:
+            logits: (B, K, h, w).
+            log_density: (N, K, M).
+            labels: (N,) int64; -1 is ignored.
+            classes: those in the labels.
+
+        Returns:
+            The number of each pixel's Gaussian (N,) int64, or -1; and (N, M) bool, whether it is
+            the pixel's and the pixel is classified correctly.
+        """
+        num_components = log_density.shape[2]
+        correct = labels == logits.max(dim=1)[1].view(-1)
+        target = labels.clone()
+        members = torch.zeros(len(labels), num_components, dtype=torch.bool, device=labels.device)
+        for k in classes:
+            of_class = log_density[:, k][labels == k]
+            index = self._cluster(of_class / of_class.abs().max())
+            one_hot = F.one_hot(index, num_components).bool()
+            members[labels == k] = one_hot & correct[labels == k].unsqueeze(1)
+            target[labels == k] = num_components * k + index
+        return target, members
+
+    def _cluster(self, density: Tensor) -> Tensor:
+        """Sinkhorn on (N, M) densities: the most probable Gaussian of each pixel (N,)."""
+        plan = torch.exp(density / 0.05).t()
+        num_components, num_pixels = plan.shape
+        plan = plan / plan.sum()
+        for _ in range(3):
+            plan = plan / plan.sum(dim=1, keepdim=True) / num_components
+            plan = plan / plan.sum(dim=0, keepdim=True) / num_pixels
+        return plan.argmax(dim=0)
+
+    def _enqueue(self, k: int, embedding: Tensor, members: Tensor) -> None:
+        """Write pixels (n, D) of a class into the memories of the Gaussians they belong to (n, M).
+
+        A memory's length must be at least ``max_samples``.
+        """
+        size = self.memory.samples.shape[-1]
+        for m in range(members.shape[1]):
+            row = k * members.shape[1] + m
+            chosen = embedding[members[:, m]]
+            if len(chosen) > self.max_samples:
+                index = torch.linspace(0, len(chosen) - 1, self.max_samples, dtype=torch.int64)
+                chosen = chosen[index.to(chosen.device)]
+            start = int(self.memory.pointers[row])
+            tail = min(len(chosen), size - start)
+            self.memory.samples[row, :, start : start + tail] = chosen[:tail].T
+            self.memory.samples[row, :, : len(chosen) - tail] = chosen[tail:].T
+            self.memory.pointers[row] = (start + len(chosen)) % size
+
+    def _fit(self, k: int, m: int) -> None:
+        """Fit a Gaussian to its memory."""
+        samples = self.memory.samples[k * self.means.shape[1] + m].T
+        mean = F.normalize(samples.sum(dim=0), dim=0)
+        scale = ((samples - mean).pow(2).mean(dim=0) + 1e-2).sqrt()
+        # Copies: the backward pass still needs the old ones.
+        self.means, self.scales = self.means.clone(), self.scales.clone()
+        old_mean, old_scale = self.means[k, m].clone(), self.scales[k, m].clone()
+        self.means[k, m] = self.mean_momentum * old_mean + (1 - self.mean_momentum) * mean
+        self.scales[k, m] = self.scale_momentum * old_scale + (1 - self.scale_momentum) * scale
 
 
 def class_by_class_distillation(

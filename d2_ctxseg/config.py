@@ -317,6 +317,45 @@ def _add_classifier_config(cfg: CN) -> None:
     # How the products with them make the score of a class: "max" or "logsumexp".
     learned_prototype.SCORE = "max"
 
+    # Gaussian mixtures, GMMSeg (NeurIPS 2022).
+    mixture = cfg.MODEL.CLASSIFIER.GAUSSIAN_MIXTURE = CN()
+    # Gaussians of a class.
+    mixture.NUM_COMPONENTS = 5
+    # Channels of the embedding, made by a 1x1 convolution; None: the features' own, without it.
+    mixture.EMBEDDING_CHANNELS = 64
+    # Embeddings that the memory keeps of each Gaussian (the authors: 32000), of 4 bytes a channel;
+    # the log of a training says how much it is. 0: Gaussians are fitted to one batch.
+    mixture.MEMORY_SIZE = 1000
+    # Pixels of a Gaussian that are taken from a batch at most.
+    mixture.MAX_SAMPLES = 20
+    # Share of its old value that a mean, and a standard deviation, keeps when it is fitted.
+    mixture.MEAN_MOMENTUM = 0.999
+    mixture.SCALE_MOMENTUM = 0.0
+    # Gaussians are fitted every so many steps.
+    mixture.REFIT_INTERVAL = 5
+    # The score of a class: "max", its largest density (the authors' code), or "logsumexp", the
+    # density of the mixture (the paper).
+    mixture.CLASS_SCORE = "max"
+    # A LayerNorm over the scores of the classes.
+    mixture.SCORE_NORM = True
+    # The Gaussian that a pixel belongs to: "sinkhorn", one, by optimal transport (the authors'
+    # code); all, weighted by the transport plan, "sinkhorn_soft" (the paper), or by "posterior".
+    mixture.E_STEP = "sinkhorn"
+    mixture.SINKHORN_ITERATIONS = 3
+    mixture.SINKHORN_EPSILON = 0.05
+    # "diagonal", "spherical" (one variance a Gaussian) or "fixed" (1).
+    mixture.COVARIANCE = "diagonal"
+    # Only pixels that are classified correctly fit Gaussians.
+    mixture.ONLY_CORRECT = True
+    # "em" (expectation maximisation), or "gradient": means and scales are trained by the losses.
+    mixture.LEARNING = "em"
+    # loss_sem_seg is a mean over the "labelled" pixels, or divided by the number of "all" pixels
+    # (the authors' code).
+    mixture.SEM_SEG_DIVISOR = "labelled"
+    # Weights of the two losses; 0 turns one off.
+    mixture.LOSS_WEIGHT_SEM_SEG = 1.0
+    mixture.LOSS_WEIGHT_CONTRAST = 0.01
+
     # Explicit class embeddings (ICCV 2023) on the features of any head.
     explicit_class = cfg.MODEL.CLASSIFIER.EXPLICIT_CLASS = CN()
     # Channels of embeddings, attention and refined features; None: the features', at most 256.

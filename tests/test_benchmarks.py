@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 from torch import nn
 from train_net_runs import ROOT
 
-from d2_ctxseg.classifiers import ContextAwareClassifier, LinearClassifier
+from d2_ctxseg.classifiers import (
+    ContextAwareClassifier,
+    GaussianMixtureClassifier,
+    LinearClassifier,
+)
 from d2_ctxseg.classifiers.prototype import PrototypeClassifier
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -22,6 +26,7 @@ REFERENCE = runpy.run_path(str(BENCHMARKS / "reference.py"))
 MEASUREMENT = runpy.run_path(str(BENCHMARKS / "measurement.py"))
 Convolution = REFERENCE["Convolution"]
 ClassByClassContextAware = REFERENCE["ClassByClassContextAware"]
+ClassByClassGaussianMixture = REFERENCE["ClassByClassGaussianMixture"]
 ClassByClassPrototype = REFERENCE["ClassByClassPrototype"]
 Task = MEASUREMENT["Task"]
 CPU = torch.device("cpu")
@@ -101,6 +106,19 @@ class TestReferencesGiveWhatTheProjectsClassifiersGive:
             classifier.prototypes, reference.prototypes, rtol=1e-4, atol=1e-6
         )
 
+    @given(seed=st.integers(0, 1000), ignored=st.floats(0, 0.9))
+    @settings(max_examples=10, deadline=None)
+    def test_gaussian_mixture(self, seed, ignored):
+        """Without a projection; test_gaussian_mixture_classifier.py has several steps."""
+        torch.manual_seed(seed)
+        options = {"num_components": 3, "embedding_channels": 16, "memory_size": 30}
+        classifier = GaussianMixtureClassifier(16, 7, **options)
+        classifier.scales.fill_(0.3)  # a new one's scores are nearly equal
+        reference = ClassByClassGaussianMixture(16, 7, **options)
+        assert_the_same(classifier, reference, *batch(seed, ignored=ignored))
+        states = classifier.state_dict(), reference.state_dict()
+        torch.testing.assert_close(*states, rtol=1e-4, atol=1e-6)
+
     def test_prototypes_move(self):
         """Else the comparison above would compare nothing."""
         reference = ClassByClassPrototype(16, 7, momentum=0.9)
@@ -157,6 +175,30 @@ class TestReferencesGiveTheAuthorsNumbers:
         torch.testing.assert_close(losses, expected, rtol=1e-5, atol=0)
         expected = numbers["output/updated_prototypes"]
         torch.testing.assert_close(reference.prototypes, expected, atol=1e-6, rtol=0)
+
+    def test_gaussian_mixture(self):
+        renamed = {"diagonal": "scales", "feat_norm": "feature_norm", "mask_norm": "score_norm"}
+        renamed |= {"queue": "memory.samples", "queue_ptr": "memory.pointers"}
+        renamed |= {"iteration_counter": "memory.steps"}
+        numbers, state = self.load("gaussian_mixture", renamed)
+        del state["eye_matrix"]
+        options = {"num_components": 3, "embedding_channels": 16, "memory_size": 20}
+        options |= {"max_samples": 8, "mean_momentum": 0.9, "scale_momentum": 0.5}
+        reference = ClassByClassGaussianMixture(16, 6, **options)
+        reference.load_state_dict(state)
+        features, labels = numbers["input/features"], numbers["input/labels"].long()
+        expected = numbers["output/logits"]
+        torch.testing.assert_close(reference(features), expected, atol=1e-4, rtol=0)
+        losses, gradients = losses_and_gradients(reference, features, labels)
+        expected = numbers["output/total_valid_mean"]
+        torch.testing.assert_close(sum(losses.values()), expected, rtol=1e-5, atol=0)
+        expected = numbers["output/grad_features_valid_mean"]
+        torch.testing.assert_close(gradients["features"], expected, rtol=1e-4, atol=1e-7)
+        for ours, theirs in {"means": "means", "scales": "diagonal"}.items():
+            expected = numbers[f"output/updated_{theirs}"]
+            torch.testing.assert_close(getattr(reference, ours), expected, atol=1e-6, rtol=0)
+        expected = numbers["output/updated_queue"]
+        torch.testing.assert_close(reference.memory.samples, expected, atol=1e-6, rtol=0)
 
 
 def make_task(call, phase="test", name="task", table="classifiers", module=None):

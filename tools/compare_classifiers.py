@@ -5,11 +5,11 @@
         --classifiers linear context_aware --seeds 1 2 3 --output output/comparison --jobs 2
 
 A classifier is linear, context_aware, semantic_spatial, prototype, learned_prototype,
-explicit_class, the registered name of your own, or a variant, LABEL=CLASSIFIER,KEY=VALUE, such as
-no_kl=context_aware,LOSS_WEIGHT_KL=0.0. Each run is an ordinary folder of train_net.py,
-OUTPUT/LABEL/seed_N. The same command continues what was interrupted and keeps what is finished.
---print-commands gives one command a run for a scheduler (a job array); --gather then compares what
-is finished. --runs compares any runs of train_net.py.
+explicit_class, gaussian_mixture, the registered name of your own, or a variant,
+LABEL=CLASSIFIER,KEY=VALUE, such as no_kl=context_aware,LOSS_WEIGHT_KL=0.0. Each run is an ordinary
+folder of train_net.py, OUTPUT/LABEL/seed_N. The same command continues what was interrupted and
+keeps what is finished. --print-commands gives one command a run for a scheduler (a job array);
+--gather then compares what is finished. --runs compares any runs of train_net.py.
 
 It writes comparison.json, comparison.md and comparison.html.
 """

@@ -54,6 +54,7 @@ METHODS = {
     "prototype": "Prototypes",
     "learned_prototype": "Learned prototypes",
     "explicit_class": "Explicit class embeddings",
+    "gaussian_mixture": "Gaussian mixtures",
 }
 # MODEL_METHOD.yaml, or MODEL_one_METHOD.yaml where a class has one prototype.
 NAME = re.compile(rf"(?P<model>.+?)(_one)?_(?P<method>{'|'.join(METHODS)})\.yaml")

@@ -4,9 +4,10 @@
     python tools/strip_checkpoint.py --config-file configs/camvid/fpn_resnet18_context_aware.yaml \\
         --weights output/model_final.pth --output output/model_stripped.pth
 
-Left out are the context-aware classifier's oracle, auxiliary heads, and the state of optimizer and
-schedule. The result predicts exactly as before, in train_net.py --eval-only, the demos and any code
-that calls d2_ctxseg.checkpoint.load_weights; it cannot be trained further.
+Left out are the context-aware classifier's oracle, the memory of Gaussian mixtures, auxiliary
+heads, and the state of optimizer and schedule. The result predicts exactly as before, in
+train_net.py --eval-only, the demos and any code that calls d2_ctxseg.checkpoint.load_weights; it
+cannot be trained further.
 """
 
 import argparse

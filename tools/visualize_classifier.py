@@ -58,7 +58,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--classes",
         nargs="+",
         metavar="NAME",
-        help="whose prototypes and masks are drawn (the largest of each prediction)",
+        help="whose prototypes, Gaussians and masks are drawn (the largest of each prediction)",
     )
     add_opts_argument(parser)
     return parser

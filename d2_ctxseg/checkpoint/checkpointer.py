@@ -172,7 +172,7 @@ def load_weights(model: nn.Module, path: str) -> None:
 
 
 def strip_training_only(model: nn.Module) -> list[str]:
-    """Take out of the model what only training needs: auxiliary heads, the oracle's projector.
+    """Take out of the model what only training needs: auxiliary heads, a classifier's oracle.
 
     It predicts as before and can be neither trained nor filled from a full checkpoint any more.
 

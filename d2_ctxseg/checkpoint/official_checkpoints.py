@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..utils.errors import UserError, suggest
 
-# The authors' module names (regular expressions) and ours.
+# The authors' module names (regular expressions) and ours; "" for what has no place here.
 CONTEXT_AWARE_NAMES = {
     r"conv_seg": r"predictor",
     r"proj\.([02])": r"estimated_projector.\1",
@@ -32,6 +32,19 @@ PROTOTYPE_NAMES = {
     # Their BatchNorm and ReLU are a sequence in the sequence.
     r"proj_head\.proj\.1\.0": r"projection.1",
     r"proj_head\.proj\.2": r"projection.3",
+}
+GAUSSIAN_MIXTURE_NAMES = {
+    r"means": r"means",
+    r"diagonal": r"scales",
+    r"queue": r"memory.samples",
+    r"queue_ptr": r"memory.pointers",
+    r"iteration_counter": r"memory.steps",
+    r"feat_norm": r"feature_norm",
+    r"mask_norm": r"score_norm",
+    r"projection\.conv": r"projection.0",
+    r"projection\.bn": r"projection.1",
+    # Ones, and the vanilla classifier, which nothing reads.
+    r"eye_matrix|conv_seg": "",
 }
 EXPLICIT_CLASS_NAMES = {
     r"conv_seg": r"predictor",
@@ -73,6 +86,7 @@ _METHODS = {
     "cac": (CONTEXT_AWARE_NAMES, _HEAD),
     "ssa": (SEMANTIC_SPATIAL_NAMES, _HEAD),
     "protoseg": (PROTOTYPE_NAMES, r"module\."),
+    "gmmseg": (GAUSSIAN_MIXTURE_NAMES, _HEAD),
     "ecenet": (EXPLICIT_CLASS_NAMES, _HEAD),
 }
 
@@ -86,7 +100,10 @@ def convert_official_state_dict(state_dict: Mapping[str, Tensor], method: str) -
         method: "cac" (https://github.com/tianzhuotao/CAC) for ContextAwareClassifier, "ssa"
             (https://github.com/xwmaxwma/SSA-Seg) for SemanticSpatialClassifier, "protoseg"
             (https://github.com/tfzhou/ProtoSeg) for PrototypeClassifier, with ``projection=True``
-            where the checkpoint has one, or "ecenet" for ECEHead with its default switches.
+            where the checkpoint has one, "gmmseg" (https://github.com/leonnnop/GMMSeg) for
+            GaussianMixtureClassifier, whose ``memory_size`` must be the checkpoint's unless the
+            keys that begin with "memory." are left out, or "ecenet" for ECEHead with its default
+            switches.
 
     Returns:
         The same tensors, ready for ``load_state_dict`` of that module.
@@ -110,7 +127,7 @@ def convert_official_state_dict(state_dict: Mapping[str, Tensor], method: str) -
             f"These keys are not of the authors' {method}: {', '.join(unknown)}. Expected names "
             f"such as {_examples(modules)}, alone or in a whole model."
         )
-    converted = {name: candidates[key] for key, name in names.items() if name is not None}
+    converted = {name: candidates[key] for key, name in names.items() if name}
     if not converted:
         raise UserError(
             f"There is nothing of the authors' {method} in these {len(state_dict)} weights: "
@@ -140,7 +157,7 @@ def _rename(key: str, modules: Mapping[str, str]) -> str | None:
         match = re.fullmatch(f"({pattern})({_TENSOR})", key)
         if match:
             # The pattern's own groups are counted from 1 in the table, from 2 here.
-            return re.sub(pattern, name, match[1]) + match[match.lastindex]
+            return name and re.sub(pattern, name, match[1]) + match[match.lastindex]
     return None
 
 

@@ -3,6 +3,7 @@
 from .base import CLASSIFIER_REGISTRY, PixelClassifier, make_predictor
 from .context_aware import ContextAwareClassifier, ContextAwarePrediction
 from .explicit_class import ExplicitClassClassifier, ExplicitClassPrediction
+from .gaussian_mixture import GaussianMixtureClassifier
 from .learned_prototype import LearnedPrototypeClassifier
 from .linear import LinearClassifier
 from .prototype import PrototypeClassifier
@@ -14,6 +15,7 @@ __all__ = [
     "ContextAwarePrediction",
     "ExplicitClassClassifier",
     "ExplicitClassPrediction",
+    "GaussianMixtureClassifier",
     "LearnedPrototypeClassifier",
     "LinearClassifier",
     "PixelClassifier",

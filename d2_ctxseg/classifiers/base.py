@@ -3,6 +3,7 @@
 from abc import ABCMeta, abstractmethod
 from typing import ClassVar
 
+import torch
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
@@ -92,6 +93,13 @@ class PixelClassifier(nn.Module, metaclass=ABCMeta):
         Returns:
             Named scalars, weights already applied, ready to be summed.
         """
+
+
+def pixels_as_map(scores: Tensor, shape: torch.Size) -> Tensor:
+    """Scores (B * h * w, K) of the pixels of features of ``shape`` (B, C, h, w) to (B, K, h, w)."""
+    batch, _, height, width = shape
+    # Interpolation wants rows of an image beside each other, not classes of a pixel.
+    return scores.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2).contiguous()
 
 
 def make_predictor(

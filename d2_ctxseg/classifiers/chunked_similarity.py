@@ -16,6 +16,9 @@ from .prototype_similarity import HUBER_DELTA, PrototypeSimilarity, as_similarit
 # 256 MiB, enough for large matrix products, and no assumption on a cache.
 _CHUNK_ELEMENTS = {"cpu": 2**21}
 _CHUNK_ELEMENTS_ELSEWHERE = 2**26
+# Exponents are no less, since a CPU computes with the denormal numbers that would come of them, and
+# of their products with gradients, a hundred times slower. Next to exp(0) = 1 this counts as 0.
+_LEAST_EXPONENT = -50.0
 
 
 def chunked_class_scores(
@@ -74,7 +77,8 @@ class _Similarity(torch.autograd.Function):
             of_own_class = by_prototype.gather(2, _own_class(labels[rows], num_prototypes))
             class_scores = by_prototype.amax(dim=1)
             largest = class_scores.amax(dim=1, keepdim=True)
-            partition = _divide(chunk - largest, temperature).exp_().sum(dim=1)
+            exponents = _divide(chunk - largest, temperature)
+            partition = exponents.clamp_(min=_LEAST_EXPONENT).exp_().sum(dim=1)
             log_partition = partition.log() + largest[:, 0] / temperature
             results.append((class_scores, of_own_class[..., 0], log_partition))
         class_scores, of_own_class, log_partition = (torch.cat(parts) for parts in zip(*results))
@@ -92,7 +96,7 @@ class _Similarity(torch.autograd.Function):
         for rows in _chunks(gradient, table):
             chunk = at_least_float32(similarity[rows])
             grad = chunk - temperature * log_partition[rows, None]
-            grad = _divide(grad, temperature).exp_()
+            grad = _divide(grad, temperature).clamp_(min=_LEAST_EXPONENT).exp_()
             grad.mul_(grad_partition[rows, None] / temperature)
             by_prototype = grad.unflatten(1, shape)
             # As amax does: equals share the gradient.

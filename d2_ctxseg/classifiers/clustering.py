@@ -13,6 +13,9 @@ from torch import Tensor
 class WorkerReduction:
     """How tensors of several workers become one; here there is one worker."""
 
+    #: The number of this worker.
+    rank = 0
+
     def maximum(self, values: Tensor) -> Tensor:
         """Elementwise maximum over all workers."""
         return values
@@ -24,6 +27,10 @@ class WorkerReduction:
     def mean(self, values: Tensor) -> Tensor:
         """Elementwise mean over all workers."""
         return values
+
+    def gather(self, values: Tensor) -> Tensor:
+        """(...) of one shape on all workers to (workers, ...), in the order of their numbers."""
+        return values[None]
 
 
 class _DistributedReduction(WorkerReduction):
@@ -39,6 +46,15 @@ class _DistributedReduction(WorkerReduction):
 
     def mean(self, values: Tensor) -> Tensor:
         return self.sum(values) / dist.get_world_size()
+
+    @property
+    def rank(self) -> int:
+        return dist.get_rank()
+
+    def gather(self, values: Tensor) -> Tensor:
+        gathered = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, values)
+        return torch.stack(gathered)
 
 
 def reduction_over_workers(enabled: bool = True) -> WorkerReduction:

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..losses.checks import check_choice
-from ..losses.functional import resize_labels
+from ..losses.checks import check_choice, check_positive
+from ..losses.functional import mean_where, resize_labels
 from ..losses.precision import without_autocast
-from .base import CLASSIFIER_REGISTRY, PixelClassifier
+from .base import CLASSIFIER_REGISTRY, PixelClassifier, pixels_as_map
 from .chunked_similarity import chunked_class_scores, chunked_prototype_similarity
 from .clustering import reduction_over_workers, sinkhorn_log_plan
 from .prototype_similarity import DISTANCES, contrast, squared_distance
@@ -103,7 +103,7 @@ class PrototypeClassifier(PixelClassifier):
         check_choice("assignment", assignment, ASSIGNMENTS)
         check_choice("distance", distance, DISTANCES)
         check_choice("synchronization", synchronization, SYNCHRONIZATIONS)
-        _check_positive(
+        check_positive(
             num_prototypes=num_prototypes,
             sinkhorn_iterations=sinkhorn_iterations,
             sinkhorn_epsilon=sinkhorn_epsilon,
@@ -139,7 +139,7 @@ class PrototypeClassifier(PixelClassifier):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, C, h, w) to logits (B, K, h, w): the normalised scores of the classes."""
-        return self._as_map(self.classify(self.embed(features)), features.shape)
+        return pixels_as_map(self.classify(self.embed(features)), features.shape)
 
     def classify(self, embeddings: Tensor) -> Tensor:
         """Pixel embeddings (N, C) of unit length to logits (N, K)."""
@@ -175,7 +175,7 @@ class PrototypeClassifier(PixelClassifier):
             distance=self.distance,
             temperature=self.temperature,
         )
-        logits = self._as_map(self.score_norm(similarity.class_scores), features.shape)
+        logits = pixels_as_map(self.score_norm(similarity.class_scores), features.shape)
         assignment = self.assign(similarity.of_own_class, small, valid)
 
         weights = {name: weight for name, weight in self.loss_weights.items() if weight}
@@ -185,9 +185,9 @@ class PrototypeClassifier(PixelClassifier):
         chosen = similarity.of_own_class.gather(1, assignment.prototype[:, None])[:, 0]
         if "loss_ppc" in weights:
             pixels = contrast(similarity.log_partition, chosen, self.temperature)
-            losses["loss_ppc"] = _mean_where(pixels, valid)
+            losses["loss_ppc"] = mean_where(pixels, valid)
         if "loss_ppd" in weights:
-            losses["loss_ppd"] = _mean_where(squared_distance(chosen, self.distance), valid)
+            losses["loss_ppd"] = mean_where(squared_distance(chosen, self.distance), valid)
         if self.training:
             correct = valid & (logits.argmax(dim=1).flatten() == small)
             self.update(embeddings, assignment, correct)
@@ -253,13 +253,6 @@ class PrototypeClassifier(PixelClassifier):
         self._counts.zero_()
         self._calls = 0
 
-    @staticmethod
-    def _as_map(logits: Tensor, shape: torch.Size) -> Tensor:
-        """Logits (B * h * w, K) of the pixels of features (B, C, h, w) to (B, K, h, w)."""
-        batch, _, height, width = shape
-        # Interpolation wants rows of an image beside each other, not classes of a pixel.
-        return logits.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2).contiguous()
-
 
 def _projection(channels: int) -> nn.Sequential:
     return nn.Sequential(
@@ -275,14 +268,3 @@ class _UnitLength(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, h, w) to unit length over the channels."""
         return F.normalize(features, dim=1)
-
-
-def _mean_where(values: Tensor, valid: Tensor) -> Tensor:
-    """Mean of (N,) values over valid (N,) pixels; 0 where there is none."""
-    return (values * valid).sum() / valid.sum().clamp(min=1)
-
-
-def _check_positive(**options: float) -> None:
-    for name, value in options.items():
-        if value <= 0:
-            raise ValueError(f"{name} is {value}, expected a number above 0.")

@@ -40,6 +40,7 @@ ARCHITECTURES = {
     "prototype": "PrototypeSegmentor",
     "learned_prototype": "LearnedPrototypeSegmentor",
     "explicit_class": "ExplicitClassSegmentor",
+    "gaussian_mixture": "GaussianMixtureSegmentor",
 }
 
 

@@ -103,6 +103,11 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(labels[:, None].float(), size=size, mode="nearest")[:, 0].long()
 
 
+def mean_where(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean of (N,) values over valid (N,) pixels; 0 where there is none."""
+    return (values * valid).sum() / valid.sum().clamp(min=1)
+
+
 def feature_lengths(features: Tensor) -> Tensor:
     """Euclidean length of each pixel's features, at least 1e-12.
 

@@ -18,6 +18,7 @@ from .inference import LabelMapPredictor, SemanticSegmentorWithTTA, TestTimeAugm
 from .segmentors import (
     ContextAwareSegmentor,
     ExplicitClassSegmentor,
+    GaussianMixtureSegmentor,
     LearnedPrototypeSegmentor,
     LinearSegmentor,
     PixelClassifierSegmentor,
@@ -34,6 +35,7 @@ __all__ = [
     "EncoderBackbone",
     "ExplicitClassSegmentor",
     "FCNHead",
+    "GaussianMixtureSegmentor",
     "LabelMapPredictor",
     "LearnedPrototypeSegmentor",
     "LinearSegmentor",

@@ -14,6 +14,7 @@ from detectron2.structures import ImageList
 from ..classifiers import (
     ContextAwareClassifier,
     ExplicitClassClassifier,
+    GaussianMixtureClassifier,
     LearnedPrototypeClassifier,
     LinearClassifier,
     PixelClassifier,
@@ -238,6 +239,13 @@ class PrototypeSegmentor(PixelClassifierSegmentor):
     """Nonparametric prototypes (CVPR 2022); keys under MODEL.CLASSIFIER.PROTOTYPE."""
 
     classifier_class = PrototypeClassifier
+
+
+@META_ARCH_REGISTRY.register()
+class GaussianMixtureSegmentor(PixelClassifierSegmentor):
+    """Gaussian mixtures (NeurIPS 2022); keys under MODEL.CLASSIFIER.GAUSSIAN_MIXTURE."""
+
+    classifier_class = GaussianMixtureClassifier
 
 
 @META_ARCH_REGISTRY.register()

@@ -181,6 +181,20 @@ class TestStripping:
         expected = stripped(self.inputs)[0]["sem_seg"]
         assert torch.equal(model(self.inputs)[0]["sem_seg"], expected)
 
+    def test_the_memory_of_gaussian_mixtures_goes_and_predictions_stay(self, cfg, tmp_path):
+        cfg.MODEL.META_ARCHITECTURE = "GaussianMixtureSegmentor"
+        model = build_model(cfg).eval()
+        before = model(self.inputs)[0]["sem_seg"]
+        assert set(strip_training_only(model)) == {"auxiliary_head", "classifier.memory"}
+        torch.save({"model": model.state_dict()}, tmp_path / "stripped.pth")
+        assert not any("memory" in key for key in model.state_dict())
+        other = build_model(cfg).eval()
+        load_weights(other, str(tmp_path / "stripped.pth"))
+        assert torch.equal(other(self.inputs)[0]["sem_seg"], before)
+        labels = torch.zeros(64, 64, dtype=torch.long)
+        with pytest.raises(ValueError, match="stripped for deployment.*full checkpoint"):
+            other.train()([{**self.inputs[0], "sem_seg": labels}])
+
     def test_a_stripped_checkpoint_without_more_than_that_is_refused(self, cfg, tmp_path):
         model = build_model(cfg)
         strip_training_only(model)

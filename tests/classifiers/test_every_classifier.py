@@ -11,6 +11,7 @@ from d2_ctxseg.classifiers import (
     CLASSIFIER_REGISTRY,
     ContextAwareClassifier,
     ExplicitClassClassifier,
+    GaussianMixtureClassifier,
     LearnedPrototypeClassifier,
     LinearClassifier,
     PrototypeClassifier,
@@ -23,8 +24,11 @@ CLASSIFIERS = (
     PrototypeClassifier,
     LearnedPrototypeClassifier,
     ExplicitClassClassifier,
+    GaussianMixtureClassifier,
     SemanticSpatialClassifier,
 )
+# What they learn takes the place of a head's predictor.
+WITHOUT_PREDICTOR = (PrototypeClassifier, LearnedPrototypeClassifier, GaussianMixtureClassifier)
 # Losses with a teacher, or another part, that is a constant by design.
 DISTILLATION = {
     ContextAwareClassifier: ("kl",),
@@ -170,8 +174,7 @@ class TestConstruction:
     def test_takes_the_predictor_of_a_head(self, classifier_class):
         predictor = torch.nn.Conv2d(8, 4, 1)
         classifier = classifier_class(8, 4, predictor=predictor)
-        # Prototypes replace it.
-        if classifier_class not in (PrototypeClassifier, LearnedPrototypeClassifier):
+        if classifier_class not in WITHOUT_PREDICTOR:
             assert classifier.predictor is predictor
 
     def test_says_its_channels_and_classes(self, classifier_class):

@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from d2_ctxseg.classifiers import (
     ContextAwareClassifier,
     ExplicitClassClassifier,
+    GaussianMixtureClassifier,
     LearnedPrototypeClassifier,
     LinearClassifier,
     PrototypeClassifier,
@@ -49,6 +50,10 @@ class RefuseToWait(TorchDispatchMode):
         LearnedPrototypeClassifier,
         lambda *sizes: LearnedPrototypeClassifier(*sizes, score="logsumexp"),
         ExplicitClassClassifier,
+        GaussianMixtureClassifier,
+        lambda *sizes: GaussianMixtureClassifier(*sizes, e_step="posterior", memory_size=0),
+        lambda *sizes: GaussianMixtureClassifier(*sizes, class_score="logsumexp"),
+        lambda *sizes: GaussianMixtureClassifier(*sizes, learning="gradient"),
         SemanticSpatialClassifier,
         lambda *sizes: SemanticSpatialClassifier(*sizes, boundary="neighbours", boundary_frame=0),
     ],

@@ -42,6 +42,8 @@ class TestParameters:
             ),
             # The norms of features and scores; the prototypes are no parameters.
             ("PrototypeSegmentor", 2 * CHANNELS + 2 * CLASSES, 0),
+            # A projection to 64 channels, its norm, and two more; the mixtures are no parameters.
+            ("GaussianMixtureSegmentor", 64 * CHANNELS + 4 * 64 + 2 * CLASSES, 0),
             # Ten vectors a class, which are.
             ("LearnedPrototypeSegmentor", 10 * CHANNELS * CLASSES, 0),
         ],

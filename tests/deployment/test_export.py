@@ -37,6 +37,7 @@ MODELS = {
     "prototype": ["PrototypeSegmentor"],
     "learned prototypes": ["LearnedPrototypeSegmentor"],
     "explicit class": ["ExplicitClassSegmentor"],
+    "gaussian mixture": ["GaussianMixtureSegmentor"],
     "context-aware on ResNet": ["ContextAwareSegmentor", "MODEL.ENCODER.NAME", "resnet18"],
     "prototype on MiT": [
         *["PrototypeSegmentor", "MODEL.ENCODER.NAME", "mit_b0"],

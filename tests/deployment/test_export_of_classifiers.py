@@ -7,6 +7,7 @@ from d2_ctxseg.checkpoint import strip_training_only
 from d2_ctxseg.classifiers import (
     ContextAwareClassifier,
     ExplicitClassClassifier,
+    GaussianMixtureClassifier,
     LearnedPrototypeClassifier,
     LinearClassifier,
     PrototypeClassifier,
@@ -20,6 +21,18 @@ def prototypes_with_projection(in_channels, num_classes):
 
 def learned_prototypes_with_a_sum(in_channels, num_classes):
     return LearnedPrototypeClassifier(in_channels, num_classes, score="logsumexp")
+
+
+def stripped_mixtures(in_channels, num_classes):
+    classifier = GaussianMixtureClassifier(in_channels, num_classes)
+    strip_training_only(classifier)
+    classifier.scales.fill_(0.3)
+    return classifier
+
+
+def mixtures_by_gradient(in_channels, num_classes):
+    options = {"class_score": "logsumexp", "learning": "gradient"}
+    return GaussianMixtureClassifier(in_channels, num_classes, **options)
 
 
 def stripped_context_aware(in_channels, num_classes):
@@ -45,6 +58,9 @@ def stripped_semantic_spatial(in_channels, num_classes):
         LearnedPrototypeClassifier,
         learned_prototypes_with_a_sum,
         ExplicitClassClassifier,
+        GaussianMixtureClassifier,
+        stripped_mixtures,
+        mixtures_by_gradient,
         SemanticSpatialClassifier,
         stripped_semantic_spatial,
     ],

@@ -280,11 +280,15 @@ class TestKeys:
         PartwiseTrainer(model, [], optimizer, parts=2)
         assert model.classifier.accumulation_steps == 2
 
-    def test_two_workers_with_everything(self, tiny_run, tmp_path):
+    # The classifiers that move without a gradient.
+    @pytest.mark.parametrize(
+        "meta_architecture", ["PrototypeSegmentor", "GaussianMixtureSegmentor"]
+    )
+    def test_two_workers_with_everything(self, tiny_run, tmp_path, meta_architecture):
         overrides = [*EMA, "SOLVER.ACCUMULATION_STEPS", "2", "MODEL.CHANNELS_LAST", "True"]
         overrides += ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.PRECISION", "bfloat16"]
         overrides += ["MODEL.SYNC_BN", "True", "MODEL.ENCODER.ACTIVATION_CHECKPOINTING", "True"]
-        overrides += ["MODEL.META_ARCHITECTURE", "PrototypeSegmentor"]
+        overrides += ["MODEL.META_ARCHITECTURE", meta_architecture]
         code, output = run_train_net("--config-file", tiny_run, "--num-gpus", 2, *overrides)
         assert code == 0, output
         assert "MODEL.SYNC_BN has no effect" in output

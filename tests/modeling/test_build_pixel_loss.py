@@ -51,6 +51,7 @@ class TestEveryPartOfAModel:
             ("PrototypeSegmentor", 1),
             ("LearnedPrototypeSegmentor", 1),
             ("ExplicitClassSegmentor", 1),
+            ("GaussianMixtureSegmentor", 1),
         ],
     )
     def test_of_every_classifier(self, tiny_config, meta_architecture, calls):

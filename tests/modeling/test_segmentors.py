@@ -8,6 +8,7 @@ from d2_ctxseg.classifiers import (
     CLASSIFIER_REGISTRY,
     ContextAwareClassifier,
     ExplicitClassClassifier,
+    GaussianMixtureClassifier,
     LearnedPrototypeClassifier,
     LinearClassifier,
     PrototypeClassifier,
@@ -33,6 +34,7 @@ LOSSES = {
     "PrototypeSegmentor": {"loss_sem_seg", "loss_ppc", "loss_ppd"},
     "LearnedPrototypeSegmentor": {"loss_sem_seg"},
     "ExplicitClassSegmentor": {"loss_sem_seg", "loss_mask", "loss_dice"},
+    "GaussianMixtureSegmentor": {"loss_sem_seg", "loss_contrast"},
 }
 CLASSIFIERS = {
     "LinearSegmentor": LinearClassifier,
@@ -41,6 +43,7 @@ CLASSIFIERS = {
     "PrototypeSegmentor": PrototypeClassifier,
     "LearnedPrototypeSegmentor": LearnedPrototypeClassifier,
     "ExplicitClassSegmentor": ExplicitClassClassifier,
+    "GaussianMixtureSegmentor": GaussianMixtureClassifier,
 }
 
 
@@ -73,7 +76,8 @@ class TestSegmentor:
         model = build_model(cfg)
         assert type(model.classifier) is CLASSIFIERS[meta_architecture]
         assert isinstance(model.sem_seg_head.predictor, torch.nn.Identity)
-        if "Prototype" not in meta_architecture:  # prototypes replace it
+        # Prototypes and mixtures replace it.
+        if "Prototype" not in meta_architecture and "Mixture" not in meta_architecture:
             assert model.classifier.predictor.out_channels == 5
 
     def test_predictions_have_the_size_asked_for(self, cfg):
@@ -88,8 +92,10 @@ class TestSegmentor:
         """A batch padded by the model gives the losses of one that was padded with ignore."""
         cfg.MODEL.CLASSIFIER.DROPOUT = 0.0
         cfg.MODEL.CLASSIFIER.PROTOTYPE.ASSIGNMENT = "argmax"
-        # Batch statistics apart, eval mode would do; updates of prototypes must not show.
+        # Batch statistics apart, eval mode would do; updates of buffers must not show.
         cfg.MODEL.CLASSIFIER.PROTOTYPE.MOMENTUM = 1.0
+        cfg.MODEL.CLASSIFIER.GAUSSIAN_MIXTURE.MEAN_MOMENTUM = 1.0
+        cfg.MODEL.CLASSIFIER.GAUSSIAN_MIXTURE.SCALE_MOMENTUM = 1.0
         model = build_model(cfg)
         model.sem_seg_head.decoder.dropout.p = 0.0
         small, large = batch((40, 64), (64, 64))

@@ -19,12 +19,14 @@ from classifier_view_runs import (
 )
 
 from d2_ctxseg.classifiers import LinearClassifier
+from d2_ctxseg.classifiers.mixture_density import component_log_density
 from d2_ctxseg.visualization.classifier_views.context_aware import two_predictions
 from d2_ctxseg.visualization.classifier_views.explicit_class import (
     classifier_masks,
     ece_masks,
     segvit_masks,
 )
+from d2_ctxseg.visualization.classifier_views.gaussian_mixture import mixture_maps
 from d2_ctxseg.visualization.classifier_views.learned_prototype import inner_product_maps
 from d2_ctxseg.visualization.classifier_views.measures import (
     Change,
@@ -154,6 +156,22 @@ class TestContextAware:
             predictor.model.classifier = classifier
         torch.testing.assert_close(logits.vanilla, expected)
         assert not torch.allclose(logits.vanilla, logits.refined)
+
+
+class TestGaussianMixtures:
+    def test_the_maps_are_the_densities_of_classes_and_components(self, predictor_of):
+        scene = scene_of(predictor_of("GaussianMixtureSegmentor"))
+        classifier = scene.model.classifier
+        with torch.no_grad():
+            maps = mixture_maps(scene, [3, 1])
+            features, padded_size = features_of(scene)
+            scores = classifier.class_log_density(features)
+            density = component_log_density(classifier.embed(features), *classifier.mixtures())
+        expected = at_image_size(scores, padded_size, scene)
+        torch.testing.assert_close(maps.scores, expected, atol=1e-4, rtol=0)
+        density = density[:, [3, 1]].flatten(1).T.unflatten(1, features.shape[-2:])[None]
+        expected = at_image_size(density, padded_size, scene).unflatten(0, (2, 5))
+        torch.testing.assert_close(maps.components, expected, atol=1e-4, rtol=0)
 
 
 class CosineOnly(torch.nn.Module):

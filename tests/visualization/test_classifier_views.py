@@ -63,6 +63,7 @@ class TestViews:
             ("ExplicitClassSegmentor", (), [*COMMON, "masks"]),
             ("ExplicitClassSegmentor", ECE, [*COMMON, "stage_masks"]),
             ("SemanticSegmentor", SEGVIT, [*COMMON, "stage_masks"]),
+            ("GaussianMixtureSegmentor", (), [*COMMON, "anomaly", "components"]),
             (
                 "PrototypeSegmentor",
                 (),

@@ -7,6 +7,7 @@ import numpy as np
 from ...classifiers import (
     ContextAwareClassifier,
     ExplicitClassClassifier,
+    GaussianMixtureClassifier,
     LearnedPrototypeClassifier,
     PrototypeClassifier,
     SemanticSpatialClassifier,
@@ -16,6 +17,7 @@ from ...modeling.heads import ECEHead, SegViTHead
 from .any_classifier import prediction_views
 from .context_aware import context_aware_views
 from .explicit_class import classifier_mask_views, head_mask_views
+from .gaussian_mixture import gaussian_mixture_views
 from .learned_prototype import learned_prototype_views
 from .prototype import prototype_views
 from .scene import ClassifierView, Scene
@@ -33,15 +35,15 @@ def draw_classifier_views(
 
     Every model has its prediction with entropy and confidence; a context-aware one, and a semantic
     and spatial one, has instead both of its predictions, their entropies, their differences and the
-    shares of the classes. The latter, prototypes, learned or not, and heads and classifiers with
-    explicit class embeddings, add views of their own.
+    shares of the classes. The latter, prototypes, learned or not, Gaussian mixtures, and heads and
+    classifiers with explicit class embeddings, add views of their own.
 
     Args:
         predictor: the model. Other threads may use it meanwhile.
         image_rgb: uint8 (H, W, 3).
         labels: the true classes, integers (H, W); what is no class counts as ignored.
-        classes: indices of the classes whose prototypes and masks are shown; None: the largest of
-            the prediction.
+        classes: indices of the classes whose prototypes, Gaussians and masks are shown; None: the
+            largest of the prediction.
 
     Returns:
         Views with different names. In their pictures an image larger than 1280 pixels is reduced.
@@ -57,6 +59,8 @@ def draw_classifier_views(
         views += semantic_spatial_views(scene)
     if isinstance(classifier, PrototypeClassifier):
         views += prototype_views(scene)
+    if isinstance(classifier, GaussianMixtureClassifier):
+        views += gaussian_mixture_views(scene)
     if isinstance(classifier, LearnedPrototypeClassifier):
         views += learned_prototype_views(scene)
     if isinstance(classifier, ExplicitClassClassifier):
