@@ -77,7 +77,7 @@ def test_are_given_to_the_model_with_all_channels_in_full_precision(fields):
         np.testing.assert_allclose(image.permute(1, 2, 0), expected, rtol=1e-6)
 
 
-def test_can_be_trained_on_evaluated_drawn_predicted_and_exported(fields, tmp_path):
+def test_can_be_trained_on_evaluated_drawn_predicted_and_exported(fields, tmp_path, monkeypatch):
     trainer = Trainer(setup_config(str(fields), []))
     trainer.resume_or_load(resume=False)
     assert trainer.train()["sem_seg"]["mIoU"] >= 0
@@ -96,6 +96,7 @@ def test_can_be_trained_on_evaluated_drawn_predicted_and_exported(fields, tmp_pa
         predictor(shown)
 
     command = ["--config-file", fields, "--input", file_name, "--output", f"{tmp_path}/drawn/"]
+    monkeypatch.syspath_prepend(ROOT / "demo")
     assert run_script(ROOT / "demo/demo.py", *command, "--opts", *weights) == 0
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["0.npy.png"]
 

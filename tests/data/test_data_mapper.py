@@ -8,6 +8,7 @@ import torch
 from data_folders import IGNORE, write_image, write_pairs, write_yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from d2_ctxseg import add_ctxseg_config
 from d2_ctxseg.data import (
@@ -17,6 +18,7 @@ from d2_ctxseg.data import (
     SemanticSegmentorMapper,
     register_folder_dataset,
 )
+from d2_ctxseg.data.images import upright
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
@@ -152,6 +154,33 @@ def test_records_without_the_name_of_their_dataset(tmp_path):
     different = make_mapper(a=LabelFormat(2, 255), b=LabelFormat(3, 255))
     with pytest.raises(DatasetError, match="'dataset_name'"):
         different(record)
+
+
+class TestTurnedImages:
+    """EXIF data says how a photograph is to be turned: it is read upright, as in Detectron2."""
+
+    def record(self, folder, number, label):
+        exif = Image.Exif()
+        exif[0x0112] = number
+        image = np.arange(6, dtype=np.uint8).reshape(2, 3)
+        record = write_record(folder, image, label)
+        Image.fromarray(np.stack([image] * 3, -1)).save(record["file_name"], exif=exif)
+        return record
+
+    @pytest.mark.parametrize("number", range(1, 9))
+    def test_match_labels_that_lie_on_the_upright_image(self, tmp_path, number):
+        stored = np.array([[0, 1, 2], [2, 0, 1]], np.uint8)
+        record = self.record(tmp_path, number, upright(stored, number))
+        result = make_mapper()(record)
+        image, label = result["image"][0].numpy(), result["sem_seg"].numpy()
+        assert (result["height"], result["width"]) == image.shape == label.shape
+        # The image counts its pixels in the order in which they are stored.
+        assert label.flatten()[np.argsort(image.flatten())].tolist() == stored.flatten().tolist()
+
+    def test_refuse_labels_that_lie_on_the_pixels_as_they_are_stored(self, tmp_path):
+        record = self.record(tmp_path, 6, np.zeros((2, 3), np.uint8))
+        with pytest.raises(DatasetError, match=r"is 2x3 pixels, but its label .* 3x2.*EXIF"):
+            make_mapper()(record)
 
 
 class TestErrors:

@@ -32,7 +32,7 @@ from d2_ctxseg.visualization.classifier_views.measures import (
     Change,
 )
 from d2_ctxseg.visualization.classifier_views.scene import LONGEST_SIDE
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 ROOT = Path(__file__).parents[2]
 COMMON = ["prediction", "entropy", "confidence"]
@@ -294,6 +294,6 @@ class TestCommand:
         finally:
             DatasetCatalog.remove(name)
         assert [path.stem for path, _ in files] == ["0", "1", "2"]
-        image, labels = tool["read_sample"](*files[1], None)
+        image, labels = tool["read_sample"](*files[1], MetadataCatalog.get(name))
         np.testing.assert_array_equal(image, picture(seed=1))
         assert labels is None

@@ -204,7 +204,7 @@ def _handle_errors(splits, errors: dict[Pair, DatasetError], skip: bool, counts:
         with atomic_write(path) as file:
             for pair in broken:
                 label = pair.label.target.relative_to(split.label_folder).as_posix()
-                file.write(f"{label}\t{errors[pair]}\n")
+                file.write(f"{label}\t{' '.join(str(errors[pair]).split())}\n")
         print(f"{split.name}: {len(broken)} broken pairs are left out, as {path} tells the loader")
     if errors:
         print(messages)
@@ -213,11 +213,11 @@ def _handle_errors(splits, errors: dict[Pair, DatasetError], skip: bool, counts:
 def _complete(split: Split) -> tuple[Split, str | None]:
     """The split without pairs that lack a source, and what is not as in the official archive."""
     sources = {pair: {pair.label.source, pair.label.image} - {None} for pair in split.pairs}
-    missing = sorted(path for path in set().union(*sources.values()) if not path.exists())
+    missing = {path for path in set().union(*sources.values()) if not path.exists()}
     there = [pair for pair in split.pairs if sources[pair].isdisjoint(missing)]
     problem = None
     if missing:
-        problem = f"{split.name}: {len(missing)} files are missing:\n{_listed(missing)}"
+        problem = f"{split.name}: {len(missing)} files are missing:\n{_listed(sorted(missing))}"
     elif len(there) != split.official_count:
         problem = (
             f"{split.name}: {len(there)} labels found, but the official archive has "
