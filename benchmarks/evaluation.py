@@ -7,8 +7,8 @@
 Two tables. "Label maps": logits of the size that a head works in, to the class of each pixel of the
 image, by F.interpolate and argmax, and in bands. "Evaluators": one image's label map is compared
 with its label file; Detectron2's evaluator is given the label map too (its own argmax over the
-scores comes on top of the time shown), and boundary IoU is off. Its row is that of the embedded
-runtime unless Detectron2 is installed. torchmetrics' row needs: pip install torchmetrics
+scores comes on top of the time shown), and boundary IoU is off. Its row needs an installed
+Detectron2, torchmetrics' row needs: pip install torchmetrics
 """
 
 import argparse
@@ -29,8 +29,11 @@ from d2_ctxseg.modeling.inference.scores import Logits, Resized
 from d2_ctxseg.utils.errors import run_command
 from d2_ctxseg.utils.runtime import describe_runtime
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import SemSegEvaluator
 
+try:
+    from detectron2.evaluation import SemSegEvaluator
+except ImportError:  # the embedded runtime
+    SemSegEvaluator = None
 try:
     from torchmetrics.classification import MulticlassConfusionMatrix
 except ImportError:
@@ -90,22 +93,22 @@ def evaluator_tasks(num_classes: int, height: int, width: int, folder: Path) -> 
     MetadataCatalog.get(name).set(
         stuff_classes=[str(i) for i in range(num_classes)], ignore_label=IGNORE_LABEL
     )
-    ours, theirs = SegmentationEvaluator(name, distributed=False), SemSegEvaluator(name, False)
-    theirs._compute_boundary_iou = False
+    ours = SegmentationEvaluator(name, distributed=False)
     labels = torch.from_numpy(prediction).long()
-    theirs.reset()
 
     def take_in():
         ours.reset()  # or the image would not be counted again
         ours.process([record], [{"label_map": labels}])
 
-    calls = {
-        "SemSegEvaluator": lambda: theirs.process(
-            [record], [{"sem_seg": LabelMapAsScores(labels)}]
-        ),
-        "SegmentationEvaluator": take_in,
-        "confusion_matrix alone": counting(prediction, truth, num_classes),
-    }
+    calls = {}
+    if SemSegEvaluator is not None:
+        theirs = SemSegEvaluator(name, distributed=False)
+        theirs._compute_boundary_iou = False
+        theirs.reset()
+        scores = [{"sem_seg": LabelMapAsScores(labels)}]
+        calls["SemSegEvaluator"] = lambda: theirs.process([record], scores)
+    calls["SegmentationEvaluator"] = take_in
+    calls["confusion_matrix alone"] = counting(prediction, truth, num_classes)
     if MulticlassConfusionMatrix is not None:
         metric = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE_LABEL)
         target = torch.from_numpy(truth).long()

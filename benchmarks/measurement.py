@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from d2_ctxseg.deployment.analysis import peak_memory as peak_memory_of_call
+from d2_ctxseg.utils.device import peak_memory, wait_for
 
 
 @dataclass
@@ -37,8 +37,13 @@ class Task:
             self.call()
 
     def release(self) -> None:
-        """Drop the gradients, so that the next call makes them anew."""
+        """Drop the gradients, so that the next call makes new ones."""
         self.module.zero_grad(set_to_none=True)
+
+    def run_and_release(self) -> None:
+        """The call, and an end of its gradients."""
+        self.run()
+        self.release()
 
 
 def measure(tasks: list[Task], repeats: int, device: torch.device) -> None:
@@ -49,7 +54,8 @@ def measure(tasks: list[Task], repeats: int, device: torch.device) -> None:
             progress.set_description("warm-up and memory")
             _seconds(task, device)
             progress.update()
-            task.memory = peak_memory(task, device)
+            task.prepare()
+            task.memory = peak_memory(task.run_and_release, device)
             progress.update()
         for repeat in range(repeats):
             progress.set_description(f"repeat {repeat + 1} of {repeats}")
@@ -61,29 +67,13 @@ def measure(tasks: list[Task], repeats: int, device: torch.device) -> None:
 
 def _seconds(task: Task, device: torch.device) -> float:
     task.prepare()
-    _wait_for(device)
+    wait_for(device)
     start = time.perf_counter()
     task.run()
-    _wait_for(device)
+    wait_for(device)
     seconds = time.perf_counter() - start
     task.release()
     return seconds
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def peak_memory(task: Task, device: torch.device) -> int:
-    """Bytes that PyTorch's allocator held at most during a call, beyond those of before."""
-    task.prepare()
-
-    def run_and_release() -> None:
-        task.run()
-        task.release()
-
-    return peak_memory_of_call(run_and_release, device)
 
 
 def describe_environment(device: torch.device) -> dict[str, object]:

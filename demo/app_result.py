@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from d2_ctxseg.utils.png import encode_png
 from d2_ctxseg.visualization import class_color, class_shares
 from d2_ctxseg.visualization.classifier_views import ClassifierView
 
@@ -60,7 +61,7 @@ def draw_views(views_of_models: dict[str, list[ClassifierView]]) -> str:
     for model, views in views_of_models.items():
         parts.append(f"<h3>{escape(model)}</h3>")
         for view in views:
-            url = _data_url(_encode(Image.fromarray(view.picture), "PNG"), "png")
+            url = _data_url(encode_png(view.picture), "png")
             caption = escape(view.caption)
             parts.append(
                 f'<figure class="view"><figcaption>{caption}</figcaption>'
@@ -137,7 +138,7 @@ def label_map_png(labels: np.ndarray, metadata) -> bytes:
         metadata: as in :class:`Prediction`.
     """
     if len(metadata.stuff_classes) > 256:
-        return _encode(Image.fromarray(labels.astype(np.uint16)), "PNG")
+        return encode_png(labels.astype(np.uint16))
     picture = Image.fromarray(labels.astype(np.uint8))
     picture.putpalette(palette(metadata).tobytes())
     return _encode(picture, "PNG")
@@ -174,8 +175,8 @@ def shrink(pixels: np.ndarray, longest: int) -> np.ndarray:
 def _panel(photo: str, prediction: Prediction, file_stem: str) -> str:
     labels, metadata = prediction.labels, prediction.metadata
     small = shrink(labels, LONGEST_SHOWN)
-    colors = _encode(Image.fromarray(color_layer(small, metadata)), "PNG")
-    numbers = _encode(Image.fromarray(number_layer(small)), "PNG")
+    colors = encode_png(color_layer(small, metadata), compression=9)
+    numbers = encode_png(number_layer(small))
     names = metadata.stuff_classes
     tips = {i: f"{names[i]} · {percent(share)}" for i, share in class_shares(labels).items()}
     # Names of trained models are paths below configs/.

@@ -26,9 +26,8 @@ from d2_ctxseg.engine.setup import add_opts_argument, setup_config
 from d2_ctxseg.utils.errors import UserError, run_command
 from d2_ctxseg.utils.files import atomic_write
 from d2_ctxseg.utils.image_files import find_images, names_a_file, plan_outputs, refuse_to_overwrite
-from d2_ctxseg.visualization import draw_legend, draw_overlay
+from d2_ctxseg.visualization import class_shares, draw_legend, draw_overlay
 from detectron2.utils.logger import setup_logger
-from detectron2.utils.video_visualizer import VideoVisualizer
 
 WINDOW_NAME = "Semantic segmentation (Esc ends)"
 ESCAPE_KEY = 27
@@ -109,15 +108,13 @@ def run_on_video(args, logger) -> None:
 
 def draw_frames(video, predictor):
     """Yield each frame with its classes drawn, beside a legend of all classes if that fits."""
-    visualizer = VideoVisualizer(predictor.metadata)
-    legend = None
+    metadata = predictor.metadata
     for frame in video:
-        if legend is None:
-            legend = draw_legend(predictor.metadata, frame.shape[0])
-            if legend.shape[1] > frame.shape[1] // 2:
-                legend = legend[:, :0]
-        picture = visualizer.draw_sem_seg(frame, predictor(frame)).get_image()
-        yield np.hstack([picture, legend])
+        labels = predictor(frame)
+        picture = draw_overlay(frame, labels, metadata, legend=False)
+        legend = draw_legend(metadata, len(picture), class_shares(labels), all_classes=True)
+        fits = legend.shape[1] <= picture.shape[1] // 2
+        yield np.hstack([picture, legend]) if fits else picture
 
 
 def plan_video_output(video_input: str, output: str) -> Path:

@@ -11,11 +11,11 @@ import pytest
 import torch
 import yaml
 from data_folders import write_image, write_yaml
+from tiny_training import AfterStep
 from train_net_runs import ROOT, run_train_net, start_train_net
 
 from d2_ctxseg.engine import Trainer, setup_config
 from d2_ctxseg.utils.errors import UserError
-from detectron2.engine import CallbackHook
 from detectron2.utils.env import seed_all_rng
 
 # The total loss in each iteration of `tiny_run`, recorded on Detectron2 (commit 02b5c4e).
@@ -69,9 +69,7 @@ class TestTraining:
         seed_all_rng(cfg.SEED)
         trainer = Trainer(cfg)
         losses = []
-        record = CallbackHook(
-            after_step=lambda trainer: losses.append(trainer.storage.latest()["total_loss"][0])
-        )
+        record = AfterStep(lambda trainer: losses.append(trainer.storage.latest()["total_loss"][0]))
         trainer.register_hooks([record])
         trainer.train()
         assert losses == pytest.approx(LOSSES_ON_DETECTRON2, rel=1e-4)

@@ -1,21 +1,29 @@
-"""Tiny models and trainers for the tests of the engine.
-
-It uses Detectron2's public API only, so it runs on an installed Detectron2 and on the embedded one.
-"""
+"""Tiny models and trainers for the tests of the engine, on an installed or embedded Detectron2."""
 
 import logging
 import shutil
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from d2_ctxseg.engine.optimizer import parameter_groups
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
-from detectron2.engine import CallbackHook, DefaultTrainer, SimpleTrainer
+from detectron2.engine import (
+    DefaultTrainer,
+    HookBase,
+    SimpleTrainer,
+    TrainerBase,
+    create_ddp_model,
+)
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.solver import build_lr_scheduler
+from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
@@ -108,8 +116,20 @@ class PixelAccuracy(DatasetEvaluator):
         return {"sem_seg": {"accuracy": 100 * torch.stack(self.correct).mean().item()}}
 
 
+class AfterStep(HookBase):
+    """Calls a function with the trainer after each step."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def after_step(self):
+        self.function(self.trainer)
+
+
 class TinyTrainer(DefaultTrainer):
     """A DefaultTrainer on synthetic data that remembers each iteration's loss and rate.
+
+    What it builds, and in which order, is what Detectron2's constructor does.
 
     Attributes:
         losses: total loss by iteration.
@@ -117,10 +137,22 @@ class TinyTrainer(DefaultTrainer):
     """
 
     def __init__(self, cfg):
-        super().__init__(cfg)
+        TrainerBase.__init__(self)
+        self.cfg = cfg
+        model = self.build_model(cfg)
+        optimizer = _build_sgd(cfg, model)
+        options = {} if next(model.parameters()).is_cuda else {"device_ids": None}
+        model = create_ddp_model(model, broadcast_buffers=False, **options)
+        self._trainer = SimpleTrainer(model, EndlessBatches(), optimizer)
+        self.scheduler = build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = DetectionCheckpointer(
+            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
         self.losses, self.rates = {}, {}
         if comm.is_main_process():  # the only one that stores the total loss
-            self.register_hooks([CallbackHook(after_step=TinyTrainer._remember)])
+            self.register_hooks([AfterStep(TinyTrainer._remember)])
 
     def _remember(self):
         self.losses[self.iter] = self.storage.history("total_loss").latest()
@@ -139,6 +171,18 @@ class TinyTrainer(DefaultTrainer):
         return PixelAccuracy()
 
 
+def _build_sgd(cfg, model):
+    solver = cfg.SOLVER
+    groups = parameter_groups(
+        model,
+        lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+    )
+    options = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
+    return maybe_add_gradient_clipping(cfg, torch.optim.SGD)(groups, lr=solver.BASE_LR, **options)
+
+
 class Quadratic(nn.Module):
     """One weight, which starts at 2; the losses of a batch x are (w x)^2 and |w|."""
 
@@ -150,11 +194,11 @@ class Quadratic(nn.Module):
         return {"loss_square": (self.weight * x) ** 2, "loss_abs": self.weight.abs()}
 
 
-def simple_trainer(batches=(1.0,) * 10, trainer_class=SimpleTrainer, model=None, **options):
+def simple_trainer(batches=(1.0,) * 10, model=None):
     """A trainer of `Quadratic` by gradient descent with rate 0.1 on the given batches."""
     model = model or Quadratic()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return trainer_class(model, [torch.tensor(x) for x in batches], optimizer, **options)
+    return SimpleTrainer(model, [torch.tensor(x) for x in batches], optimizer)
 
 
 def history(trainer, name):

@@ -19,7 +19,8 @@ from d2_ctxseg import add_ctxseg_config
 from d2_ctxseg.data import DatasetError, check_dataset, register_folder_datasets
 from d2_ctxseg.engine.config_files import find_config_file
 from d2_ctxseg.utils.errors import UserError, run_command
-from d2_ctxseg.visualization.sample_sheet import draw_sample_sheet, write_png
+from d2_ctxseg.utils.png import write_png
+from d2_ctxseg.visualization.sample_sheet import draw_sample_sheet
 from detectron2.config import get_cfg
 
 

@@ -30,8 +30,8 @@ from d2_ctxseg.deployment.predictor import SemSegPredictor
 from d2_ctxseg.engine.setup import add_opts_argument, setup_config
 from d2_ctxseg.utils.errors import UserError, run_command, suggest
 from d2_ctxseg.utils.image_files import find_images, refuse_to_overwrite
+from d2_ctxseg.utils.png import write_png
 from d2_ctxseg.visualization.classifier_views import draw_classifier_views
-from d2_ctxseg.visualization.sample_sheet import write_png
 from detectron2.data import DatasetCatalog
 from detectron2.utils.logger import setup_logger
 

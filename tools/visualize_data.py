@@ -18,8 +18,9 @@ from d2_ctxseg.data import SemanticSegmentorMapper, generate_missing
 from d2_ctxseg.data.images import ALL_CHANNELS, to_display_image
 from d2_ctxseg.engine import setup_config
 from d2_ctxseg.utils.errors import UserError, run_command
+from d2_ctxseg.utils.png import write_png
 from d2_ctxseg.visualization import draw_labelled
-from d2_ctxseg.visualization.sample_sheet import labelled_sheet, write_png
+from d2_ctxseg.visualization.sample_sheet import labelled_sheet
 from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.utils.env import seed_all_rng

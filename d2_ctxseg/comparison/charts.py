@@ -1,16 +1,14 @@
-"""Charts of a comparison: intervals, and curves with bands. SVG inside the page."""
+"""What the page's template needs to draw charts: intervals, and curves with bands."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..report.charts import NUM_COLORS, Scale, axes, axis_text, scale_of, svg, ticks
-from ..report.markup import Markup, format_number, tag
+from ..report.charts import Chart, Scale, axes_of, axis_text, path, scale_of, ticks
+from ..report.html import NUM_COLORS, format_number
 
-# A row has its text above its whisker, so that names need no margin: readable on a phone too.
 _WIDTH, _SIDE, _ROW, _TOP, _BOTTOM = 420, 20, 40, 6, 26
-_LONGEST_NAME = 36
 # Whiskers end in an arrow where they are this many times as long as any difference of two runs.
 _LONGEST_WHISKER = 3
 
@@ -39,11 +37,6 @@ class Whisker:
         return bool(np.isfinite([self.mean, self.low, self.high]).all())
 
     @property
-    def excludes_zero(self) -> bool:
-        """Whether a difference is shown."""
-        return self.low > 0 or self.high < 0
-
-    @property
     def text(self) -> str:
         """``+1.30 [+0.40, +2.20]``."""
         mean, low, high = (
@@ -52,7 +45,14 @@ class Whisker:
         return f"{mean} [{low}, {high}]"
 
 
-def whisker_chart(rows: Sequence[Whisker], beside: Sequence[Whisker] = ()) -> Markup | None:
+@dataclass(frozen=True)
+class BandChart(Chart):
+    """Lines with bands; ``level`` is where the baseline ends, or None."""
+
+    level: dict | None = None
+
+
+def whisker_chart(rows: Sequence[Whisker], beside: Sequence[Whisker] = ()) -> dict | None:
     """Differences with their intervals beside a line at zero; None without a finite one.
 
     The dot of an interval that holds zero is hollow.
@@ -66,15 +66,18 @@ def whisker_chart(rows: Sequence[Whisker], beside: Sequence[Whisker] = ()) -> Ma
         return None
     x = _whisker_scale([*rows, *(row for row in beside if row.is_known)])
     bottom = _TOP + _ROW * len(rows)
-    grid = []
-    for value in ticks(x.low, x.high, 6):
-        place = _at(x, value)
-        grid.append(tag("line", x1=place, x2=place, y1=_TOP, y2=bottom))
-        grid.append(tag("text", axis_text(value), x=place, y=bottom + 18, class_="below"))
-    zero = tag("line", x1=_at(x, 0), x2=_at(x, 0), y1=_TOP, y2=bottom, class_="zero")
-    whiskers = [_whisker(row, x, _TOP + _ROW * place) for place, row in enumerate(rows)]
-    lines = tag("g", *grid, zero, class_="axes")
-    return svg(_WIDTH, bottom + _BOTTOM, lines, *whiskers, class_="chart whiskers")
+    return {
+        "width": _WIDTH,
+        "height": bottom + _BOTTOM,
+        "axes": None,
+        "top": _TOP,
+        "bottom": bottom,
+        "left": x.start,
+        "right": x.end,
+        "zero": x(0),
+        "ticks": [(x(value), axis_text(value)) for value in ticks(x.low, x.high, 6)],
+        "rows": [_whisker(row, x, _TOP + _ROW * place + 23) for place, row in enumerate(rows)],
+    }
 
 
 def _whisker_scale(rows: Sequence[Whisker]) -> Scale:
@@ -88,48 +91,30 @@ def _whisker_scale(rows: Sequence[Whisker]) -> Scale:
     return scale_of(values, _SIDE, _WIDTH - _SIDE)
 
 
-def _whisker(row: Whisker, x: Scale, top: float) -> Markup:
-    y = top + 23
+def _whisker(row: Whisker, x: Scale, y: float) -> dict:
     low, high = max(row.low, x.low), min(row.high, x.high)
     # With one seed its dot would be the mean's.
     points = [point for point in row.points if np.isfinite(point)] if len(row.points) > 1 else []
-    return tag(
-        "g",
-        tag("title", f"{row.name}: {row.text}"),
-        tag("text", _short(row.name), x=_SIDE - 8, y=top + 12),
-        tag("text", row.text, x=_WIDTH - _SIDE + 8, y=top + 12, class_="value"),
-        tag("line", x1=_at(x, low), x2=_at(x, high), y1=y, y2=y),
-        _end(_at(x, low), y, -1 if low > row.low else 0),
-        _end(_at(x, high), y, 1 if high < row.high else 0),
-        *(tag("circle", cx=_at(x, point), cy=y + 9, r=2.2, class_="seed") for point in points),
-        tag(
-            "circle",
-            cx=_at(x, row.mean),
-            cy=y,
-            r=4,
-            class_="mean" if row.excludes_zero else "mean hollow",
-        ),
-        class_=f"whisker series-{row.index % NUM_COLORS}",
-    )
+    return {
+        "name": row.name,
+        "text": row.text,
+        "index": row.index % NUM_COLORS,
+        "y": y,
+        "low": x(low),
+        "high": x(high),
+        "ends": [(x(low), -(low > row.low)), (x(high), int(high < row.high))],
+        "mean": x(row.mean),
+        "points": [x(point) for point in points],
+        "excludes_zero": row.low > 0 or row.high < 0,
+    }
 
 
-def _end(x: float, y: float, direction: int) -> Markup:
-    """A bar, or an arrow to the left (-1) or to the right (1)."""
-    if direction == 0:
-        return tag("line", x1=x, x2=x, y1=y - 5, y2=y + 5)
-    base = round(x - 7 * direction, 1)
-    return tag("polygon", points=f"{x},{y} {base},{y - 5} {base},{y + 5}")
-
-
-def band_chart(
-    curves: Mapping[str, Mapping], baseline: str = "", width: int = 420, height: int = 240
-) -> Markup | None:
+def band_chart(curves: Mapping[str, Mapping], baseline: str = "") -> BandChart | None:
     """Means over iterations with the range over seeds.
 
     Args:
         curves: name -> "iterations", "mean", "low" and "high" (lists of equal length).
         baseline: the curve whose last mean is drawn as a dashed line.
-        width, height: of the chart.
 
     Returns:
         None if no curve has a point.
@@ -137,44 +122,28 @@ def band_chart(
     known = {name: curve for name, curve in curves.items() if curve["iterations"]}
     if not known:
         return None
-    x = scale_of(np.concatenate([c["iterations"] for c in known.values()]), 46, width - 20)
-    limits = [c[key] for c in known.values() for key in ("low", "high")]
-    y = scale_of(np.concatenate(limits), height - 26, 10)
-    groups = [_band(name, curve, x, y, list(curves).index(name)) for name, curve in known.items()]
+    limits = np.concatenate([curve[key] for curve in known.values() for key in ("low", "high")])
+    iterations = np.concatenate([curve["iterations"] for curve in known.values()])
+    axes = axes_of(iterations, limits, _WIDTH, 240)
+    level = None
     if baseline in known:
-        level = _at(y, known[baseline]["mean"][-1])
-        title = tag("title", f"the score that {baseline} ends with")
-        line = tag("line", title, x1=x.start, x2=x.end, y1=level, y2=level, class_="level")
-        groups.insert(0, line)
-    return svg(width, height, axes(x, y), *groups, class_="chart")
+        title = f"the score that {baseline} ends with"
+        level = {"y": axes.y(known[baseline]["mean"][-1]), "title": title}
+    bands = [_band(name, curve, axes, list(curves).index(name)) for name, curve in known.items()]
+    return BandChart(_WIDTH, 240, axes, bands, level)
 
 
-def _band(name: str, curve: Mapping, x: Scale, y: Scale, index: int) -> Markup:
-    places = [_at(x, i) for i in curve["iterations"]]
-    mean, low, high = ([_at(y, v) for v in curve[key]] for key in ("mean", "low", "high"))
-    outline = [*zip(places, high), *reversed([*zip(places, low)])]
+def _band(name: str, curve: Mapping, axes, index: int) -> dict:
+    places = [axes.x(i) for i in curve["iterations"]]
+    mean, low, high = ([axes.y(v) for v in curve[key]] for key in ("mean", "low", "high"))
     titles = [
         f"{name}, iteration {i}: {format_number(m)} ({format_number(a)} to {format_number(b)})"
         for i, m, a, b in zip(*(curve[key] for key in ("iterations", "mean", "low", "high")))
     ]
-    marks = zip(places, mean, titles)
-    return tag(
-        "g",
-        tag("title", name),
-        tag("polygon", points=_points(outline)),
-        tag("polyline", points=_points(zip(places, mean))),
-        *(tag("circle", tag("title", text), cx=a, cy=b, r=2.5) for a, b, text in marks),
-        class_=f"line band series-{index % NUM_COLORS}",
-    )
-
-
-def _points(places) -> str:
-    return " ".join(f"{a},{b}" for a, b in places)
-
-
-def _at(scale: Scale, value: float) -> float:
-    return round(scale(value), 1)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+    return {
+        "name": name,
+        "index": index % NUM_COLORS,
+        "outline": path([*zip(places, high), *reversed([*zip(places, low)])]),
+        "mean": path(zip(places, mean)),
+        "dots": list(zip(places, mean, titles)),
+    }

@@ -35,10 +35,12 @@ class Picture:
     Attributes:
         address: "data:", for an <img>.
         pixels: of a label map, class index -> number.
+        has_ignored: whether pixels of it are no class, and hatched.
     """
 
     address: str
     pixels: Mapping[int, int]
+    has_ignored: bool = False
 
 
 class Gallery:
@@ -139,9 +141,8 @@ class Gallery:
         values, counts = np.unique(labels, return_counts=True)
         pixels = dict(zip(values.tolist(), counts.tolist()))
         address = label_address(labels, colors, self._width)
-        self._pictures[place, kind] = Picture(
-            address, {label: n for label, n in pixels.items() if 0 <= label < len(colors)}
-        )
+        of_classes = {label: n for label, n in pixels.items() if 0 <= label < len(colors)}
+        self._pictures[place, kind] = Picture(address, of_classes, len(of_classes) < len(pixels))
 
     def _note(self, dataset: str, text: str, error: Exception) -> None:
         # str(KeyError) has its text in quotes.

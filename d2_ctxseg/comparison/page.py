@@ -1,30 +1,21 @@
 """The comparison as one HTML file."""
 
 import datetime
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..engine.cost import read_cost
 from ..report.classes import register_datasets_of
-from ..report.markup import Markup, join, note, number_header, table, tag
-from ..report.page import data_file, head
+from ..report.dataset_section import class_item
+from ..report.html import format_number, render
+from ..report.run import flattened
 from ..utils.files import atomic_write
 from .charts import Whisker, band_chart, whisker_chart
 from .gallery import Gallery
-from .image_pairs import extreme_images
-from .image_section import image_section
-from .results import MEANS, Study
-from .tables import (
-    config_table,
-    config_warnings,
-    cost_table,
-    difference_cells,
-    finite,
-    label_key,
-    machines_note,
-    results_table,
-    runs_table,
-    warning,
-)
+from .image_pairs import ImagePair, extreme_images
+from .results import MEANS, NEUTRAL_KEYS, Study, cost_cells
 
 # Of many classes, those that gain and lose most are shown; the rest can be unfolded.
 _MOST_CLASSES = 10
@@ -41,13 +32,13 @@ def write_page(study: Study, content: Mapping, path: str | Path) -> Path:
         path: of the file.
     """
     path = Path(path)
-    text = render(study, content)
+    text = render_page(study, content)
     with atomic_write(path) as file:
         file.write(text)
     return path
 
 
-def render(study: Study, content: Mapping) -> str:
+def render_page(study: Study, content: Mapping) -> str:
     """The page as text."""
     notes = register_datasets_of(run.run for runs in study.runs.values() for run in runs)
     labels = list(study.runs)
@@ -57,201 +48,222 @@ def render(study: Study, content: Mapping) -> str:
         for dataset, part in list(datasets.items())[:_PICTURED_DATASETS]
     }
     gallery = Gallery(study, chosen)
-    title = f"{', '.join(labels[:4])}{' …' if labels[4:] else ''}"
-    links = [tag("a", name, href=f"#d{i}") for i, name in enumerate(datasets)]
-    date = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
-    sections = [
-        tag(
-            "section",
-            *_dataset_parts(part),
-            image_section(study, name, chosen[name], gallery) if name in chosen else None,
-            id=f"d{number}",
-        )
-        for number, (name, part) in enumerate(datasets.items())
-    ]
-    body = tag(
-        "body",
-        tag("h1", f"Comparison: {title}"),
-        tag("p", f"{date}. Baseline: {study.baseline}.", class_="pale"),
-        tag("nav", *links, tag("a", "Cost", href="#cost"), tag("a", "Runs", href="#runs")),
-        *_seed_warnings(study),
-        *config_warnings(study),
-        *(note(text) for text in dict.fromkeys(notes)),
-        *sections,
-        _cost_section(study, content),
-        _runs_section(study, list(datasets)),
-        tag("script", Markup(data_file("report.js"))),
+    parts = [_dataset(part) for part in datasets.values()]
+    for part in parts:
+        some = chosen.get(part["name"])
+        part["images"] = None if some is None else _images(study, part["name"], some, gallery)
+    single, alone = _seed_remarks(study)
+    configs = {label: flattened(runs[0].run.config) for label, runs in study.runs.items()}
+    scores = {label: values["cost"] for label, values in content["classifiers"].items()}
+    return render(
+        Path(__file__).with_name("comparison.html"),
+        title=f"Comparison: {', '.join(labels[:4])}{' …' if labels[4:] else ''}",
+        date=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
+        baseline=study.baseline,
+        warnings=[*single, *_config_warnings(study)],
+        notes=[*alone, *dict.fromkeys(notes)],
+        datasets=parts,
+        costs={label: cost_cells(cost) for label, cost in scores.items()},
+        machines=_machines(study),
+        runs=_run_rows(study, list(datasets)),
+        run_headers=["classifier", ["seed"], *([f"mIoU {name}"] for name in datasets), "folder"],
+        configs=configs,
+        config_keys=_differing_keys(configs.values()),
     )
-    return f"<!DOCTYPE html>\n{tag('html', head(f'Comparison: {title}'), body, lang='en')}\n"
 
 
-def _seed_warnings(study: Study) -> list[Markup]:
+def _seed_remarks(study: Study) -> tuple[list[str], list[str]]:
+    """What must be known about the seeds, and which runs have no partner."""
     others = {label: runs for label, runs in study.runs.items() if label != study.baseline}
     pairs = {label: [run.seed for _, run in study.pairs(label)] for label in others}
-    parts = []
     single = [label for label, seeds in pairs.items() if len(seeds) == 1]
+    warnings = []
     if single:
-        parts.append(
-            warning(
-                f"Compared with one seed alone: {', '.join(single)}. The interval then covers the "
-                "luck of the test images, not that of the training: train more seeds before you "
-                "conclude anything."
-            )
+        warnings.append(
+            f"Compared with one seed alone: {', '.join(single)}. The interval then covers the luck "
+            "of the test images, not that of the training: train more seeds before you conclude "
+            "anything."
         )
+    notes = []
     for label, runs in others.items():
         alone = [str(run.seed) for run in runs if run.seed not in pairs[label]]
         if alone:
-            parts.append(
-                note(
-                    f"{label}: the baseline has no run with seed {', '.join(alone)}. It counts in "
-                    "the scores, not in the differences."
-                )
+            notes.append(
+                f"{label}: the baseline has no run with seed {', '.join(alone)}. It counts in the "
+                "scores, not in the differences."
             )
-    return parts
+    return warnings, notes
 
 
-def _dataset_parts(content: Mapping) -> list[Markup | None]:
+def _dataset(content: Mapping) -> dict:
     labels = list(content["classifiers"])
-    return [
-        tag("h2", f"{content['dataset']}, {content['num_images']} images"),
-        tag("ul", *(_sentence(label, content) for label in labels)),
-        results_table(content),
-        tag("p", _EXPLANATION, class_="pale"),
-        tag("h3", "Differences from the baseline"),
-        tag("p", _WHISKER_EXPLANATION, class_="pale"),
-        tag("div", *_means_charts(content, labels), class_="grid wide"),
-        tag("h3", "Learning curves"),
-        *_curves(content),
-        tag("h3", "Classes"),
-        tag("p", _classes_explanation(content), class_="pale"),
-        *_classes_parts(content, labels),
-    ]
-
-
-_EXPLANATION = (
-    "Scores in per cent, mean ± standard deviation over the seeds. Δ: difference from the baseline "
-    "in points, runs paired by seed and by image. 95 %: its interval, which takes both the test "
-    "images and the seeds as samples; where it holds zero, no difference is shown. To baseline: "
-    "iterations after which the mean curve reaches the score that the baseline ends with."
-)
-_WHISKER_EXPLANATION = (
-    "In points, with 95 % intervals; small dots are single seeds. A hollow dot: the interval holds "
-    "zero. An arrow: the interval reaches beyond the chart."
-)
-_COST_EXPLANATION = (
-    "Parameters at test time, median time of a training step and of the prediction of an image, "
-    "peak memory of the training (of tensors on a GPU, of the process on the CPU); means over the "
-    "runs. Compare what was measured on one machine under one load."
-)
-
-
-def _sentence(label: str, content: Mapping) -> Markup:
-    text = content["sentences"].get(label, "the baseline")
-    return tag("li", tag("b", label), f": {text}.")
-
-
-def _means_charts(content: Mapping, labels: Sequence[str]) -> list[Markup]:
-    """One chart a metric, a row a classifier."""
-    figures = []
-    for name in MEANS:
-        rows = [
-            _row(label, labels.index(label), values[name])
-            for label, values in content["differences"].items()
-        ]
-        figures.append(_figure(name, whisker_chart(rows)))
-    return figures
-
-
-def _figure(title, chart: Markup | None) -> Markup | None:
-    return None if chart is None else tag("figure", tag("figcaption", title), chart)
-
-
-def _row(name: str, index: int, difference: Mapping) -> Whisker:
-    low, high = map(finite, difference["ci95"])
-    points = tuple(map(finite, difference["per_seed"].values()))
-    return Whisker(name, index, finite(difference["mean"]), low, high, points)
-
-
-def _curves(content: Mapping) -> list[Markup]:
+    differences = content["differences"]
+    some = next(iter(differences.values()), {})
     curves = {label: scores["curve"] for label, scores in content["classifiers"].items()}
-    if all(len(curve["iterations"]) < 2 for curve in curves.values()):
-        return [note("None: the runs were not evaluated during the training (TEST.EVAL_PERIOD).")]
-    legend = [tag("li", label_key(label, index)) for index, label in enumerate(curves)]
-    title = (
-        "mIoU over iterations: mean over the seeds, and their range. Dashed: the score that the "
-        "baseline ends with."
-    )
-    return [
-        tag("ul", *legend, class_="legend"),
-        tag("div", _figure(title, band_chart(curves, content["baseline"])), class_="grid wide"),
-    ]
+    has_curves = any(len(curve["iterations"]) > 1 for curve in curves.values())
+    numbers = ("seeds", "mIoU", "Δ mIoU", "95 %", "seeds that gain", *MEANS[1:], "to baseline")
+    return {
+        "name": content["dataset"],
+        "num_images": content["num_images"],
+        "headers": ["classifier", *([text] for text in numbers)],
+        "rows": [_result_row(label, index, content) for index, label in enumerate(labels)],
+        # One chart a metric, a row a classifier.
+        "means": {
+            name: whisker_chart(
+                [
+                    _whisker(label, labels.index(label), values[name])
+                    for label, values in differences.items()
+                ]
+            )
+            for name in MEANS
+        },
+        "curves": band_chart(curves, content["baseline"]) if has_curves else None,
+        "num_classes": sum(name.startswith("IoU-") for name in some),
+        "classes": [_classes(k, labels.index(k), values) for k, values in differences.items()],
+    }
 
 
-def _classes_explanation(content: Mapping) -> str:
-    text = "Differences of the classes' IoU in points."
-    some = next(iter(content["differences"].values()), {})
-    number = sum(name.startswith("IoU-") for name in some)
-    if number >= 20:
-        text += (
-            f" Of {number} intervals about {round(0.05 * number)} miss the true difference: one "
-            "class alone shows little."
-        )
-    return text
+def _result_row(label: str, index: int, content: Mapping) -> dict:
+    scores = content["classifiers"][label]
+    difference = content["differences"].get(label, {}).get("mIoU")
+    return {
+        "label": label,
+        "index": index,
+        "sentence": content["sentences"].get(label, "the baseline"),
+        "num_seeds": len(scores["seeds"]),
+        "scores": [_score(scores, name) for name in MEANS],
+        "difference": None if difference is None else _difference(difference),
+        "to_baseline": _finite(content["iterations_to_baseline"][label]["mean"]),
+    }
 
 
-def _classes_parts(content: Mapping, labels: Sequence[str]) -> list[Markup]:
+def _score(scores: Mapping, name: str) -> dict:
+    mean, spread = _finite(scores["mean"][name]), _finite(scores["std"][name])
+    spread_text = f" ± {format_number(spread)}" if math.isfinite(spread) else ""
+    return {"mean": mean, "text": format_number(mean) + spread_text}
+
+
+def _difference(values: Mapping) -> dict:
+    """Mean, interval and number of seeds that gain."""
+    low, high = map(_finite, values["ci95"])
+    pairs = len(values["per_seed"])
+    gaining = round(pairs * values["seeds_that_gain"])
+    return {
+        "mean": _finite(values["mean"]),
+        "low": low,
+        "high": high,
+        "share": gaining / pairs,
+        "gaining": f"{gaining} of {pairs}",
+    }
+
+
+def _whisker(name: str, index: int, difference: Mapping) -> Whisker:
+    low, high = map(_finite, difference["ci95"])
+    points = tuple(map(_finite, difference["per_seed"].values()))
+    return Whisker(name, index, _finite(difference["mean"]), low, high, points)
+
+
+def _finite(value: float | None) -> float:
+    """A score of the content: NaN for None, which NaN becomes in a JSON file."""
+    return math.nan if value is None else value
+
+
+def _classes(label: str, index: int, differences: Mapping) -> dict:
     """A chart of all classes, the best one first; of many, charts of both ends and a table."""
-    figures, tables = [], []
-    for label, differences in content["differences"].items():
-        index = labels.index(label)
-        rows = [
-            _row(name.removeprefix("IoU-"), index, value)
-            for name, value in differences.items()
-            if name.startswith("IoU-")
-        ]
-        rows = sorted((row for row in rows if row.is_known), key=lambda row: -row.mean)
-        if len(rows) <= 2 * _MOST_CLASSES:
-            figures.append(_figure(label_key(label, index), whisker_chart(rows)))
-            continue
-        first, last = rows[:_MOST_CLASSES], rows[-_MOST_CLASSES:]
-        for title, some in (("the highest", first), ("the lowest", last)):
-            chart = whisker_chart(some, beside=first + last)
-            figures.append(_figure(join([label_key(label, index), f": {title}"]), chart))
-        rest = [row.name for row in rows[_MOST_CLASSES:-_MOST_CLASSES]]
-        tables.append(_folded_classes(label, rest, differences))
-    return [tag("div", *figures, class_="grid wide"), *tables]
-
-
-def _folded_classes(label: str, names: Sequence[str], differences: Mapping) -> Markup:
     rows = [
-        [tag("td", name, class_="name"), *difference_cells(differences[f"IoU-{name}"])]
-        for name in names
+        _whisker(name.removeprefix("IoU-"), index, value)
+        for name, value in differences.items()
+        if name.startswith("IoU-")
     ]
-    headers = ["class", *map(number_header, ("Δ IoU", "95 %", "seeds that gain"))]
-    return tag(
-        "details",
-        tag("summary", f"{label}: {len(names)} more classes"),
-        table(headers, rows, class_="sortable"),
-    )
+    rows = sorted((row for row in rows if row.is_known), key=lambda row: -row.mean)
+    part = {"label": label, "index": index, "charts": {"": whisker_chart(rows)}, "rest": {}}
+    if len(rows) > 2 * _MOST_CLASSES:
+        first, last = rows[:_MOST_CLASSES], rows[-_MOST_CLASSES:]
+        ends = {": the highest": first, ": the lowest": last}
+        part["charts"] = {k: whisker_chart(some, beside=first + last) for k, some in ends.items()}
+        rest = [row.name for row in rows[_MOST_CLASSES:-_MOST_CLASSES]]
+        part["rest"] = {name: _difference(differences[f"IoU-{name}"]) for name in rest}
+    return part
 
 
-def _cost_section(study: Study, content: Mapping) -> Markup:
-    return tag(
-        "section",
-        tag("h2", "Cost"),
-        cost_table(content),
-        tag("p", _COST_EXPLANATION, class_="pale"),
-        machines_note(study),
-        id="cost",
-    )
+def _images(
+    study: Study, dataset: str, chosen: Mapping[str, Sequence[ImagePair]], gallery: Gallery
+) -> dict:
+    """For each label the images that gain, then those that lose, with their pictures."""
+    groups = []
+    for label, images in chosen.items():
+        for title, gains in (("gain", True), ("lose", False)):
+            some = [image for image in images if (image.difference > 0) is gains]
+            groups.append(
+                {
+                    "title": f"{label}: {title} most" if some else f"{label}: none {title}s",
+                    "images": [_image(study, dataset, label, image, gallery) for image in some],
+                }
+            )
+    return {"notes": gallery.notes(dataset), "groups": groups}
 
 
-def _runs_section(study: Study, datasets: Sequence[str]) -> Markup:
-    return tag(
-        "section",
-        tag("h2", "Runs"),
-        runs_table(study, datasets),
-        tag("h3", "Where their configs differ"),
-        config_table(study),
-        id="runs",
-    )
+def _image(study: Study, dataset: str, label: str, image: ImagePair, gallery: Gallery) -> dict:
+    panels = gallery.panels(dataset, label, image)
+    classes = gallery.classes[dataset]
+    pixels: Counter = Counter()
+    for _, picture in panels:
+        pixels.update(picture.pixels)
+    pairs = study.pairs(label)
+    seeds = f", mean over {len(pairs)} seeds" if len(pairs) > 1 else ""
+    return {
+        "name": image.file_name,
+        "facts": [
+            f"{format_number(image.difference, 1, signed=True)} points{seeds}",
+            f"seed {pairs[0][1].seed}: {study.baseline} {image.baseline:.1f}",
+            f"{label} {image.other:.1f}",
+        ],
+        "panels": {title: picture.address for title, picture in panels},
+        "shown": [class_item(classes, index) for index, _ in pixels.most_common()],
+        "has_ignored": any(picture.has_ignored for _, picture in panels),
+    }
+
+
+def _machines(study: Study) -> list[str]:
+    """The devices that the runs were on, each once, as far as they are known."""
+    costs = [read_cost(run.folder) for runs in study.runs.values() for run in runs]
+    known = [(cost["device"], cost.get("threads")) for cost in costs if "device" in cost]
+    return [
+        device if threads is None else f"{device}, {threads} thread{'s' * (threads != 1)}"
+        for device, threads in dict.fromkeys(known)
+    ]
+
+
+def _run_rows(study: Study, datasets: Sequence[str]) -> list[dict]:
+    """All runs under their classifier: seed, scores, folder."""
+    return [
+        {
+            "label": label,
+            "index": index,
+            "seed": run.seed,
+            "scores": [float(run.metrics(name)[0]) for name in datasets],
+            "folder": run.folder,
+        }
+        for index, (label, runs) in enumerate(study.runs.items())
+        for run in runs
+    ]
+
+
+def _config_warnings(study: Study) -> list[str]:
+    """One for each classifier whose own runs differ in more than the seed."""
+    texts = []
+    for label, runs in study.runs.items():
+        keys = _differing_keys([flattened(run.run.config) for run in runs])
+        if keys:
+            texts.append(f"The runs of {label} differ in more than the seed: {', '.join(keys)}.")
+    return texts
+
+
+def _differing_keys(configs) -> list[str]:
+    configs = list(configs)
+    keys = dict.fromkeys(key for config in configs for key in config)
+    return [
+        key
+        for key in keys
+        if key not in NEUTRAL_KEYS and len({repr(config.get(key)) for config in configs}) > 1
+    ]

@@ -1,8 +1,7 @@
 """ContextShapes: a small generated dataset that needs the whole image (see context_shapes_scene).
 
-It takes seconds to make and is the same to the byte on every machine: a fixed random stream,
-integer arithmetic, and PNG files without compression (see png.py). So results on it can be
-compared, and nothing has to be downloaded.
+It takes seconds to make and is the same to the pixel on every machine: a fixed random stream and
+integer arithmetic. So results on it can be compared, and nothing has to be downloaded.
 """
 
 import hashlib
@@ -14,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..utils.png import encode_png
 from .context_shapes_scene import draw_scene
 from .errors import DatasetError
-from .png import encode_png
 
 MANIFEST_NAME = "context_shapes.json"
 # To be raised when the drawing changes, so that older data is told from newer.

@@ -1,14 +1,10 @@
 """What a model costs, before it is trained: parameters, multiply-adds, time and memory."""
 
 import copy
-import json
-import os
 import statistics
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,9 +13,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
-from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
@@ -28,6 +23,7 @@ from ..checkpoint import strip_training_only
 from ..engine import setup_config
 from ..engine.optimizer import build_optimizer
 from ..modeling.heads import classifies_by_itself
+from ..utils.device import peak_memory, wait_for
 from ..utils.errors import UserError
 
 
@@ -151,44 +147,38 @@ def _size(module: nn.Module | None) -> int:
     return sum(p.numel() for p in module.parameters()) if module is not None else 0
 
 
-def _fused_attention_flops(query, key, value, *args, out_val=None, **kwargs) -> int:
-    return sdpa_flop_count(query.shape, key.shape, value.shape)
+def _attention_flops(query, key, value, *args, out_shape=None, **kwargs) -> int:
+    return sdpa_flop_count(query, key, value)
 
 
 # PyTorch's table has the kernels for GPUs only.
-_FORMULAS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _fused_attention_flops}
-
-
+_FORMULAS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
 # They make and move numbers and compute none.
 _MOVES = {"empty", "empty_like", "_unsafe_view", "as_strided_", "stack", "cat", "clone", "copy_"}
 _MOVES |= {"_to_copy", "constant_pad_nd", "fill_", "zeros", "zeros_like", "ones", "arange", "roll"}
 
 
-class _FlopCounter(TorchDispatchMode):
-    """Adds up PyTorch's formulas of all operators that have one; notes the others."""
+class _OperatorCounter(TorchDispatchMode):
+    """Counts the calls of operators that compute and are not among ``known``."""
 
-    def __init__(self):
+    def __init__(self, known):
         super().__init__()
-        self.flops = 0
-        self.others = Counter()
+        self.known = known
+        self.calls = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        output = func(*args, **kwargs)
         operator = func.overloadpacket
-        formula = _FORMULAS.get(operator) or flop_registry.get(operator)
-        if formula is not None:
-            self.flops += formula(*args, **kwargs, out_val=output)
-        elif not func.is_view and func.namespace != "prim" and operator.__name__ not in _MOVES:
-            self.others[str(operator)] += 1
-        return output
+        moves = func.is_view or func.namespace == "prim" or operator.__name__ in _MOVES
+        if not moves and operator not in self.known:
+            self.calls[str(operator)] += 1
+        return func(*args, **(kwargs or {}))
 
 
 def count_multiply_adds(model: nn.Module, size: tuple[int, int]) -> MultiplyAdds:
     """The multiply-adds of predicting one image, from the pixels to the logits.
 
     A multiplication and the addition after it count as one, as in fvcore, mmsegmentation and the
-    papers; PyTorch's own counter, whose formulas are used, counts two. Nothing is computed: the
+    papers; PyTorch's own counter, which is used, counts two. Nothing is computed: the
     tensors have shapes only, so that the largest model takes a second or two and no memory.
 
     Args:
@@ -201,13 +191,14 @@ def count_multiply_adds(model: nn.Module, size: tuple[int, int]) -> MultiplyAdds
     """
     tensors = [*model.named_parameters(), *model.named_buffers()]
     channels = getattr(model, "pixel_mean", torch.empty(3, device="meta")).shape[0]
-    counter = _FlopCounter()
+    flops = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+    others = _OperatorCounter(flops.flop_registry)
     # Fake tensors of the CPU, not of the meta device, which autocast does not know. Outside of
     # their mode, what is not made of them (sizes, in ImageList) is computed as always.
     with FakeTensorMode(allow_non_fake_inputs=True):
         state = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors}
         image = torch.empty(channels, *size)
-    with torch.no_grad(), counter:
+    with torch.no_grad(), flops, others:
         try:
             functional_call(model, state, ([{"image": image}],))
         except UserError:
@@ -219,7 +210,7 @@ def count_multiply_adds(model: nn.Module, size: tuple[int, int]) -> MultiplyAdds
                 "small, or does the forward pass ask for values of tensors (.item(), nonzero)? "
                 "Choose another size, or leave the multiply-adds out."
             ) from error
-    return MultiplyAdds(counter.flops // 2, dict(counter.others.most_common()))
+    return MultiplyAdds(flops.get_total_flops() // 2, dict(others.calls.most_common()))
 
 
 def config_costs(config_file: str, opts: Sequence[str] = ()) -> dict[str, object]:
@@ -284,10 +275,10 @@ def measure_speed(
     seconds = []
     with torch.inference_mode():
         for call in range(warm_up + repeats):
-            _wait_for(model.device)
+            wait_for(model.device)
             start = time.perf_counter()
             model(inputs)
-            _wait_for(model.device)
+            wait_for(model.device)
             if call >= warm_up:
                 seconds.append(time.perf_counter() - start)
     median = statistics.median(seconds)
@@ -354,7 +345,7 @@ def measure_training_step(cfg: CfgNode, *, threads: int | None = None, repeats: 
         for _ in range(1 + repeats):
             start = time.perf_counter()
             step()
-            _wait_for(model.device)
+            wait_for(model.device)
             seconds.append(time.perf_counter() - start)
     finally:
         torch.set_num_threads(before)
@@ -378,29 +369,6 @@ def _training_step(cfg: CfgNode, model: nn.Module, size: tuple[int, int], batch_
     return step, optimizer
 
 
-def peak_memory(call: Callable[[], object], device: torch.device) -> int:
-    """Bytes that PyTorch's allocator held at most during a call, beyond those of before."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        call()
-        return torch.cuda.max_memory_allocated(device) - before
-    # Some builds of PyTorch announce every profile on the terminal.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        call()
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        recorded.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
-    changes = [event for event in events if event.get("name") == "[memory]"]
-    total = peak = 0
-    for event in sorted(changes, key=lambda event: event["ts"]):
-        total += event["args"]["Bytes"]
-        peak = max(peak, total)
-    return peak
-
-
 def _random_inputs(
     model: nn.Module, size: tuple[int, int], number: int, num_classes: int = 1
 ) -> list[dict[str, Tensor]]:
@@ -416,8 +384,3 @@ def _random_inputs(
 
 def _bytes(tensors: list[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

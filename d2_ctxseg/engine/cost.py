@@ -2,9 +2,7 @@
 
 import json
 import logging
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from ..checkpoint import training_only_modules
+from ..utils.device import peak_memory_so_far, wait_for
 from ..utils.files import write_json
 
 FILE_NAME = "cost.json"
@@ -69,7 +68,7 @@ class CostOfTraining(HookBase):
             self.output_dir,
             {
                 "seconds_per_iteration": statistics.median(value for value, _ in history.values()),
-                "peak_memory_bytes": _peak_memory(device),
+                "peak_memory_bytes": peak_memory_so_far(device),
                 **machine(device),
             },
         )
@@ -79,14 +78,6 @@ def machine(device: torch.device) -> dict[str, object]:
     """The device's name, and the threads of this process."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {"device": name, "threads": torch.get_num_threads()}
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    # Kilobytes on Linux, bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class TimedModel(nn.Module):
@@ -105,10 +96,10 @@ class TimedModel(nn.Module):
     def forward(self, batched_inputs: list[dict]):
         """The model's own output."""
         device = next(self.parameters()).device
-        _wait_for(device)
+        wait_for(device)
         start = time.perf_counter()
         outputs = self.model(batched_inputs)
-        _wait_for(device)
+        wait_for(device)
         self._seconds.append((time.perf_counter() - start) / len(batched_inputs))
         return outputs
 
@@ -116,8 +107,3 @@ class TimedModel(nn.Module):
         """The median without the first calls; None if there were no others."""
         seconds = self._seconds[_WARM_UP:]
         return statistics.median(seconds) if seconds else None
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from fvcore.common.checkpoint import Checkpointer
@@ -21,7 +20,7 @@ from detectron2.utils import comm
 
 from ..data.images import read_display_image
 from ..modeling.inference.test_time_augmentation import image_scores
-from ..utils.files import atomic_write
+from ..utils.png import write_png
 from ..visualization import draw_comparison
 
 logger = logging.getLogger(__name__)
@@ -176,8 +175,7 @@ class PredictionOverlays(HookBase):
             for number, record in enumerate(self.records):
                 picture = self._picture(record)
                 path = os.path.join(self.folder, f"{iteration:07d}_{number}.png")
-                with atomic_write(path, "wb") as file:
-                    file.write(cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes())
+                write_png(path, picture)
                 self.trainer.storage.put_image(f"overlay_{number}", picture.transpose(2, 0, 1))
         logger.info("Drew %d predictions into %s", len(self.records), self.folder)
 

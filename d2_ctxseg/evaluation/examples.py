@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..utils.files import atomic_write
-from .saved_predictions import encode_png
+from ..utils.png import encode_png
 
 FOLDER = "examples"
 

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 
 from ..data import DatasetError
 from ..utils.files import atomic_write
+from ..utils.png import write_png
 
 LABELS_FOLDER = "predictions"
 COCO_FILE = "sem_seg_predictions.json"
@@ -103,14 +103,7 @@ def encode_coco(
 def write_label_image(path: str | os.PathLike, labels: np.ndarray) -> None:
     """Write (H, W) values in 0..65535 as a PNG of 8 or, where needed, 16 bits, atomically."""
     labels = labels.astype(np.uint8 if labels.max(initial=0) <= 255 else np.uint16)
-    with atomic_write(path, "wb") as file:
-        file.write(encode_png(labels))
-
-
-def encode_png(labels: np.ndarray) -> bytes:
-    """A uint8 or uint16 array (H, W) as the content of a PNG file."""
-    _, content = cv2.imencode(".png", labels)
-    return content.tobytes()
+    write_png(path, labels)
 
 
 def remove_predictions(folder: str | os.PathLike) -> None:

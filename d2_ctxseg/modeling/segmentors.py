@@ -26,6 +26,7 @@ from .build_classifier import build_classifier, choose_classifier
 from .build_pixel_loss import build_pixel_loss, set_pixel_loss
 from .heads import AuxiliaryFCNHead, take_predictor
 from .heads.adapter import HeadAdapter, build_head
+from .heads.layers import resize
 from .inference.scores import Logits, Resized, Scores
 from .inference.sliding_window import SlidingWindow, sliding_window_scores
 
@@ -188,12 +189,7 @@ class PixelClassifierSegmentor(nn.Module):
 
     def logits(self, images: Tensor) -> Tensor:
         """Normalised, padded images (B, C, H, W) to logits (B, K, H, W)."""
-        return F.interpolate(
-            self.low_resolution_logits(images),
-            size=images.shape[-2:],
-            mode="bilinear",
-            align_corners=self.align_corners,
-        )
+        return resize(self.low_resolution_logits(images), images.shape[-2:], self.align_corners)
 
     def low_resolution_logits(self, images: Tensor) -> Tensor:
         """Such images to logits (B, K, h, w) of the size that the head works in."""

@@ -1,18 +1,17 @@
-"""Charts as SVG inside the page; colours and fonts come from its style sheet."""
+"""What the templates need to draw charts as SVG; colours and fonts come from the style sheet."""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from .markup import Markup, tag
+from .html import NUM_COLORS, short
 
-# Lines of more runs than this have the first ones' colours again.
-NUM_COLORS = 8
 _MOST_POINTS = 300
 _WIDTH, _HEIGHT = 420, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 26
+_RIGHT, _TOP, _BOTTOM = 20, 10, 26
+_LETTER = 6.2  # pixels of a letter of an axis, about
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Scale:
-    """A straight map from [low, high] to pixels."""
+    """A straight map from [low, high] to pixels, rounded to a tenth."""
 
     low: float
     high: float
@@ -35,10 +34,31 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.end - self.start), 1)
 
 
-def line_chart(series: Sequence[Series], *, marks: bool = False) -> Markup | None:
+@dataclass(frozen=True)
+class Axes:
+    """Both scales, and their ticks as (place, text)."""
+
+    x: Scale
+    y: Scale
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A picture of ``width`` times ``height`` units, and its lines, bars or cells as dicts."""
+
+    width: float
+    height: float
+    axes: Axes | None = None
+    marks: list[dict] = field(default_factory=list)
+
+
+def line_chart(series: Sequence[Series], *, marks: bool = False) -> Chart | None:
     """Lines over iterations.
 
     Long lines are thinned to the means of neighbouring points; values that are not finite are left
@@ -49,88 +69,95 @@ def line_chart(series: Sequence[Series], *, marks: bool = False) -> Markup | Non
         marks: whether each point is marked.
 
     Returns:
-        None if there is no finite value.
+        A mark a line, with "name", "index", "points" and "dots"; None without a finite value.
     """
     thinned = [(line, _thinned(line)) for line in series]
     thinned = [(line, points) for line, points in thinned if len(points)]
     if not thinned:
         return None
     points = np.concatenate([points for _, points in thinned])
-    x = scale_of(points[:, 0], _LEFT, _WIDTH - _RIGHT)
-    y = scale_of(points[:, 1], _HEIGHT - _BOTTOM, _TOP)
+    axes = axes_of(points[:, 0], points[:, 1], _WIDTH, _HEIGHT)
     lines = []
     for line, line_points in thinned:
-        class_ = f"line series-{line.index % NUM_COLORS}"
-        places = [(round(x(a), 1), round(y(b), 1)) for a, b in line_points]
-        path = tag("polyline", points=" ".join(f"{a},{b}" for a, b in places))
+        places = [(axes.x(a), axes.y(b)) for a, b in line_points]
         # A single point makes no line.
-        shown = places if marks or len(places) == 1 else []
-        circles = [tag("circle", cx=a, cy=b, r=2.5) for a, b in shown]
-        lines.append(tag("g", tag("title", line.name), path, *circles, class_=class_))
-    return svg(_WIDTH, _HEIGHT, axes(x, y), *lines, class_="chart")
+        dots = places if marks or len(places) == 1 else []
+        index = line.index % NUM_COLORS
+        lines.append({"name": line.name, "index": index, "points": path(places), "dots": dots})
+    return Chart(_WIDTH, _HEIGHT, axes, lines)
 
 
 def histogram(values: Sequence[float], *, low: float = 0, high: float = 100, bins: int = 20):
     """How many of the ``values`` (at least one, finite) lie in each part of [low, high]."""
     counts, edges = np.histogram(np.clip(values, low, high), bins, (low, high))
-    x = Scale(low, high, _LEFT, _WIDTH - _RIGHT)
-    y = Scale(0, counts.max(), _HEIGHT - _BOTTOM, _TOP)
-    bars = []
-    for count, left, right in zip(counts.tolist(), edges[:-1], edges[1:]):
-        title = tag("title", f"{left:g} to {right:g}: {count}")
-        place = {"x": round(x(left) + 1, 1), "width": round(x(right) - x(left) - 2, 1)}
-        top = round(y(count), 1)
-        bars.append(tag("rect", title, y=top, height=round(y(0) - top, 1), **place))
-    lines = axes(x, y, integers=True)
-    return svg(_WIDTH, _HEIGHT, lines, tag("g", *bars, class_="bars"), class_="chart histogram")
+    axes = axes_of(np.array([low, high]), np.array([0, counts.max()]), _WIDTH, _HEIGHT)
+    whole = [(place, text) for place, text in axes.y_ticks if "." not in text]
+    bars = [
+        {
+            "title": f"{left:g} to {right:g}: {count}",
+            "x": axes.x(left) + 1,
+            "y": axes.y(count),
+            "width": round(axes.x(right) - axes.x(left) - 2, 1),
+            "height": round(axes.y(0) - axes.y(count), 1),
+        }
+        for count, left, right in zip(counts.tolist(), edges[:-1], edges[1:])
+    ]
+    return Chart(_WIDTH, _HEIGHT, Axes(axes.x, axes.y, axes.x_ticks, whole), bars)
 
 
 def heat_map(
     values: np.ndarray, names: Sequence[str], describe: Callable[[int, int], str]
-) -> Markup:
+) -> Chart:
     """A square matrix of shares; the diagonal has a colour of its own.
 
     Args:
         values: (N, N) in [0, 1].
         names: of the N rows, which are the columns' too.
         describe: from row and column to the text shown when the mouse is on the cell.
+
+    Returns:
+        A mark a cell that is not 0, and one a name (with "name").
     """
-    # Names need about 6 pixels a letter.
-    size, margin = 24, 24 + 6 * max((len(_short(name)) for name in names), default=0)
-    cells = []
-    for row, column in np.ndindex(*values.shape):
+    # Few classes have larger cells, so that the picture does not become tiny.
+    size = int(np.clip(420 / max(len(names), 1), 24, 56))
+    margin = 24 + _LETTER * max((len(short(name)) for name in names), default=0)
+    marks = []
+    for row, column in zip(*np.nonzero(values)):
         value = float(values[row, column])
-        if value == 0:
-            continue
-        strong = " strong" if value > 0.6 else ""
-        class_ = ("hit" if row == column else "miss") + strong
-        x, y = margin + column * size, margin + row * size
-        rect = tag(
-            "rect", x=x, y=y, width=size - 1, height=size - 1, fill_opacity=f"{value**0.7:.2f}"
+        marks.append(
+            {
+                "kind": ("hit" if row == column else "miss") + (" strong" if value > 0.6 else ""),
+                "x": margin + column * size,
+                "y": margin + row * size,
+                "size": size - 1,
+                "opacity": f"{value**0.7:.2f}",
+                # A share below one half of a per cent would be shown as 0.
+                "text": f"{100 * value:.0f}" if value >= 0.005 else "",
+                "title": describe(row, column),
+            }
         )
-        # A share below one half of a per cent would be shown as 0.
-        text = tag("text", f"{100 * value:.0f}", x=x + size / 2 - 0.5, y=y + size / 2 + 3)
-        shown = text if value >= 0.005 else None
-        cells.append(tag("g", tag("title", describe(row, column)), rect, shown, class_=class_))
-    labels = []
     for place, name in enumerate(names):
-        middle, text = margin + place * size + size / 2, (tag("title", name), _short(name))
-        labels.append(tag("text", *text, x=margin - 6, y=middle + 4, class_="row"))
-        turn = f"translate({middle + 4} {margin - 6}) rotate(-60)"
-        labels.append(tag("text", *text, transform=turn, class_="column"))
+        marks.append({"name": name, "edge": margin - 6, "middle": margin + (place + 0.5) * size})
     side = margin + size * len(names)
     # The last slanted name reaches beyond its column.
-    width = side + 60
-    return tag(
-        "svg",
-        *labels,
-        *cells,
-        viewBox=f"0 0 {width} {side}",
-        width=width,
-        height=side,
-        class_="heat",
-        role="img",
-    )
+    return Chart(side + 60, side, marks=marks)
+
+
+def axes_of(x: np.ndarray, y: np.ndarray, width: float, height: float) -> Axes:
+    """Axes of a chart for points (not empty, finite): room for all numbers, a tick at the end."""
+    y_scale = scale_of(y, height - _BOTTOM, _TOP)
+    y_ticks = [(y_scale(value), axis_text(value)) for value in ticks(y_scale.low, y_scale.high)]
+    left = max(10 + _LETTER * max(len(text) for _, text in y_ticks), 34)
+    x_scale = scale_of(x, round(left, 1), width - _RIGHT)
+    texts = [(value, axis_text(value)) for value in ticks(x_scale.low, x_scale.high)]
+    last = float(np.max(x)), axis_text(float(np.max(x)))
+    # A tick whose number would touch the last one's gives way.
+    texts = [
+        (value, text)
+        for value, text in texts
+        if x_scale(last[0]) - x_scale(value) > _LETTER * (len(text) + len(last[1])) / 2 + 4
+    ]
+    return Axes(x_scale, y_scale, [(x_scale(v), text) for v, text in [*texts, last]], y_ticks)
 
 
 def ticks(low: float, high: float, number: int = 5) -> list[float]:
@@ -147,6 +174,20 @@ def axis_text(value: float) -> str:
     return f"{value / 1000:g}k" if abs(value) >= 10000 else f"{value:.4g}".replace("-", "−")
 
 
+def path(places) -> str:
+    """Places (x, y) as the points of an SVG line."""
+    return " ".join(f"{x},{y}" for x, y in places)
+
+
+def scale_of(values: np.ndarray, start: float, end: float) -> Scale:
+    """From the smallest to the largest of ``values`` (not empty, finite) to [start, end]."""
+    low, high = float(np.min(values)), float(np.max(values))
+    if high - low <= 1e-9 * max(abs(low), abs(high)) + 1e-300:
+        half = abs(low) / 2 or 0.5
+        low, high = low - half, high + half
+    return Scale(low, high, start, end)
+
+
 def _thinned(line: Series) -> np.ndarray:
     """The finite points (N, 2), neighbours replaced by their mean where there are too many."""
     points = np.array([line.x, line.y], dtype=float).T.reshape(-1, 2)
@@ -154,36 +195,3 @@ def _thinned(line: Series) -> np.ndarray:
     if len(points) <= _MOST_POINTS:
         return points
     return np.array([part.mean(axis=0) for part in np.array_split(points, _MOST_POINTS)])
-
-
-def scale_of(values: np.ndarray, start: float, end: float) -> Scale:
-    """From the smallest to the largest of ``values`` (not empty, finite) to [start, end]."""
-    low, high = float(values.min()), float(values.max())
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
-        half = abs(low) / 2 or 0.5
-        low, high = low - half, high + half
-    return Scale(low, high, start, end)
-
-
-def axes(x: Scale, y: Scale, *, integers: bool = False) -> Markup:
-    """Ticks of both axes with their numbers; ``integers``: whole numbers on the y axis alone."""
-    parts = []
-    for value in ticks(y.low, y.high):
-        if integers and value != round(value):
-            continue
-        place = round(y(value), 1)
-        parts.append(tag("line", x1=x.start, x2=x.end, y1=place, y2=place))
-        parts.append(tag("text", axis_text(value), x=x.start - 6, y=place + 4, class_="left"))
-    for value in ticks(x.low, x.high):
-        place = round(x(value), 1)
-        parts.append(tag("text", axis_text(value), x=place, y=y.start + 18, class_="below"))
-    return tag("g", *parts, class_="axes")
-
-
-def svg(width: int, height: int, *content: Markup, class_: str) -> Markup:
-    """A picture of ``width`` times ``height`` units."""
-    return tag("svg", *content, viewBox=f"0 0 {width} {height}", class_=class_, role="img")
-
-
-def _short(name: str, length: int = 20) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"

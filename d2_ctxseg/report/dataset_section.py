@@ -1,4 +1,4 @@
-"""The part of the page about one dataset: classes, comparison, confusions, images."""
+"""What the page shows about one dataset: classes, comparison, confusions, images."""
 
 import math
 import statistics
@@ -6,48 +6,40 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from .charts import heat_map, histogram
 from .classes import DatasetClasses, classes_of
-from .confusion import Confusion, counted, most_confused, shares_of_truth, top_confusions
-from .markup import (
-    Markup,
-    format_number,
-    join,
-    note,
-    number_cell,
-    number_header,
-    swatch,
-    table,
-    tag,
-)
+from .confusion import counted, most_confused, shares_of_truth, top_confusions
+from .html import format_number
 from .pictures import draw_example
 from .run import ClassScore, Evaluation, Example, Run
 from .sections import task_title
 
 _CONFUSED_CLASSES = 30
 _CONFUSIONS = 12
-_LEGEND_CLASSES = 14
 
 
 def dataset_section(
-    dataset: str, runs: Sequence[Run], number: int, picture_bytes: int, max_examples: int
-) -> Markup:
+    dataset: str, runs: Sequence[Run], picture_bytes: int, max_examples: int
+) -> dict:
     """All about one dataset.
 
     Args:
         dataset: its name.
         runs: all runs; those that were not evaluated on it are passed over.
-        number: of the section, for links.
         picture_bytes: about the most that the pictures of an example may take.
         max_examples: of each kind, worst and best, and each run.
     """
     evaluated = [run for run in runs if dataset in run.evaluations]
-    parts = [_comparison(dataset, evaluated) if len(evaluated) > 1 else None]
-    for run in evaluated:
-        if len(runs) > 1:
-            parts.append(tag("h3", run.name))
-        parts += _run_part(run.evaluations[dataset], picture_bytes, max_examples)
-    return tag("section", tag("h2", dataset), *parts, id=f"dataset-{number}")
+    return {
+        "name": dataset,
+        "comparison": _comparison(dataset, evaluated) if len(evaluated) > 1 else None,
+        "runs": [
+            {"run": run.name, **_run_part(run.evaluations[dataset], picture_bytes, max_examples)}
+            for run in evaluated
+        ],
+    }
 
 
 def main_evaluation(evaluations: dict[str, Evaluation]) -> Evaluation:
@@ -55,56 +47,51 @@ def main_evaluation(evaluations: dict[str, Evaluation]) -> Evaluation:
     return next(iter(evaluations.values()))
 
 
-def _run_part(evaluations: dict[str, Evaluation], picture_bytes: int, max_examples: int) -> list:
+def _run_part(evaluations: dict[str, Evaluation], picture_bytes: int, max_examples: int) -> dict:
     main = main_evaluation(evaluations)
     classes = classes_of(main.dataset, [item.name for item in main.classes])
-    parts = []
-    if main.classes:
-        parts = [tag("h4", "IoU of the classes"), _class_table(evaluations, classes)]
-    if main.confusion is not None:
-        parts += _confusions(main, classes)
-    if main.image_scores:
-        parts += _image_scores(main)
-    if main.examples:
-        parts += _examples(main, classes, picture_bytes, max_examples)
-    return parts + [note(text) for text in dict.fromkeys(main.notes)]
+    return {
+        "classes": _class_table(evaluations, classes) if main.classes else None,
+        "confusions": None if main.confusion is None else _confusions(main.confusion, classes),
+        "scores": _image_scores(main.image_scores) if main.image_scores else None,
+        "examples": _examples(main, classes, picture_bytes, max_examples),
+        "notes": list(dict.fromkeys(main.notes)),
+    }
 
 
-def _class_table(evaluations: dict[str, Evaluation], classes: DatasetClasses) -> Markup:
-    """A row a class, the best one first, with a bar; further tasks beside the main one."""
+def _class_table(evaluations: dict[str, Evaluation], classes: DatasetClasses) -> dict:
+    """A row a class, the best one first; further tasks beside the main one."""
     main = main_evaluation(evaluations)
     others = [item for item in evaluations.values() if item is not main]
     scores = [_by_key(item.classes) for item in others]
     total = sum(c.truth_pixels for c in main.classes if math.isfinite(c.truth_pixels))
     has_boundary = any(math.isfinite(c.boundary_iou) for c in main.classes)
 
-    numbers = ["IoU"]
-    for other in others:
-        numbers += [task_title(other.task), "Δ"]
-    numbers += ["accuracy", *(["boundary IoU"] if has_boundary else [])]
-    numbers += ["% of pixels", "% predicted"] if total else []
-    headers = ["class", "", *map(number_header, numbers)]
+    names = ["IoU", *(name for other in others for name in (task_title(other.task), "Δ"))]
+    names += ["accuracy", *(["boundary IoU"] if has_boundary else [])]
+    names += ["% of pixels", "% predicted"] if total else []
     rows = []
     for key, item in sorted(_by_key(main.classes).items(), key=lambda pair: _falling(pair[1].iou)):
-        ious = [score[key].iou if key in score else math.nan for score in scores]
-        index = main.classes.index(item)
-        row = [_class_cell(classes, index), _bar(item.iou, ious), number_cell(item.iou)]
-        for iou in ious:
-            row += [number_cell(iou), number_cell(iou - item.iou, signed=True)]
-        row.append(number_cell(item.accuracy))
-        if has_boundary:
-            row.append(number_cell(item.boundary_iou))
+        ious = [_iou(score, key) for score in scores]
+        changes = [value for iou in ious for value in ((iou, False), (iou - item.iou, True))]
+        numbers = [item.accuracy, *([item.boundary_iou] if has_boundary else [])]
         if total:
-            pixels = (item.truth_pixels, item.predicted_pixels)
-            row += [number_cell(100 * count / total) for count in pixels]
-        rows.append(row)
-    title = f"{task_title(main.task)}, in per cent"
+            numbers += [100 * n / total for n in (item.truth_pixels, item.predicted_pixels)]
+        rows.append(
+            {
+                "item": class_item(classes, main.classes.index(item)),
+                "bar": item.iou if math.isfinite(item.iou) else None,
+                "marks": [iou for iou in ious if math.isfinite(iou)],
+                "numbers": [(item.iou, False), *changes, *((n, False) for n in numbers)],
+            }
+        )
+    caption = f"{task_title(main.task)}, in per cent"
     if others:
-        title += f"; the marks on the bars: {', '.join(task_title(o.task) for o in others)}"
-    return table(headers, rows, class_="sortable", caption=title)
+        caption += f"; the marks on the bars: {', '.join(task_title(o.task) for o in others)}"
+    return {"headers": ["class", "", *([n] for n in names)], "rows": rows, "caption": caption}
 
 
-def _comparison(dataset: str, runs: Sequence[Run]) -> Markup:
+def _comparison(dataset: str, runs: Sequence[Run]) -> dict:
     """IoU of each class in each run, and the change against the first one."""
     reference = main_evaluation(runs[0].evaluations[dataset])
     task, first = reference.task, _by_key(reference.classes)
@@ -114,148 +101,127 @@ def _comparison(dataset: str, runs: Sequence[Run]) -> Markup:
     finite = [abs(v) for change in changes for v in change.values() if math.isfinite(v)]
     largest = max(finite, default=0) or 1
 
-    keys = sorted(first, key=lambda key: _falling(changes[0][key]) if changes else ())
     classes = classes_of(dataset, [item.name for item in reference.classes])
-    rows = []
-    for key in keys:
-        index = reference.classes.index(first[key])
-        row = [_class_cell(classes, index), number_cell(first[key].iou)]
-        for score, change in zip(scores, changes):
-            row += [number_cell(_iou(score, key)), number_cell(change[key], signed=True)]
-            row.append(_change_bar(change[key] / largest))
-        rows.append(row)
-    headers = ["class", number_header(runs[0].name)]
-    for run in others:
-        headers += [number_header(run.name), number_header("Δ"), ""]
-    summary = [_summary(run, change) for run, change in zip(others, changes)]
-    skipped = [run.name for run in runs[1:] if run not in others]
-    if skipped:
-        summary.append(note(f"Without a {task_title(task)} evaluation: {', '.join(skipped)}."))
-    title = f"IoU of the classes, {task_title(task)}, in per cent; Δ to {runs[0].name}"
-    return tag(
-        "div",
-        tag("h3", "Comparison"),
-        *summary,
-        table(headers, rows, class_="sortable", caption=title),
-    )
+    rows = [
+        {
+            "item": class_item(classes, reference.classes.index(first[key])),
+            "iou": first[key].iou,
+            "others": [
+                (_iou(score, key), change[key], np.nan_to_num(change[key] / largest))
+                for score, change in zip(scores, changes)
+            ],
+        }
+        for key in sorted(first, key=lambda key: _falling(changes[0][key]) if changes else ())
+    ]
+    return {
+        "task": task_title(task),
+        "first": runs[0].name,
+        "headers": ["class", [runs[0].name], *([n] for run in others for n in (run.name, "Δ"))],
+        "rows": rows,
+        "skipped": [run.name for run in runs[1:] if run not in others],
+        "runs": [
+            {
+                "name": run.name,
+                "better": sum(value > 0.005 for value in change.values()),
+                "worse": sum(value < -0.005 for value in change.values()),
+            }
+            for run, change in zip(others, changes)
+        ],
+    }
 
 
-def _summary(run: Run, change: dict) -> Markup:
-    better = sum(value > 0.005 for value in change.values())
-    worse = sum(value < -0.005 for value in change.values())
-    return tag(
-        "p", f"{run.name}: better in {better} classes, worse in {worse}, of {len(change)} in all."
-    )
-
-
-def _confusions(evaluation: Evaluation, classes: DatasetClasses) -> list[Markup]:
-    counts = counted(evaluation.confusion)
+def _confusions(matrix: np.ndarray, classes: DatasetClasses) -> dict:
+    counts = counted(matrix)
     errors = int(counts.sum() - counts.trace())
-    parts = [tag("h4", "Confusions")]
     if not errors:
-        return [*parts, note("No labelled pixel is wrong.")]
-    by_pixels = top_confusions(counts, _CONFUSIONS, by="pixels")
-    by_share = top_confusions(counts, _CONFUSIONS, by="share")
-    parts.append(
-        tag(
-            "div",
-            _confusion_table("The most pixels", by_pixels, errors, classes),
-            _confusion_table("The largest part of a class", by_share, errors, classes),
-            class_="pair",
-        )
-    )
+        return {"tables": {}}
+    kinds = {"The most pixels": "pixels", "The largest part of a class": "share"}
+    tables = {
+        title: [
+            {
+                "true": class_item(classes, item.truth),
+                "predicted": class_item(classes, item.predicted),
+                "pixels": item.pixels,
+                "share": 100 * item.share,
+                "of_errors": 100 * item.pixels / errors,
+            }
+            for item in top_confusions(counts, _CONFUSIONS, by=kind)
+        ]
+        for title, kind in kinds.items()
+    }
     chosen = most_confused(counts, _CONFUSED_CLASSES)
     shares = shares_of_truth(counts)
 
     def describe(row: int, column: int) -> str:
-        truth, predicted = chosen[row], chosen[column]
-        share = format_number(100 * shares[truth, predicted])
-        pixels = format_number(counts[truth, predicted], 0)
-        names = f"{classes.names[truth]} predicted as {classes.names[predicted]}"
+        true, predicted = chosen[row], chosen[column]
+        share = format_number(100 * shares[true, predicted])
+        pixels = format_number(counts[true, predicted], 0)
+        names = f"{classes.names[true]} predicted as {classes.names[predicted]}"
         return f"{names}: {share} % of its pixels ({pixels})"
 
-    left_out = len(counts) - len(chosen)
     text = "Rows: true classes, columns: predicted ones; per cent of the true class's pixels."
-    if left_out:
+    if left_out := len(counts) - len(chosen):
         text += (
             f" Shown are the {len(chosen)} classes with the most wrong pixels; {left_out} are not."
         )
-    matrix = heat_map(shares[chosen[:, None], chosen], [classes.names[i] for i in chosen], describe)
-    return [*parts, tag("p", text, class_="pale"), tag("div", matrix, class_="scroll")]
+    names = [classes.names[i] for i in chosen]
+    matrix = heat_map(shares[chosen[:, None], chosen], names, describe)
+    return {"tables": tables, "text": text, "matrix": matrix}
 
 
-def _confusion_table(
-    title: str, confusions: Sequence[Confusion], errors: int, classes: DatasetClasses
-) -> Markup:
-    numbers = map(number_header, ("pixels", "% of the class", "% of all errors"))
-    headers = ["true class", "predicted as", *numbers]
-    rows = [
-        [
-            _class_cell(classes, item.truth),
-            _class_cell(classes, item.predicted),
-            number_cell(item.pixels, 0),
-            number_cell(100 * item.share),
-            number_cell(100 * item.pixels / errors),
-        ]
-        for item in confusions
-    ]
-    return table(headers, rows, class_="sortable", caption=title)
-
-
-def _image_scores(evaluation: Evaluation) -> list[Markup]:
-    scores = evaluation.image_scores
+def _image_scores(scores: Sequence[float]) -> dict:
     text = (
         f"How many of {len(scores)} images have which mIoU (over the classes in the image's "
-        f"truth): from {format_number(min(scores))} to {format_number(max(scores))}, median "
-        f"{format_number(statistics.median(scores))}."
+        f"ground truth): from {format_number(min(scores))} to {format_number(max(scores))}, "
+        f"median {format_number(statistics.median(scores))}."
     )
-    return [tag("h4", "Images"), tag("p", text, class_="pale"), histogram(scores)]
+    return {"text": text, "chart": histogram(scores)}
 
 
 def _examples(
     evaluation: Evaluation, classes: DatasetClasses, picture_bytes: int, max_examples: int
-) -> list[Markup]:
-    parts = []
-    for kind in dict.fromkeys(example.kind for example in evaluation.examples):
-        examples = [example for example in evaluation.examples if example.kind == kind]
-        parts.append(tag("h4", f"The {kind} images"))
-        parts += [_example(item, classes, picture_bytes) for item in examples[:max_examples]]
-        left_out = len(examples) - max_examples
-        if left_out > 0:
-            parts.append(note(f"{left_out} more are left out: the file would become too large."))
-    return parts
+) -> list[dict]:
+    """The worst and the best images; of a small dataset all, in one group."""
+    groups: dict[str, list[Example]] = {}
+    for example in evaluation.examples:
+        groups.setdefault(f"The {example.kind} images", []).append(example)
+    if len(groups) > 1 and len(evaluation.examples) >= len(evaluation.image_scores) > 0:
+        ordered = sorted(evaluation.examples, key=lambda example: example.miou)
+        groups = {"All images, from the worst to the best": ordered}
+    return [
+        {
+            "title": title,
+            "examples": [_example(item, classes, picture_bytes) for item in some[:max_examples]],
+            "left_out": len(some) - max_examples,
+        }
+        for title, some in groups.items()
+    ]
 
 
-def _example(example: Example, classes: DatasetClasses, picture_bytes: int) -> Markup:
+def _example(example: Example, classes: DatasetClasses, picture_bytes: int) -> dict:
     drawn = draw_example(example, classes, picture_bytes)
     facts = [f"mIoU {format_number(example.miou)}"]
     if drawn.accuracy is not None:
-        facts.append(f"{100 * drawn.accuracy:.1f} % of the labelled pixels right")
+        facts.append(f"{100 * drawn.accuracy:.1f} % of the labelled pixels correct")
     facts += [
         f"{classes.names[item.truth]} taken for {classes.names[item.predicted]}: "
         f"{100 * item.share:.1f} %"
         for item in drawn.confusions
     ]
-    name = tag("strong", Path(example.file_name).name, title=example.file_name)
-    panels = [
-        tag("figure", tag("img", src=address, alt=title), tag("figcaption", title))
-        for title, address in drawn.panels.items()
-    ]
-    legend = [
-        tag("li", swatch(classes.colors[label]), classes.names[label])
-        for label in drawn.shown_classes[:_LEGEND_CLASSES]
-    ]
-    more = len(drawn.shown_classes) - _LEGEND_CLASSES
-    if more > 0:
-        legend.append(tag("li", f"and {more} more"))
-    return tag(
-        "div",
-        tag("p", join([name, *(tag("span", fact, class_="fact") for fact in facts)], " · ")),
-        tag("div", *panels, class_="panels"),
-        tag("ul", *legend, class_="legend"),
-        note(drawn.note) if drawn.note else None,
-        class_="example",
-    )
+    return {
+        "name": Path(example.file_name).name,
+        "file_name": example.file_name,
+        "facts": facts,
+        "panels": drawn.panels,
+        "shown": [class_item(classes, label) for label in drawn.shown_classes],
+        "has_ignored": drawn.has_ignored,
+        "note": drawn.note,
+    }
+
+
+def class_item(classes: DatasetClasses, index: int) -> dict:
+    """Name and colour of a class, for the templates."""
+    return {"name": classes.names[index], "color": classes.colors[index]}
 
 
 def _by_key(classes: Sequence[ClassScore]) -> dict[tuple[str, int], ClassScore]:
@@ -275,23 +241,3 @@ def _iou(scores: dict, key) -> float:
 def _falling(value: float) -> tuple[bool, float]:
     """For sorting: large values first, NaN last."""
     return math.isnan(value), -value
-
-
-def _class_cell(classes: DatasetClasses, index: int) -> Markup:
-    return tag("th", swatch(classes.colors[index]), classes.names[index], scope="row")
-
-
-def _bar(value: float, marks: Sequence[float]) -> Markup:
-    inner = [tag("i", style=f"width:{value:.2f}%")] if math.isfinite(value) else []
-    inner += [tag("b", style=f"left:{mark:.2f}%") for mark in marks if math.isfinite(mark)]
-    cell = tag("div", *inner, class_="bar")
-    return tag("td", cell, data_value=f"{value:.10g}" if math.isfinite(value) else None)
-
-
-def _change_bar(share: float) -> Markup:
-    """A bar from the middle, to the right for a share above zero; ``share`` is in [-1, 1]."""
-    inner = None
-    if math.isfinite(share) and share != 0:
-        kind = "gain" if share > 0 else "loss"
-        inner = tag("i", style=f"width:{50 * abs(share):.2f}%", class_=kind)
-    return tag("td", tag("div", inner, class_="change"))

@@ -1,17 +1,16 @@
-"""Image, truth, prediction and errors of one example, as pictures inside the page."""
+"""Image, ground truth, prediction and errors of one example, as pictures inside the page."""
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from ..data.images import read_display_image
 from ..data.labels import read_label
 from ..utils.errors import UserError
+from ..utils.png import encode_png
 from .classes import DatasetClasses
 from .confusion import Confusion, top_confusions
 from .run import Example
@@ -29,8 +28,9 @@ class ExamplePictures:
     Attributes:
         panels: title -> "data:" address of a picture.
         confusions: the largest of the image; ``share`` is of all labelled pixels.
-        accuracy: the share of labelled pixels that are right, or None.
-        shown_classes: classes in truth or prediction, those with the most pixels first.
+        accuracy: the share of labelled pixels that are correct, or None.
+        shown_classes: classes in ground truth or prediction, those with the most pixels first.
+        has_ignored: whether some pixels are hatched.
         note: what is left out, or None.
     """
 
@@ -38,6 +38,7 @@ class ExamplePictures:
     confusions: list[Confusion]
     accuracy: float | None
     shown_classes: list[int]
+    has_ignored: bool
     note: str | None
 
 
@@ -49,7 +50,7 @@ def draw_example(example: Example, classes: DatasetClasses, max_bytes: int) -> E
     notes = []
     prediction = _read(notes, read_label, example.prediction)
     if prediction is None:
-        return ExamplePictures({}, [], None, [], notes[0])
+        return ExamplePictures({}, [], None, [], False, notes[0])
     image = _read(notes, read_display_image, example.file_name, classes.value_range)
     truth = None
     if classes.load_truth is None:
@@ -57,7 +58,7 @@ def draw_example(example: Example, classes: DatasetClasses, max_bytes: int) -> E
     else:
         truth = _read(notes, classes.load_truth, example.sem_seg_file_name)
     image = _fitting(notes, "image", image, prediction)
-    truth = _fitting(notes, "truth", truth, prediction)
+    truth = _fitting(notes, "ground truth", truth, prediction)
 
     shown = _classes_by_size(prediction, truth, len(classes.names))
     confusions, accuracy = [], None
@@ -67,7 +68,10 @@ def draw_example(example: Example, classes: DatasetClasses, max_bytes: int) -> E
         panels = _panels(image, truth, prediction, classes, width, quality)
         if sum(map(len, panels.values())) <= max_bytes:
             break
-    return ExamplePictures(panels, confusions, accuracy, shown, " ".join(notes) or None)
+    maps = [labels for labels in (truth, prediction) if labels is not None]
+    ignored = any(((labels < 0) | (labels >= len(classes.names))).any() for labels in maps)
+    text = " ".join(notes) or None
+    return ExamplePictures(panels, confusions, accuracy, shown, bool(ignored), text)
 
 
 def color_labels(labels: np.ndarray, colors: Sequence[Sequence[int]]) -> np.ndarray:
@@ -139,7 +143,7 @@ def _panels(image, truth, prediction, classes, width, quality) -> dict[str, str]
     if image is not None:
         panels["image"] = jpeg_address(image, width, quality)
     if truth is not None:
-        panels["truth"] = label_address(truth, classes.colors, width)
+        panels["ground truth"] = label_address(truth, classes.colors, width)
     panels["prediction"] = label_address(prediction, classes.colors, width)
     if truth is not None:
         errors = draw_errors(image, truth, prediction, len(classes.names))
@@ -157,17 +161,7 @@ def jpeg_address(picture: np.ndarray, width: int, quality: int) -> str:
 def label_address(labels: np.ndarray, colors, width: int) -> str:
     """A label map (H, W) in the classes' colours, likewise."""
     small = _scaled(labels.astype(np.int32), width, cv2.INTER_NEAREST)
-    present, indices = np.unique(_color_indices(small, len(colors)), return_inverse=True)
-    table = _color_table(colors)[present]
-    indices = indices.reshape(small.shape)
-    if len(present) <= 256:  # a palette image: a fraction of the size
-        picture = Image.fromarray(indices.astype(np.uint8))
-        picture.putpalette(table.tobytes())
-    else:
-        picture = Image.fromarray(table[indices])
-    file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
-    return _address("png", file.getvalue())
+    return _address("png", encode_png(color_labels(small, colors), compression=9))
 
 
 def _address(kind: str, content: bytes) -> str:

@@ -11,14 +11,12 @@ import torch
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
-from detectron2.utils.colormap import colormap
-from detectron2.utils.visualizer import VisImage, Visualizer
+from ..data import generate_palette
 
 # Smaller images are enlarged until one of their sides has about this length: text is readable then.
 SHORTEST_SIDE, LONGEST_SIDE = 480, 1280
 GROUND, INK, FRAME = (255, 255, 255), (32, 32, 32), (160, 160, 160)
-IGNORED_DARK, IGNORED_LIGHT = (0.13, 0.13, 0.13), (0.36, 0.36, 0.36)
-POINTS_PER_PIXEL = 72 / 100  # matplotlib's figures have 100 pixels an inch
+IGNORED_DARK, IGNORED_LIGHT = (33, 33, 33), (92, 92, 92)
 LONGEST_NAME = 28
 
 
@@ -41,7 +39,7 @@ def draw_overlay(image_rgb, sem_seg, metadata, alpha: float = 0.6, legend: bool 
         ValueError: the image is not uint8 (H, W, 3), or the label map has another size.
     """
     image, labels = _checked(image_rgb, sem_seg)
-    overlay = _overlay(*_enlarged(image, labels), metadata, alpha).get_image()
+    overlay = _overlay(*_enlarged(image, labels), metadata, alpha)
     if not legend:
         return overlay
     return np.hstack([overlay, draw_legend(metadata, overlay.shape[0], class_shares(labels))])
@@ -77,8 +75,8 @@ def draw_comparison(image_rgb, truth, prediction, metadata, alpha: float = 0.6):
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     panels = {
         "image": image,
-        "truth": _overlay(grey, truth, metadata, alpha, hatch_ignored=True).get_image(),
-        caption: _overlay(grey, prediction, metadata, alpha).get_image(),
+        "truth": _overlay(grey, truth, metadata, alpha, hatch_ignored=True),
+        caption: _overlay(grey, prediction, metadata, alpha),
     }
     row = _side_by_side(panels)
     present = np.union1d(truth, prediction)
@@ -100,7 +98,7 @@ def draw_labelled(image_rgb, labels, metadata, alpha: float = 0.6):
         ValueError: the image is not uint8 (H, W, 3), or the label map has another size.
     """
     image, labels = _enlarged(*_checked(image_rgb, labels))
-    return np.hstack([image, _overlay(image, labels, metadata, alpha, True).get_image()])
+    return np.hstack([image, _overlay(image, labels, metadata, alpha, True)])
 
 
 def class_shares(labels: np.ndarray) -> dict[int, float]:
@@ -109,28 +107,30 @@ def class_shares(labels: np.ndarray) -> dict[int, float]:
     return dict(zip(values.tolist(), (counts / labels.size).tolist()))
 
 
-def draw_legend(metadata, height: int, shares: dict[int, float] | None = None) -> np.ndarray:
-    """List classes with their colours, in as many columns as the height asks for.
+def draw_legend(
+    metadata, height: int, shares: dict[int, float], *, all_classes: bool = False
+) -> np.ndarray:
+    """List classes with their colours and shares, in as many columns as the height asks for.
 
     Args:
         metadata: as in :func:`draw_overlay`.
         height: of the picture, in pixels.
-        shares: {label: share of the image}: only these classes, the largest first. None: all
-            classes in their order, without shares.
+        shares: {label: share of the image}.
+        all_classes: whether all classes are listed, in their order and with room for any share, so
+            that legends of all images look alike; otherwise those in ``shares``, the largest first.
 
     Returns:
         uint8 RGB array (height, any width, 3).
     """
     names = metadata.stuff_classes
-    if shares is None:
-        rows = [(label, "") for label in range(len(names))]
-    else:
-        shown = [label for label in shares if 0 <= label < len(names)]
-        rows = [(i, _percent(shares[i])) for i in sorted(shown, key=lambda i: -shares[i])]
+    shown = [label for label in shares if 0 <= label < len(names)]
+    ordered = range(len(names)) if all_classes else sorted(shown, key=lambda i: -shares[i])
+    rows = [(label, _percent(shares[label]) if label in shares else "") for label in ordered]
 
     size = _font_size(height)
     font, step = _font(size), round(1.9 * size)
-    share_width = max((_width(font, share) for _, share in rows), default=0)
+    texts = ["100.0 %"] if all_classes else [share for _, share in rows]
+    share_width = max((_width(font, text) for text in texts), default=0)
     rows_per_column = max((height - size) // step, 1)
     columns = [rows[i : i + rows_per_column] for i in range(0, len(rows), rows_per_column)]
     name_widths = [
@@ -180,34 +180,36 @@ def draw_legend_strip(metadata, labels: np.ndarray, width: int) -> np.ndarray:
     return np.asarray(picture)
 
 
-def _overlay(image, labels, metadata, alpha, hatch_ignored=False) -> VisImage:
-    visualizer = Visualizer(image, metadata)
+def _overlay(image, labels, metadata, alpha, hatch_ignored=False) -> np.ndarray:
+    """The image under the classes' colours, white outlines and names: uint8 RGB (H, W, 3)."""
     names = metadata.stuff_classes
-    for label in np.unique(labels):
-        if 0 <= label < len(names):
-            color = np.divide(class_color(metadata, label), 255)
-            visualizer.draw_soft_mask((labels == label).astype(np.float32), color, alpha=alpha)
-    visualizer.draw_soft_mask(_borders(labels).astype(np.float32), "white", alpha=0.45)
+    is_class = (labels >= 0) & (labels < len(names))
+    colors = np.array([class_color(metadata, label) for label in range(len(names))], np.float32)
+    picture = image.astype(np.float32)
+    picture[is_class] += alpha * (colors[labels[is_class]] - picture[is_class])
+    outlines = _borders(labels)
+    picture[outlines] += 0.45 * (255 - picture[outlines])
     if hatch_ignored:
-        _hatch(visualizer, (labels < 0) | (labels >= len(names)))
-
-    size = _font_size(image.shape[0])
-    for label, position in _places_of_names(labels, metadata, size):
-        color = np.divide(class_color(metadata, label), 255)
-        visualizer.draw_text(
-            class_name(metadata, label),
-            position,
-            font_size=size * POINTS_PER_PIXEL,
-            color=0.5 + 0.5 * color,  # pastel, readable on the dark ground draw_text lays
-        )
-    return visualizer.get_output()
+        y, x = np.indices(labels.shape)
+        stripes = (x + y) % 14 < 4
+        picture[~is_class] += 0.85 * (np.float32(IGNORED_DARK) - picture[~is_class])
+        picture[~is_class & stripes] = IGNORED_LIGHT
+    return _with_names(np.rint(picture).astype(np.uint8), labels, metadata)
 
 
-def _hatch(visualizer: Visualizer, ignored: np.ndarray) -> None:
-    y, x = np.indices(ignored.shape)
-    stripes = (x + y) % 14 < 4
-    visualizer.draw_soft_mask(ignored.astype(np.float32), IGNORED_DARK, alpha=0.85)
-    visualizer.draw_soft_mask((ignored & stripes).astype(np.float32), IGNORED_LIGHT, alpha=1.0)
+def _with_names(picture: np.ndarray, labels: np.ndarray, metadata) -> np.ndarray:
+    """The picture with the names of the classes that have room for theirs."""
+    size = _font_size(picture.shape[0])
+    font, canvas = _font(size), Image.fromarray(picture)
+    draw = ImageDraw.Draw(canvas, "RGBA")
+    for label, (x, y) in _places_of_names(labels, metadata, size):
+        name, pad = class_name(metadata, label), size // 6
+        left, top, right, bottom = draw.textbbox((x, y), name, font, anchor="ma")
+        draw.rectangle((left - pad, top - pad, right + pad, bottom + pad), (0, 0, 0, 204))
+        # Pastel, so that the names of dark classes can be read.
+        pastel = tuple(128 + channel // 2 for channel in class_color(metadata, label))
+        draw.text((x, y), name, pastel, font, anchor="ma")
+    return np.asarray(canvas)
 
 
 def _borders(labels: np.ndarray) -> np.ndarray:
@@ -305,12 +307,12 @@ def _enlarged(image: np.ndarray, *label_maps: np.ndarray) -> tuple[np.ndarray, .
 
 
 def class_color(metadata, label: int) -> tuple[int, int, int]:
-    """The class's (R, G, B) in [0, 255]; one of Detectron2's palette if it has none."""
-    colors = metadata.get("stuff_colors")
-    if colors is None:
-        palette = colormap(rgb=True, maximum=255).astype(int).tolist()
-        return tuple(palette[label % len(palette)])
+    """The class's (R, G, B) in [0, 255]; one of a palette if it has none."""
+    colors = metadata.get("stuff_colors") or _palette(len(metadata.stuff_classes))
     return tuple(int(value) for value in colors[label])
+
+
+_palette = lru_cache(generate_palette)
 
 
 def class_name(metadata, label: int) -> str:

@@ -14,7 +14,6 @@ from ..data.images import read_display_image
 from ..data.labels import LabelFormat, check_same_size, read_label
 from ..data.pairing import list_images, pair_split
 from ..data.registration import folder_dataset_of
-from ..utils.files import atomic_write
 from .overlays import draw_labelled, draw_legend_strip
 
 GAP = 8
@@ -97,12 +96,6 @@ def labelled_sheet(
     sheet = _sheet(tiles, columns)
     legend = draw_legend_strip(metadata, np.array(sorted(classes)), sheet.shape[1])
     return np.concatenate([sheet, legend])
-
-
-def write_png(path, picture: np.ndarray) -> None:
-    """Write an RGB array (H, W, 3) as a PNG file, atomically."""
-    with atomic_write(path, "wb") as file:
-        file.write(cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes())
 
 
 def _read_pair(image_path, label_path, label_format: LabelFormat, value_range):

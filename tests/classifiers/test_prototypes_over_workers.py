@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
+from two_processes import run_in_two_processes
 
 from d2_ctxseg.classifiers import PrototypeClassifier
 
@@ -45,11 +45,8 @@ CASES = {"average": ("average", 1), "joint": ("joint", 1), "joint, accumulated":
 
 
 def one_worker(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.set_num_threads(1)
     results = {case: one_step(rank, *CASES[case]) for case in CASES}
     torch.save(results, f"{folder}/worker{rank}.pth")
-    dist.destroy_process_group()
 
 
 def one_step(rank, synchronization, accumulation_steps):
@@ -69,7 +66,7 @@ def one_step(rank, synchronization, accumulation_steps):
 def workers(tmp_path_factory):
     """What the two workers have after one step, in every case."""
     folder = tmp_path_factory.mktemp("workers")
-    torch.multiprocessing.spawn(one_worker, (str(folder),), nprocs=2)
+    run_in_two_processes(one_worker, folder, str(folder))
     return [torch.load(folder / f"worker{rank}.pth", weights_only=True) for rank in (0, 1)]
 
 

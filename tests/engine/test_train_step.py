@@ -6,11 +6,11 @@ from functools import partial
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.parallel import DistributedDataParallel
 from train_net_runs import run_train_net
+from two_processes import run_in_two_processes
 
 from d2_ctxseg.checkpoint import load_weights
 from d2_ctxseg.engine import Trainer, setup_config
@@ -142,7 +142,7 @@ class TestPartwiseTrainer:
 
     @pytest.mark.slow
     def test_workers_exchange_gradients_of_all_parts(self, tmp_path):
-        torch.multiprocessing.spawn(_worker, args=(str(tmp_path),), nprocs=2)
+        run_in_two_processes(_worker, tmp_path, str(tmp_path))
         first, second = (torch.load(tmp_path / f"{rank}.pth") for rank in range(2))
         weights, _ = one_step(PartwiseTrainer, batches(4), parts=4)
         for key, value in weights.items():
@@ -151,12 +151,9 @@ class TestPartwiseTrainer:
 
 
 def _worker(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     model = DistributedDataParallel(Model())
     weights, _ = one_step(PartwiseTrainer, batches(4)[rank::2], model, parts=2)
     torch.save(weights, f"{folder}/{rank}.pth")
-    dist.destroy_process_group()
 
 
 class TestAverage:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from data_folders import run_script, unique_name, write_image
 from miniature_archives import CITYSCAPES, cityscapes
 from PIL import Image
+from two_processes import run_in_two_processes
 
 from d2_ctxseg.evaluation import SegmentationEvaluator
 from d2_ctxseg.evaluation.cityscapes import (
@@ -228,7 +228,6 @@ class TestWhichDataSets:
 
 
 def one_worker(rank, folder, shares):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     records = DatasetCatalog.get(NAME)
     evaluator = CityscapesScriptsEvaluator(NAME)
     evaluator.reset()
@@ -239,12 +238,11 @@ def one_worker(rank, folder, shares):
     assert (results is None) == (rank == 1)
     if results:
         (folder / "results.json").write_text(json.dumps(results))
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_workers_have_the_results_of_one(root, package):
     expected = rated(CityscapesScriptsEvaluator(NAME), DatasetCatalog.get(NAME))
     shares = [slice(0, 1), slice(1, 3)]
-    torch.multiprocessing.spawn(one_worker, (root, shares), nprocs=2)
+    run_in_two_processes(one_worker, root, root, shares)
     assert json.loads((root / "results.json").read_text()) == expected

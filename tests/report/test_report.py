@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from data_folders import run_script
+from data_folders import run_script, write_image
 from report_runs import HOSTILE, read_page, write_dataset, write_lines, write_run, write_table
 from train_net_runs import ROOT
 
 from d2_ctxseg.report import page, write_report
-from d2_ctxseg.report.markup import format_number
+from d2_ctxseg.report.html import format_number
 from d2_ctxseg.report.run import read_run
 from d2_ctxseg.utils.errors import MissingFileError, UserError
 
@@ -34,7 +34,7 @@ class TestAPage:
         shown = read_page(write_report([run]))
         names = [v for v in shown.attributes("href") if v.startswith("#")]
         assert names == ["#results", "#training", "#dataset-0", "#configuration"]
-        for text in ("total loss", "Confusions", "The worst images", "The best images"):
+        for text in ("total loss", "Confusions", "All images, from the worst to the best"):
             assert text in shown.text
         assert len([name for name, _ in shown.tags if name == "img"]) == 2 * 4
         assert "LinearSegmentor" in shown.text
@@ -130,9 +130,17 @@ class TestNamesFromOutside:
 
 class TestWhatIsMissing:
     @pytest.mark.parametrize(
-        "name", ["confusion_matrix.npy", "classes.csv", "images.csv", "examples/examples.json"]
+        ("name", "content"),
+        [
+            ("confusion_matrix.npy", None),
+            ("confusion_matrix.npy", b"\x93NUMPY\x00"),
+            ("classes.csv", b""),
+            ("classes.csv", b"a,b\n1,2\n"),
+            ("images.csv", b"[1, 2"),
+            ("examples/examples.json", None),
+            ("examples/examples.json", b"[1, 2"),
+        ],
     )
-    @pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY\x00", b"[1, 2", b"a,b\n1,2\n"])
     def test_in_an_evaluation_is_named_and_the_rest_is_shown(self, run, dataset, name, content):
         path = run / "inference/sem_seg" / dataset[1] / name
         path.unlink()
@@ -140,18 +148,25 @@ class TestWhatIsMissing:
             path.write_bytes(content)
         shown = read_page(write_report([run]))
         assert str(path) in shown.text
-        parts = ("Confusions", "The worst images", "IoU of the classes", "Images")
+        parts = ("Confusions", "mIoU 10.00", "IoU of the classes", "How many of")
         assert sum(part in shown.text for part in parts) >= 3
 
-    @pytest.mark.parametrize("name", ["config.yaml", "metrics.json"])
-    @pytest.mark.parametrize("content", [None, "{[", "- 1\n- 2\n", "[1]\n[2]\n"])
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("config.yaml", None),
+            ("config.yaml", "{["),
+            ("config.yaml", "- 1\n- 2\n"),
+            ("metrics.json", "[1]\n[2]\n"),
+        ],
+    )
     def test_in_a_run_is_named_and_the_rest_is_shown(self, run, name, content):
         (run / name).unlink()
         if content is not None:
             (run / name).write_text(content)
         shown = read_page(write_report([run]))
         assert str(run / name) in shown.text
-        assert "The worst images" in shown.text
+        assert "All images" in shown.text
 
     def test_an_old_run_has_its_scores_only(self, run, dataset):
         for path in sorted((run / "inference").rglob("*"), reverse=True):
@@ -159,7 +174,7 @@ class TestWhatIsMissing:
         shown = read_page(write_report([run]))
         assert "Only the scores of final.pth" in shown.text
         assert "IoU of the classes" in shown.text
-        assert "Confusions" not in shown.text and "The worst images" not in shown.text
+        assert "Confusions" not in shown.text and "All images" not in shown.text
 
     def test_a_run_that_was_never_evaluated_has_its_curves(self, tmp_path):
         folder = tmp_path / "unfinished"
@@ -168,7 +183,7 @@ class TestWhatIsMissing:
         shown = read_page(write_report([folder]))
         assert "total loss" in shown.text and "No results" in shown.text
 
-    def test_files_of_the_data_set_leave_the_prediction(self, tmp_path):
+    def test_files_of_the_dataset_leave_the_prediction(self, tmp_path):
         dataset = write_dataset(tmp_path / "data")
         run = write_run(tmp_path / "run", dataset)
         for path in dataset[2][0]:
@@ -188,23 +203,24 @@ class TestWhatIsMissing:
         assert any("No sem_seg_TTA" in note and "evaluation of other.pth" in note for note in notes)
         assert set(read_run(run).evaluations[dataset[1]]) == {"sem_seg"}
 
-    def test_an_unknown_data_set_leaves_out_the_truth(self, run, tmp_path, dataset):
+    def test_an_unknown_dataset_leaves_out_the_ground_truth(self, run, tmp_path, dataset):
         place = run / "inference/sem_seg" / dataset[1]
         results = json.loads((place / "results.json").read_text())
         results["dataset"] = "elsewhere_sem_seg_val"
         (place / "results.json").write_text(json.dumps(results))
         shown = read_page(write_report([run]))
         assert "The dataset elsewhere_sem_seg_val is not registered" in shown.text
-        assert shown.attributes("alt").count("truth") == shown.attributes("alt").count("image") - 2
+        titles = shown.attributes("alt")
+        assert titles.count("ground truth") == titles.count("image") - 2
 
-    def test_a_data_set_that_has_changed_leaves_out_the_truth(self, tmp_path):
+    def test_a_dataset_that_has_changed_leaves_out_the_ground_truth(self, tmp_path):
         dataset = write_dataset(tmp_path / "data", ("road", "tree", "bus"))
         run = write_run(tmp_path / "run", dataset)  # evaluated with "car"
         shown = read_page(write_report([run]))
         assert "has other classes than when it was evaluated" in shown.text
-        assert "truth" not in shown.attributes("alt")
+        assert "ground truth" not in shown.attributes("alt")
 
-    def test_a_data_set_whose_description_is_gone_is_named(self, run, tmp_path):
+    def test_a_dataset_whose_description_is_gone_is_named(self, run, tmp_path):
         config = yaml.safe_load((run / "config.yaml").read_text())
         config["DATASETS"]["FOLDERS"] = [str(tmp_path / "nowhere.yaml")]
         (run / "config.yaml").write_text(yaml.safe_dump(config))
@@ -251,6 +267,33 @@ class TestValuesThatAreNoNumbers:
         assert "nan" not in " ".join(shown.attributes("style", "points", "d", "x", "y"))
 
 
+class TestExamples:
+    def add_image_scores(self, run, dataset, number):
+        rows = [(f"{i}.png", 50) for i in range(number)]
+        place = run / "inference/sem_seg" / dataset[1]
+        write_table(place / "images.csv", ("file_name", "mIoU"), rows)
+
+    def test_of_a_large_dataset_are_the_worst_and_the_best(self, run, dataset):
+        self.add_image_scores(run, dataset, 3)
+        text = read_page(write_report([run])).text
+        assert "The worst images" in text and "The best images" in text
+
+    def test_of_a_small_dataset_are_called_what_they_are(self, run):
+        text = read_page(write_report([run])).text
+        assert "All images, from the worst to the best" in text and "The worst" not in text
+
+    @pytest.mark.parametrize("ignored", [0, 9])
+    def test_have_ignored_pixels_in_the_legend(self, tmp_path, ignored):
+        dataset = write_dataset(tmp_path / "data")
+        run = write_run(tmp_path / "run", dataset)
+        for _, path in dataset[2]:
+            labels = np.zeros((48, 64), np.uint8)
+            labels[:ignored] = 255
+            write_image(Path(path), labels)
+        shown = read_page(write_report([run]))
+        assert shown.attributes("class").count("swatch hatched") == (2 if ignored else 0)
+
+
 class TestSeveralRuns:
     @pytest.fixture
     def runs(self, tmp_path, dataset):
@@ -259,7 +302,7 @@ class TestSeveralRuns:
     def test_are_compared_with_the_first(self, runs, dataset):
         tables = read_page(write_report(runs)).tables
         rows = next(r for name, r in tables.items() if name.startswith("IoU of the classes"))
-        assert rows[0] == ["class", "run0", "run1", "Δ", "", "run2", "Δ", ""]
+        assert rows[0] == ["class", "run0", "run1", "Δ", "run2", "Δ"]
         scores = [
             json.loads((run / "evaluation.json").read_text())["final.pth"][dataset[1]]["sem_seg"]
             for run in runs
@@ -272,12 +315,13 @@ class TestSeveralRuns:
                 f"{second:.2f}",
                 format_number(second - first, signed=True),
             ]
-            assert row[6] == format_number(third - first, signed=True)
+            assert row[5] == format_number(third - first, signed=True)
 
     def test_have_their_curves_in_one_chart(self, runs):
         shown = read_page(write_report(runs))
         classes = " ".join(shown.attributes("class"))
         assert all(f"line series-{i}" in classes for i in range(3))
+        assert "run1: best 100.00 at 100" in " ".join(shown.text.split())
         # mIoU, total loss, one loss, learning rate.
         assert classes.count("chart") - classes.count("histogram") == 4
 
@@ -298,7 +342,7 @@ class TestSeveralRuns:
         runs = [write_run(tmp_path / name / "output", dataset) for name in ("linear", "context")]
         assert "linear/output and context/output" in read_page(write_report(runs)).text
 
-    def test_without_a_common_data_set_are_not_compared(self, tmp_path, dataset):
+    def test_without_a_common_dataset_are_not_compared(self, tmp_path, dataset):
         other = write_dataset(tmp_path / "other")
         runs = [write_run(tmp_path / "a", dataset), write_run(tmp_path / "b", other)]
         shown = read_page(write_report(runs))
@@ -340,8 +384,8 @@ class TestManyClasses:
         path = write_report([run])
         assert path.stat().st_size < whole
         shown = read_page(path)
-        assert shown.attributes("class").count("example") == 4
-        assert shown.text.count("4 more are left out") == 2
+        assert shown.attributes("class").count("example") == 2
+        assert shown.text.count("10 more are left out") == 1
 
 
 class TestWrongInput:

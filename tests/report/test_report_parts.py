@@ -9,13 +9,14 @@ from data_folders import write_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
+from jinja2 import UndefinedError
 from PIL import Image
 from report_runs import Page, picture_of, write_dataset, write_lines, write_run
 
-from d2_ctxseg.report.charts import Series, heat_map, histogram, line_chart, ticks
+from d2_ctxseg.report.charts import Series, axes_of, heat_map, histogram, line_chart, ticks
 from d2_ctxseg.report.classes import DatasetClasses
 from d2_ctxseg.report.confusion import counted, most_confused, shares_of_truth, top_confusions
-from d2_ctxseg.report.markup import Markup, format_number, join, number_cell, tag
+from d2_ctxseg.report.html import format_number, number_cell, render
 from d2_ctxseg.report.pictures import draw_errors, draw_example
 from d2_ctxseg.report.run import Example, read_run
 
@@ -124,8 +125,8 @@ class TestPictures:
 
     def test_show_labels_in_the_classes_colours(self, example, classes):
         panels = draw_example(example, classes, 10**6).panels
-        assert list(panels) == ["image", "truth", "prediction", "errors"]
-        truth, prediction = picture_of(panels["truth"]), picture_of(panels["prediction"])
+        assert list(panels) == ["image", "ground truth", "prediction", "errors"]
+        truth, prediction = picture_of(panels["ground truth"]), picture_of(panels["prediction"])
         assert (truth[:30, :30] == self.COLORS[0]).all()
         assert (truth[:30, 30:] == self.COLORS[2]).all()
         assert (prediction[:30, 30:] == self.COLORS[1]).all()
@@ -138,6 +139,7 @@ class TestPictures:
         assert (confusion.truth, confusion.predicted, confusion.pixels) == (2, 1, 900)
         assert confusion.share == drawn.accuracy == 0.5
         assert drawn.shown_classes == [0, 1, 2] and drawn.note is None
+        assert drawn.has_ignored
 
     def test_mark_wrong_pixels_and_no_others(self):
         rng = np.random.default_rng(0)
@@ -163,7 +165,7 @@ class TestPictures:
         write_image(tmp_path / "truth.png", np.zeros((10, 10), np.uint8))
         drawn = draw_example(example, classes, 10**6)
         assert list(drawn.panels) == ["image", "prediction"]
-        assert drawn.note == "The truth is 10x10 pixels, the prediction 60x40."
+        assert drawn.note == "The ground truth is 10x10 pixels, the prediction 60x40."
 
     def test_without_a_prediction_there_is_none(self, example, classes):
         example.prediction.unlink()
@@ -185,19 +187,25 @@ class TestPictures:
         assert drawn.accuracy is None and drawn.confusions == []
 
 
-class TestMarkup:
+class TestHtml:
+    @pytest.fixture(scope="class")
+    def template(self, tmp_path_factory):
+        path = tmp_path_factory.mktemp("templates") / "page.html"
+        path.write_text('<p title="{{ text }}">{{ text }}</p>')
+        return path
+
     @given(text=st.text())
     @settings(max_examples=50, deadline=None)
-    def test_any_text_survives_as_content_and_as_attribute(self, text):
+    def test_any_text_survives_as_content_and_as_attribute(self, template, text):
         # A parser makes line ends uniform and cannot show NUL.
         text = re.sub(r"[\r\x00]", "", text)
-        shown = Page(tag("p", text, title=text))
+        shown = Page(render(template, text=text))
         assert shown.tags == [("p", {"title": text})]
         assert "".join(shown.texts) == text
 
-    def test_markup_is_not_escaped_again(self):
-        assert tag("b", tag("i", "<"), None, "&") == "<b><i>&lt;</i>&amp;</b>"
-        assert join([Markup("<br>"), "<"], " & ") == "<br> &amp; &lt;"
+    def test_what_a_template_needs_must_be_there(self, template):
+        with pytest.raises(UndefinedError, match="text"):
+            render(template)
 
     @pytest.mark.parametrize(
         ("value", "text"), [(1234.5, "+1,234.50"), (-0.001, "0.00"), (-2, "−2.00"), (math.nan, "–")]
@@ -219,16 +227,32 @@ class TestCharts:
         margin = 1e-6 * (width + abs(low))
         assert all(low - margin <= value <= low + width + margin for value in values)
 
+    @given(
+        x=st.lists(st.floats(0, 1e6), min_size=1, max_size=5),
+        y=st.lists(st.floats(-1e7, 1e7), min_size=1, max_size=5),
+    )
+    @settings(max_examples=60, deadline=None)
+    def test_axes_have_room_for_their_numbers_and_one_at_the_end(self, x, y):
+        axes = axes_of(np.array(x), np.array(y), 420, 220)
+        longest = max(len(text) for _, text in axes.y_ticks)
+        assert axes.x.start - 6 >= 6 * longest  # about 6 pixels a letter
+        places = [place for place, _ in axes.x_ticks]
+        assert places[-1] == axes.x(max(x)) and places == sorted(places)
+        widths = [6 * len(text) for _, text in axes.x_ticks]
+        gaps = zip(places, places[1:], widths, widths[1:])
+        assert all(b - a > (left + right) / 2 for a, b, left, right in gaps)
+
     def test_lines_lie_within_the_picture(self):
-        chart = Page(line_chart([Series("loss", 0, [0, 10, 20], [5.0, -3.0, 1.0])]))
-        points = [tuple(map(float, p.split(","))) for p in chart.attributes("points")[0].split()]
+        (line,) = line_chart([Series("loss", 0, [0, 10, 20], [5.0, -3.0, 1.0])]).marks
+        points = [tuple(map(float, p.split(","))) for p in line["points"].split()]
         assert points[0][1] < points[2][1] < points[1][1]  # higher values are further up
         assert all(0 <= x <= 420 and 0 <= y <= 220 for x, y in points)
+        assert line["dots"] == []
 
     def test_long_lines_are_thinned_to_means(self):
         x = np.arange(30_000)
-        chart = Page(line_chart([Series("loss", 0, x, np.where(x % 2, 1.0, 3.0))]))
-        points = chart.attributes("points")[0].split()
+        (line,) = line_chart([Series("loss", 0, x, np.where(x % 2, 1.0, 3.0))]).marks
+        points = line["points"].split()
         assert len(points) == 300
         assert len({point.split(",")[1] for point in points}) == 1  # the mean is 2 everywhere
 
@@ -237,16 +261,22 @@ class TestCharts:
         assert line_chart([Series("loss", 0, range(len(values)), values)]) is None
 
     def test_a_single_point_and_a_flat_line_can_be_seen(self):
-        assert "<circle" in line_chart([Series("loss", 0, [5], [2.0])])
-        assert "nan" not in line_chart([Series("loss", 0, [5, 6], [0.0, 0.0])])
+        assert len(line_chart([Series("loss", 0, [5], [2.0])]).marks[0]["dots"]) == 1
+        assert "nan" not in line_chart([Series("loss", 0, [5, 6], [0.0, 0.0])]).marks[0]["points"]
 
     def test_a_histogram_counts_every_value(self):
-        titles = re.findall(r"<title>(.*?)</title>", histogram([0, 2, 50, 100, 100]))
+        titles = [bar["title"] for bar in histogram([0, 2, 50, 100, 100]).marks]
         assert len(titles) == 20
         assert titles[0] == "0 to 5: 2" and titles[-1] == "95 to 100: 2"
 
     def test_a_heat_map_marks_the_diagonal_and_leaves_zeros_empty(self):
         values = np.array([[0.9, 0.1], [0.0, 1.0]])
         chart = heat_map(values, ["a", "b"], lambda row, column: f"{row} as {column}")
-        assert chart.count('class="hit') == 2 and chart.count('class="miss') == 1
-        assert "0 as 1" in chart and "1 as 0" not in chart
+        kinds = {mark["title"]: mark["kind"] for mark in chart.marks if "title" in mark}
+        assert kinds == {"0 as 0": "hit strong", "0 as 1": "miss", "1 as 1": "hit strong"}
+
+    def test_a_heat_map_of_few_classes_is_not_tiny(self):
+        sizes = [
+            heat_map(np.eye(n), ["name"] * n, lambda row, column: "").width for n in (2, 5, 10, 30)
+        ]
+        assert sizes == sorted(sizes) and sizes[1] > 300

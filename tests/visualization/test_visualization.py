@@ -101,9 +101,16 @@ def test_the_legend_has_the_largest_class_first(metadata):
 
 
 def test_a_legend_of_all_classes_keeps_their_order(metadata):
-    legend = draw_legend(metadata, 300)
+    legend = draw_legend(metadata, 300, {1: 0.9}, all_classes=True)
     tops = [np.nonzero((legend == np.array(color)).all(axis=2))[0].min() for color in COLORS]
     assert tops[0] < tops[1] < tops[2]
+
+
+def test_legends_of_all_classes_have_one_size(metadata):
+    one, other = (
+        draw_legend(metadata, 300, shares, all_classes=True) for shares in ({}, {0: 1.0, 2: 0.0001})
+    )
+    assert one.shape == other.shape and (one != other).any()
 
 
 @pytest.mark.parametrize("height", [40, 100, 300, 1000])

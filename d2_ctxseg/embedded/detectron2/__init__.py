@@ -5,9 +5,8 @@ end of ``sys.path``. Whatever it does not cover raises ImportError with a pointe
 install guide.
 """
 
-from ._coverage import install_import_guard, module_getattr
+from ._coverage import install_import_guard
 
 __version__ = "0.6+embedded"
 
 install_import_guard()
-__getattr__ = module_getattr(__name__)

@@ -2,34 +2,61 @@
 
 import importlib
 import sys
+from importlib.machinery import ModuleSpec, PathFinder
 
 INSTALL_GUIDE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
+# What d2_ctxseg has in the place of a part that is not covered.
+INSTEAD = {
+    "DefaultTrainer(cfg)": "d2_ctxseg.engine.Trainer(cfg)",
+    "AMPTrainer": "d2_ctxseg.engine.train_step.PartwiseTrainer",
+    "DatasetMapper": "d2_ctxseg.data.SemanticSegmentorMapper",
+    "DefaultPredictor": "d2_ctxseg.deployment.predictor.SemSegPredictor",
+    "SemSegEvaluator": "d2_ctxseg.evaluation.SegmentationEvaluator",
+    "visualizer": "d2_ctxseg.visualization.draw_overlay",
+    "video_visualizer": "d2_ctxseg.visualization.draw_overlay",
+    "build_optimizer": "d2_ctxseg.engine.optimizer.build_optimizer",
+    "load_sem_seg": "a dataset of two folders, see docs/DATASETS.md",
+}
 
 
 def not_covered(name: str) -> str:
     """The message for ``name``, the full dotted name that was asked for."""
+    instead = INSTEAD.get(name.rpartition(".")[2])
     return (
-        f"'{name}' is not part of the embedded Detectron2 runtime of d2_ctxseg, which covers "
-        f"semantic segmentation only. Install Detectron2 to use it: {INSTALL_GUIDE}"
+        f"'{name}' is not part of the embedded Detectron2 runtime of d2_ctxseg, which covers what "
+        f"d2_ctxseg itself uses. {f'Use {instead}, or install' if instead else 'Install'} "
+        f"Detectron2: {INSTALL_GUIDE}"
     )
 
 
 class _ImportGuard:
-    """Last entry of ``sys.meta_path``: reached only by modules that nothing else could find."""
+    """First entry of ``sys.meta_path``: finds the modules of this package."""
 
     @staticmethod
-    def find_spec(fullname, path=None, target=None):
-        if fullname.startswith("detectron2."):
+    def find_spec(fullname, path=None, target=None) -> ModuleSpec | None:
+        if not fullname.startswith("detectron2."):
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is None:
             raise ModuleNotFoundError(not_covered(fullname), name=fullname)
+        run = spec.loader.exec_module
+
+        def exec_module(module):
+            module.__getattr__ = _missing_name(fullname)
+            run(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
 
 
 def install_import_guard() -> None:
-    """Make ``import detectron2.<not covered>`` say where to get it."""
-    if not any(isinstance(finder, _ImportGuard) for finder in sys.meta_path):
-        sys.meta_path.append(_ImportGuard())
+    """Make ``import detectron2.<not covered>`` and missing names say where to get them."""
+    sys.modules["detectron2"].__getattr__ = _missing_name("detectron2")
+    if not any(finder is _ImportGuard for finder in sys.meta_path):
+        sys.meta_path.insert(0, _ImportGuard)
 
 
-def module_getattr(module_name: str):
+def _missing_name(module_name: str):
     """A module-level ``__getattr__`` (PEP 562) for the covered module ``module_name``.
 
     Submodules are imported on demand, as ``from package import submodule`` expects. Everything

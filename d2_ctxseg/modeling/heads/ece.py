@@ -32,6 +32,7 @@ from .ece_layers import (
     diversity_loss,
     diversity_map,
 )
+from .layers import resize
 
 UPDATERS = ("gated", "add", "none")
 
@@ -235,7 +236,7 @@ class ECEHead(SemSegHead):
             )
         pixel_features, masks, embeddings, diverse = self.decode(stages)
         logits = self.predictor(pixel_features)
-        *earlier, last = (self._resize(mask, logits.shape[-2:]) for mask in masks)
+        *earlier, last = (resize(mask, logits.shape[-2:], self.align_corners) for mask in masks)
         # The mask loss is for the masks that embeddings were made from; a single one is its own.
         auxiliary = sum(earlier[1:], earlier[0]) if earlier else last
         if self.assistance is not None:
@@ -330,13 +331,8 @@ class ECEHead(SemSegHead):
         first, *deeper = laterals
         if self.upsamplers:
             deeper = [upsample(x) for upsample, x in zip(self.upsamplers, deeper)]
-        resized = [self._resize(x, first.shape[-2:]) for x in deeper]
+        resized = [resize(x, first.shape[-2:], self.align_corners) for x in deeper]
         return self.dropout(self.fuse(torch.cat([first, *resized], dim=1)))
-
-    def _resize(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        if x.shape[-2:] == size:
-            return x
-        return F.interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners)
 
 
 def _check_stages(

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -30,6 +29,7 @@ from ...losses.precision import at_least_float32, without_autocast
 from ...utils.errors import UserError, suggest
 from .attention_to_mask import AttentionToMask, initialize_linear
 from .base import config_arguments, feature_names, select_features
+from .layers import resize
 
 CLASS_EMBEDDINGS = ("learned", "explicit")
 
@@ -216,7 +216,7 @@ class SegViTHead(nn.Module):
                 the size of the image). Default: that of the shallowest feature map.
         """
         class_logits, mask_logits = self.predict(features)
-        mask_logits = self._resize(mask_logits[-1], size or mask_logits.shape[-2:])
+        mask_logits = resize(mask_logits[-1], size or mask_logits.shape[-2:], self.align_corners)
         return log_class_scores(class_logits[-1], mask_logits)
 
     def predict(self, features: dict[str, Tensor]) -> SegViTPrediction:
@@ -226,7 +226,7 @@ class SegViTHead(nn.Module):
         pixels = [stage.project(feature) for stage, feature in zip(self.stages, maps)]
         if self.explicit:
             tokens, seed_mask = self.class_tokens.seed(pixels[0], maps[0].shape[-2:])
-            total = self._resize(seed_mask, size)
+            total = resize(seed_mask, size, self.align_corners)
         else:
             tokens = self.class_tokens.weight.expand(maps[0].shape[0], -1, -1)
             total = 0.0
@@ -237,7 +237,7 @@ class SegViTHead(nn.Module):
             mask = mask.unflatten(2, tuple(maps[i].shape[-2:]))
             if self.explicit:
                 tokens = self.class_tokens.update(i, mask, tokens)
-            total = total + self._resize(mask, size)
+            total = total + resize(mask, size, self.align_corners)
             all_tokens.append(tokens)
             all_masks.append(total)
         class_logits = self.class_predictor(torch.stack(all_tokens))
@@ -271,16 +271,8 @@ class SegViTHead(nn.Module):
 
     def _mask_losses(self, mask: Tensor, targets: MaskTargets) -> tuple[Tensor, Tensor]:
         """Focal and dice loss of one stage's masks (B, K, h, w)."""
-        mask = self._resize(mask, targets.targets.shape[-2:])
+        mask = resize(mask, targets.targets.shape[-2:], self.align_corners)
         return sigmoid_focal_mask_loss(mask, *targets), dice_mask_loss(mask, *targets)
-
-    def _resize(self, masks: Tensor, size: Sequence[int]) -> Tensor:
-        """Masks (B, K, h, w) to another size, bilinearly."""
-        if tuple(masks.shape[-2:]) == tuple(size):
-            return masks
-        return F.interpolate(
-            masks, size=tuple(size), mode="bilinear", align_corners=self.align_corners
-        )
 
 
 def log_class_scores(class_logits: Tensor, mask_logits: Tensor, epsilon: float = 1e-6) -> Tensor:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor, nn
 
 from ...modeling.heads import ECEHead
+from ...modeling.heads.layers import resize
 from ..overlays import class_name
 from .drawing import HeatScale, Panel, draw_panels
-from .model_maps import classifying_module, maps_of_image, recorded_outputs, resize_map
+from .model_maps import classifying_module, maps_of_image, recorded_outputs
 from .scene import ClassifierView, Scene
 
 MOST_CLASSES = 4
@@ -48,7 +49,7 @@ def ece_masks(scene: Scene, classes: Sequence[int]) -> dict[str, Tensor]:
         masks = {k: v[1] if isinstance(v, tuple) else v for k, v in recorded.items()}
         # The head brings them to the size of its pixel features before it uses them.
         size = masks.pop("pixel features").shape[-2:]
-        return {title: resize_map(mask, size, head.align_corners) for title, mask in masks.items()}
+        return {title: resize(mask, size, head.align_corners) for title, mask in masks.items()}
 
     masks = _masks_of_image(scene, classes, {**parts, "pixel features": head.fuse}, read)
     if len(masks) > 1:

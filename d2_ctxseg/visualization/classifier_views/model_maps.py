@@ -1,12 +1,13 @@
 """Maps that a classifier makes on its way to the logits, brought to the image's size."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ...modeling.heads.layers import resize
 
 #: From what the classifier or the head was given, and its logits (B, K, h, w), to maps by name,
 #: each (B, any number, any height, any width).
@@ -48,7 +49,7 @@ def maps_of_image(
         logits, *rest = output if isinstance(output, tuple) else (output,)
         maps = {"logits": logits}
         for name, values in read(arguments[0], logits).items():
-            maps[name] = resize_map(values.to(logits.dtype), logits.shape[-2:], align_corners)
+            maps[name] = resize(values.to(logits.dtype), logits.shape[-2:], align_corners)
         channels.update({name: values.shape[1] for name, values in maps.items()})
         widened = torch.cat(list(maps.values()), dim=1)
         return (widened, *rest) if rest else widened
@@ -81,10 +82,3 @@ def recorded_outputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, obj
     finally:
         for handle in handles:
             handle.remove()
-
-
-def resize_map(maps: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
-    """Maps (B, Q, h, w) to another size, bilinearly."""
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)

@@ -1,17 +1,15 @@
 """``DetectionCheckpointer``: reads and writes the checkpoint files of Detectron2."""
 
-import contextlib
 import logging
 import os
 import pickle
-from collections.abc import Iterator
 
 import torch
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .._coverage import INSTALL_GUIDE, module_getattr
+from .._coverage import INSTALL_GUIDE
 from ..utils import comm
 from ..utils.file_io import PathManager
 
@@ -22,7 +20,7 @@ class DetectionCheckpointer(Checkpointer):
     """Saves and loads a model and other things with a state, such as optimizer and schedule.
 
     A file is what ``torch.save`` makes of ``{"model": state, "optimizer": state, ...}``. Loading
-    never runs code of the file. A file appears under its name only when it is complete.
+    never runs code of the file.
 
     Args:
         model: the model. Of a parallel one, the module inside is saved and loaded.
@@ -46,27 +44,6 @@ class DetectionCheckpointer(Checkpointer):
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.path_manager = PathManager
         self._loaded_by_all_processes = isinstance(model, DistributedDataParallel)
-
-    def save(self, name: str, **kwargs) -> None:
-        """Write ``<name>.pth`` and make it the checkpoint to resume from.
-
-        Args:
-            name: the file's name, without folder and ending.
-            **kwargs: further data for the file, such as ``iteration=19``.
-        """
-        if not self.save_dir or not self.save_to_disk:
-            return
-        states = {key: thing.state_dict() for key, thing in self.checkpointables.items()}
-        path = os.path.join(self.save_dir, f"{name}.pth")
-        self.logger.info(f"Saving checkpoint to {path}")
-        with _replace_when_complete(path) as file:
-            torch.save({"model": self.model.state_dict(), **states, **kwargs}, file)
-        self.tag_last_checkpoint(os.path.basename(path))
-
-    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Write the name of the checkpoint to resume from into the file ``last_checkpoint``."""
-        with _replace_when_complete(os.path.join(self.save_dir, "last_checkpoint")) as file:
-            file.write(last_filename_basename.encode())
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
         """Load a file. With a DistributedDataParallel model, all processes call this together.
@@ -126,20 +103,3 @@ class DetectionCheckpointer(Checkpointer):
         from_config = {"pixel_mean", "pixel_std"} & own_buffers.keys()
         missing = [key for key in incompatible.missing_keys if key not in from_config]
         return incompatible._replace(missing_keys=missing)
-
-
-@contextlib.contextmanager
-def _replace_when_complete(path: str) -> Iterator:
-    """Open a binary file under another name, which becomes ``path`` if all went well."""
-    incomplete = f"{path}.incomplete"
-    try:
-        with open(incomplete, "wb") as file:
-            yield file
-        os.replace(incomplete, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(incomplete)
-        raise
-
-
-__getattr__ = module_getattr(__name__)

@@ -1,4 +1,4 @@
-"""``CfgNode`` and the two configs that are found here: the default one and the global one."""
+"""``CfgNode``, and the config of default values."""
 
 import copy
 import logging
@@ -6,7 +6,6 @@ import logging
 import yaml
 from fvcore.common.config import CfgNode as FvcoreCfgNode
 
-from .._coverage import module_getattr
 from ..utils.file_io import PathManager
 from .defaults import DEFAULTS, NOT_COVERED
 
@@ -87,21 +86,6 @@ class CfgNode(FvcoreCfgNode):
         return left_out
 
 
-global_cfg = CfgNode()
-
-
 def get_cfg() -> CfgNode:
     """A new config with all default values."""
     return CfgNode(copy.deepcopy(DEFAULTS))
-
-
-def set_global_cfg(cfg: CfgNode) -> None:
-    """Make ``detectron2.config.global_cfg`` show the keys of ``cfg``.
-
-    The object stays the same one, so that modules that imported it before see the keys too.
-    """
-    global_cfg.clear()
-    global_cfg.update(cfg)
-
-
-__getattr__ = module_getattr(__name__)

@@ -6,8 +6,6 @@ covered (``GeneralizedRCNN``) are kept, so that a config means the same in both 
 What each key does: https://detectron2.readthedocs.io/en/latest/modules/config.html
 """
 
-from .._coverage import module_getattr
-
 MODEL = {
     "DEVICE": "cuda",
     "META_ARCHITECTURE": "GeneralizedRCNN",
@@ -195,6 +193,3 @@ NOT_COVERED = (
     "MODEL.IMPLICIT_POINTREND",
     "TEST.KEYPOINT_OKS_SIGMAS",
 )
-
-
-__getattr__ = module_getattr(__name__)

@@ -1,9 +1,9 @@
 """Wrappers around datasets: from a list, mapped, sampled, and grouped into batches."""
 
-import copy
 import logging
 import pickle
 import random
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,47 +16,20 @@ __all__ = ["AspectRatioGroupedDataset", "DatasetFromList", "MapDataset", "ToIter
 logger = logging.getLogger(__name__)
 
 
-class _MapIterableDataset(torchdata.IterableDataset):
-    """What :class:`MapDataset` is for an iterable dataset: leaves out elements mapped to None."""
-
-    def __init__(self, dataset, map_func):
-        self._dataset = dataset
-        self._map_func = PicklableWrapper(map_func)
-
-    def __len__(self):
-        return len(self._dataset)
-
-    def __iter__(self):
-        for element in self._dataset:
-            mapped = self._map_func(element)
-            if mapped is not None:
-                yield mapped
-
-
 class MapDataset(torchdata.Dataset):
     """Applies a function to every element of a dataset.
 
     Args:
-        dataset: with indices or iterable; the result is of the same kind.
-        map_func: takes an element, returns what takes its place, or None if it is unusable: an
-            iterable dataset skips such an element, one with indices tries random others. Lambdas
-            and closures work with worker processes too.
+        dataset: with indices.
+        map_func: takes an element, returns what takes its place, or None if it is unusable: then
+            random others are tried. Lambdas and closures work with worker processes too.
     """
-
-    def __new__(cls, dataset, map_func):
-        if isinstance(dataset, torchdata.IterableDataset):
-            return _MapIterableDataset(dataset, map_func)
-        return super().__new__(cls)
 
     def __init__(self, dataset, map_func):
         self._dataset = dataset
         self._map_func = PicklableWrapper(map_func)
         self._rng = random.Random(42)
         self._usable = set(range(len(dataset)))
-
-    def __getnewargs__(self):
-        # Unpickling calls __new__ with these.
-        return self._dataset, self._map_func
 
     def __len__(self):
         return len(self._dataset)
@@ -79,18 +52,20 @@ class MapDataset(torchdata.Dataset):
         return mapped
 
 
-class _SerializedList:
-    """A read-only list whose pickled elements lie in one tensor.
+class DatasetFromList(torchdata.Dataset):
+    """A list as a dataset whose elements are copies: changing one does not change the list.
 
-    Worker processes share that memory. With a list of Python objects every worker would end up
-    with a copy of its own, because reading an object writes its reference count.
+    The pickled elements lie in one tensor, whose memory worker processes share. With a list of
+    Python objects every worker would end up with a copy of its own, because reading an object
+    writes its reference count.
+
+    Args:
+        lst: its elements, picklable.
     """
 
-    def __init__(self, elements: list):
-        logger.info(f"Serializing {len(elements)} elements to byte tensors and concatenating them")
-        chunks = [
-            np.frombuffer(pickle.dumps(element, protocol=-1), np.uint8) for element in elements
-        ]
+    def __init__(self, lst: list):
+        logger.info(f"Serializing {len(lst)} elements to byte tensors and concatenating them")
+        chunks = [np.frombuffer(pickle.dumps(element, protocol=-1), np.uint8) for element in lst]
         self._ends = torch.from_numpy(np.cumsum([len(chunk) for chunk in chunks], dtype=np.int64))
         self._bytes = torch.from_numpy(np.concatenate(chunks))
         logger.info(f"Serialized dataset takes {len(self._bytes) / 1024**2:.2f} MiB")
@@ -104,36 +79,6 @@ class _SerializedList:
         return pickle.loads(memoryview(self._bytes[start:end].numpy()))
 
 
-class DatasetFromList(torchdata.Dataset):
-    """A list as a dataset.
-
-    Args:
-        lst: its elements, picklable if they are serialised.
-        copy: produce copies, so that changing an element does not change the list. Serialised
-            elements are copies in any case.
-        serialize: keep the elements pickled in memory that worker processes share; or a function
-            that makes a list-like object of the list.
-    """
-
-    def __init__(self, lst: list, copy: bool = True, serialize=True):
-        if not isinstance(serialize, bool) and not callable(serialize):
-            raise TypeError(
-                f"DatasetFromList(serialize=) takes a bool or function, got {serialize}"
-            )
-        self._copy = copy and serialize is False
-        if serialize is False:
-            self._lst = lst
-        else:
-            self._lst = _SerializedList(lst) if serialize is True else serialize(lst)
-
-    def __len__(self):
-        return len(self._lst)
-
-    def __getitem__(self, idx):
-        element = self._lst[idx]
-        return copy.deepcopy(element) if self._copy else element
-
-
 class ToIterableDataset(torchdata.IterableDataset):
     """A dataset with indices, iterated in the order of a sampler.
 
@@ -142,8 +87,6 @@ class ToIterableDataset(torchdata.IterableDataset):
     Args:
         dataset: has ``__getitem__``.
         sampler: gives indices into ``dataset``.
-        shard_sampler: whether workers have to share the indices among them. False if the sampler
-            already gives each worker its own.
         shard_chunk_size: how many consecutive indices one worker takes at a time; the batch size,
             for batches that consist of consecutive indices.
     """
@@ -152,20 +95,15 @@ class ToIterableDataset(torchdata.IterableDataset):
         self,
         dataset: torchdata.Dataset,
         sampler: torchdata.Sampler,
-        shard_sampler: bool = True,
+        *,
         shard_chunk_size: int = 1,
     ):
-        assert not isinstance(dataset, torchdata.IterableDataset), (
-            f"ToIterableDataset needs a dataset with indices, {dataset} is iterable already"
-        )
-        assert isinstance(sampler, torchdata.Sampler), f"Not a torch Sampler: {sampler}"
         self.dataset = dataset
         self.sampler = sampler
-        self.shard_sampler = shard_sampler
         self.shard_chunk_size = shard_chunk_size
 
     def __iter__(self):
-        worker = torchdata.get_worker_info() if self.shard_sampler else None
+        worker = torchdata.get_worker_info()
         for position, index in enumerate(self.sampler):
             chunk = position // self.shard_chunk_size
             if worker is None or chunk % worker.num_workers == worker.id:
@@ -180,13 +118,14 @@ class AspectRatioGroupedDataset(torchdata.IterableDataset):
 
     Args:
         dataset: an iterable of dicts with "width" and "height".
-        batch_size: of each batch, which is a list of these dicts. Incomplete ones are kept for the
-            next iteration.
+        batch_size: of each batch. Incomplete ones are kept for the next iteration.
+        collate_fn: makes a batch of the list of its dicts; by default that list.
     """
 
-    def __init__(self, dataset, batch_size: int):
+    def __init__(self, dataset, batch_size: int, collate_fn: Callable = list):
         self.dataset = dataset
         self.batch_size = batch_size
+        self.collate_fn = collate_fn
         self._waiting = {"wide": [], "not wide": []}
 
     def __iter__(self):
@@ -197,4 +136,4 @@ class AspectRatioGroupedDataset(torchdata.IterableDataset):
                 batch = self._waiting[group]
                 # Before the yield: what follows one may never run.
                 self._waiting[group] = []
-                yield batch
+                yield self.collate_fn(batch)

@@ -1,22 +1,11 @@
-"""Reading images, checking their size, and the standard augmentation of a config."""
+"""Reading images."""
 
 import numpy as np
-import torch
 from PIL import Image
 
 from detectron2.utils.file_io import PathManager
 
-from . import transforms as T
-
-__all__ = [
-    "SizeMismatchError",
-    "build_augmentation",
-    "build_transform_gen",
-    "check_image_size",
-    "convert_PIL_to_numpy",
-    "convert_image_to_rgb",
-    "read_image",
-]
+__all__ = ["convert_image_to_rgb", "read_image"]
 
 # The tag "Orientation" of https://www.exiv2.org/tags.html, and what undoes each of its values.
 _EXIF_ORIENTATION = 274
@@ -29,10 +18,6 @@ _UNDO_ORIENTATION = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-class SizeMismatchError(ValueError):
-    """An image file has another size than its record in the dataset says."""
 
 
 def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:
@@ -53,7 +38,7 @@ def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:
     return array[:, :, ::-1] if format == "BGR" else array
 
 
-def convert_image_to_rgb(image: np.ndarray | torch.Tensor, format: str) -> np.ndarray:
+def convert_image_to_rgb(image: np.ndarray, format: str) -> np.ndarray:
     """An image of a format of :func:`convert_PIL_to_numpy` as RGB.
 
     Args:
@@ -63,8 +48,6 @@ def convert_image_to_rgb(image: np.ndarray | torch.Tensor, format: str) -> np.nd
     Returns:
         (H, W, 3), uint8; "BGR" keeps the dtype it has.
     """
-    if isinstance(image, torch.Tensor):
-        image = image.cpu().numpy()
     if format == "BGR":
         return image[:, :, [2, 1, 0]]
     image = image.astype(np.uint8)
@@ -99,37 +82,3 @@ def _turn_upright(image: Image.Image) -> Image.Image:
         return image
     undo = _UNDO_ORIENTATION.get(orientation)
     return image if undo is None else image.transpose(undo)
-
-
-def check_image_size(dataset_dict: dict, image: np.ndarray) -> None:
-    """Compare an image (H, W, ...) with "width" and "height" of its record.
-
-    Where the record has none, the image's are set. Raises SizeMismatchError if they differ.
-    """
-    height, width = image.shape[:2]
-    expected = (dataset_dict.setdefault("width", width), dataset_dict.setdefault("height", height))
-    if (width, height) != expected:
-        raise SizeMismatchError(
-            f"Image {dataset_dict.get('file_name', '')} has (width, height) {(width, height)}, but "
-            f"its record says {expected}. Please check the width/height in your annotation."
-        )
-
-
-def build_augmentation(cfg, is_train: bool) -> list[T.Augmentation]:
-    """Resizing and flipping as the ``INPUT`` section of ``cfg`` says; no flip in inference."""
-    if not is_train:
-        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
-    resize = T.ResizeShortestEdge(
-        cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-    )
-    if cfg.INPUT.RANDOM_FLIP == "none":
-        return [resize]
-    flip = T.RandomFlip(
-        horizontal=cfg.INPUT.RANDOM_FLIP == "horizontal",
-        vertical=cfg.INPUT.RANDOM_FLIP == "vertical",
-    )
-    return [resize, flip]
-
-
-build_transform_gen = build_augmentation
-"""The name of :func:`build_augmentation` in old projects."""

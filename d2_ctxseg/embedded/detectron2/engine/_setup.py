@@ -12,30 +12,23 @@ from ..config import CfgNode
 from ..utils import comm
 from ..utils.collect_env import collect_env_info
 from ..utils.env import seed_all_rng
-from ..utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
 from ..utils.file_io import PathManager
 from ..utils.logger import setup_logger
 
 
-def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwargs) -> nn.Module:
+def create_ddp_model(model: nn.Module, **kwargs) -> nn.Module:
     """Wrap ``model`` in DistributedDataParallel if there are several processes.
 
     A model on the GPU is bound to the GPU of the process's local rank; one on the CPU to none.
 
     Args:
-        fp16_compression: send gradients in half precision.
         kwargs: of DistributedDataParallel.
     """
     if comm.get_world_size() == 1:
         return model
     if next(model.parameters()).is_cuda:
         kwargs.setdefault("device_ids", [comm.get_local_rank()])
-    ddp = DistributedDataParallel(model, **kwargs)
-    if fp16_compression:
-        from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
-
-        ddp.register_comm_hook(state=None, hook=default_hooks.fp16_compress_hook)
-    return ddp
+    return DistributedDataParallel(model, **kwargs)
 
 
 def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
@@ -148,17 +141,3 @@ def _set_float32_precision(precision: str, logger) -> None:
     logger.info(f"{torch.get_float32_matmul_precision()=}")
     logger.info(f"{torch.backends.cuda.matmul.allow_tf32=}")
     logger.info(f"{torch.backends.cudnn.allow_tf32=}")
-
-
-def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventWriter]:
-    """Writers to the log, to ``metrics.json`` and to TensorBoard's files in ``output_dir``.
-
-    Args:
-        max_iter: the end of the training, for the estimated time of arrival in the log.
-    """
-    PathManager.mkdirs(output_dir)
-    return [
-        CommonMetricPrinter(max_iter),
-        JSONWriter(os.path.join(output_dir, "metrics.json")),
-        TensorboardXWriter(output_dir),
-    ]

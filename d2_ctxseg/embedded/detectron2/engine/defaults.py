@@ -1,19 +1,15 @@
-"""The trainer and the predictor that a config describes completely."""
+"""The trainer that a config describes."""
 
 import logging
-import weakref
+import os
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-import torch
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
-from ..checkpoint import DetectionCheckpointer
+from .._coverage import not_covered
 from ..config import CfgNode
-from ..data import MetadataCatalog, build_detection_test_loader, build_detection_train_loader
-from ..data import transforms as T
 from ..evaluation import (
     DatasetEvaluator,
     inference_on_dataset,
@@ -21,63 +17,14 @@ from ..evaluation import (
     verify_results,
 )
 from ..modeling import build_model
-from ..solver import build_lr_scheduler, build_optimizer
 from ..utils import comm
-from ..utils.events import EventWriter
-from ..utils.logger import setup_logger
+from ..utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
+from ..utils.file_io import PathManager
 from . import hooks
-from ._setup import create_ddp_model, default_argument_parser, default_setup, default_writers
-from .train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
+from ._setup import create_ddp_model, default_argument_parser, default_setup
+from .train_loop import HookBase, TrainerBase
 
-__all__ = [
-    "DefaultPredictor",
-    "DefaultTrainer",
-    "create_ddp_model",
-    "default_argument_parser",
-    "default_setup",
-    "default_writers",
-]
-
-
-class DefaultPredictor:
-    """Runs the model of a config, with the weights ``cfg.MODEL.WEIGHTS``, on single images.
-
-    Attributes:
-        metadata: of the first dataset in ``cfg.DATASETS.TEST``, if there is one.
-
-    Raises:
-        ValueError: ``cfg.INPUT.FORMAT`` is neither "RGB" nor "BGR".
-    """
-
-    def __init__(self, cfg: CfgNode):
-        if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
-            raise ValueError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}: expected 'RGB' or 'BGR'.")
-        self.cfg = cfg.clone()  # building the model may change it
-        self.model = build_model(self.cfg).eval()
-        if cfg.DATASETS.TEST:
-            self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
-        DetectionCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
-        self.aug = T.ResizeShortestEdge(
-            [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST
-        )
-        self.input_format = cfg.INPUT.FORMAT
-
-    @torch.no_grad()
-    def __call__(self, original_image: np.ndarray) -> dict:
-        """Predict one image.
-
-        Args:
-            original_image: (H, W, 3) uint8, in BGR order whatever ``cfg.INPUT.FORMAT`` is.
-
-        Returns:
-            The model's prediction at the size of the image, such as "sem_seg": (K, H, W).
-        """
-        height, width = original_image.shape[:2]
-        if self.input_format == "RGB":
-            original_image = original_image[:, :, ::-1]
-        image = self.aug.get_transform(original_image).apply_image(original_image)
-        image = torch.as_tensor(image.astype("float32").transpose(2, 0, 1))
-        return self.model([{"image": image, "height": height, "width": width}])[0]
+__all__ = ["DefaultTrainer", "create_ddp_model", "default_argument_parser", "default_setup"]
 
 
 def _of_inner_trainer(name: str) -> property:
@@ -88,16 +35,18 @@ def _of_inner_trainer(name: str) -> property:
 
 
 class DefaultTrainer(TrainerBase):
-    """Trains what a config describes, with the usual hooks. Override the ``build_*`` methods.
+    """Trains what a config describes, with the usual hooks.
 
-    Model, optimizer, data loader, schedule, checkpointer and hooks are built in this order, which
-    random numbers depend on. Training itself is an inner `SimpleTrainer` (or `AMPTrainer`).
+    A subclass has a constructor of its own, which sets the attributes (``start_iter`` and
+    ``max_iter`` too) and registers ``build_hooks()``, and the classmethods
+    ``build_train_loader(cfg)``, ``build_test_loader(cfg, dataset_name)`` and
+    ``build_evaluator(cfg, dataset_name)``.
 
     Attributes:
         cfg: the config; `auto_scale_workers` may have changed it.
         scheduler: the learning rate schedule.
         checkpointer: saves and loads model and trainer in ``cfg.OUTPUT_DIR``.
-        model, data_loader, optimizer: those of the inner trainer.
+        model, data_loader, optimizer: those of the inner trainer, ``_trainer``, which does a step.
     """
 
     model = _of_inner_trainer("model")
@@ -105,24 +54,7 @@ class DefaultTrainer(TrainerBase):
     optimizer = _of_inner_trainer("optimizer")
 
     def __init__(self, cfg: CfgNode):
-        super().__init__()
-        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
-            setup_logger()
-        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
-        model = self.build_model(cfg)
-        optimizer = self.build_optimizer(cfg, model)
-        data_loader = self.build_train_loader(cfg)
-        model = create_ddp_model(model, broadcast_buffers=False)
-        trainer_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = trainer_class(model, data_loader, optimizer)
-        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = DetectionCheckpointer(
-            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
-        )
-        self.start_iter = 0
-        self.max_iter = cfg.SOLVER.MAX_ITER
-        self.cfg = cfg
-        self.register_hooks(self.build_hooks())
+        raise NotImplementedError(not_covered("detectron2.engine.DefaultTrainer(cfg)"))
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue the training in ``cfg.OUTPUT_DIR``, or load ``cfg.MODEL.WEIGHTS``.
@@ -170,8 +102,14 @@ class DefaultTrainer(TrainerBase):
         return hooks.PreciseBN(self.cfg.TEST.EVAL_PERIOD, self.model, data_loader, options.NUM_ITER)
 
     def build_writers(self) -> list[EventWriter]:
-        """`default_writers` in ``cfg.OUTPUT_DIR``."""
-        return default_writers(self.cfg.OUTPUT_DIR, self.max_iter)
+        """Writers to the log, to ``metrics.json`` and to TensorBoard's files in ``OUTPUT_DIR``."""
+        folder = self.cfg.OUTPUT_DIR
+        PathManager.mkdirs(folder)
+        return [
+            CommonMetricPrinter(self.max_iter),
+            JSONWriter(os.path.join(folder, "metrics.json")),
+            TensorboardXWriter(folder),
+        ]
 
     def train(self) -> dict | None:
         """Train.
@@ -211,39 +149,8 @@ class DefaultTrainer(TrainerBase):
         return model
 
     @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of ``cfg.SOLVER``."""
-        return build_optimizer(cfg, model)
-
-    @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
-        """The schedule of ``cfg.SOLVER``."""
-        return build_lr_scheduler(cfg, optimizer)
-
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Iterable:
-        """An endless iterable of training batches."""
-        return build_detection_train_loader(cfg)
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
-        """An iterable of the batches of one test dataset, which has a length."""
-        return build_detection_test_loader(cfg, dataset_name)
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """The evaluator of one test dataset. There is none by default."""
-        raise NotImplementedError(
-            "DefaultTrainer does not know how to evaluate: implement build_evaluator() in a "
-            "subclass, or pass evaluators to DefaultTrainer.test()."
-        )
-
-    @classmethod
     def test(
-        cls,
-        cfg: CfgNode,
-        model: nn.Module,
-        evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None = None,
+        cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None
     ) -> dict:
         """Evaluate ``model`` on all datasets of ``cfg.DATASETS.TEST``.
 
@@ -253,8 +160,6 @@ class DefaultTrainer(TrainerBase):
         Returns:
             The results by dataset; with one dataset its results themselves.
         """
-        if isinstance(evaluators, DatasetEvaluator):
-            evaluators = [evaluators]
         names = cfg.DATASETS.TEST
         if evaluators is not None:
             assert len(names) == len(evaluators), (
@@ -262,26 +167,15 @@ class DefaultTrainer(TrainerBase):
             )
         results = OrderedDict()
         for i, name in enumerate(names):
-            evaluator = None if evaluators is None else evaluators[i]
-            results[name] = cls._test_one(cfg, model, name, evaluator)
+            loader = cls.build_test_loader(cfg, name)
+            evaluator = cls.build_evaluator(cfg, name) if evaluators is None else evaluators[i]
+            results[name] = cls._test_one(model, name, loader, evaluator)
         return next(iter(results.values())) if len(results) == 1 else results
 
-    @classmethod
-    def _test_one(
-        cls, cfg: CfgNode, model: nn.Module, dataset_name: str, evaluator: DatasetEvaluator | None
-    ) -> dict:
+    @staticmethod
+    def _test_one(model: nn.Module, dataset_name: str, loader, evaluator: DatasetEvaluator) -> dict:
         logger = logging.getLogger(__name__)
-        data_loader = cls.build_test_loader(cfg, dataset_name)
-        if evaluator is None:
-            try:
-                evaluator = cls.build_evaluator(cfg, dataset_name)
-            except NotImplementedError:
-                logger.warning(
-                    "No evaluator found. Use `DefaultTrainer.test(evaluators=)`, "
-                    "or implement its `build_evaluator` method."
-                )
-                return {}
-        results = inference_on_dataset(model, data_loader, evaluator)
+        results = inference_on_dataset(model, loader, evaluator)
         if comm.is_main_process():
             assert isinstance(results, dict), (
                 f"Evaluator must return a dict on the main process. Got {results} instead."

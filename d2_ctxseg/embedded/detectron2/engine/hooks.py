@@ -4,7 +4,6 @@ import datetime
 import itertools
 import logging
 import math
-import operator
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -12,21 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from fvcore.common.checkpoint import Checkpointer
 from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
-from fvcore.common.param_scheduler import ParamScheduler
 from fvcore.common.timer import Timer
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
-from torch.optim.lr_scheduler import LRScheduler as _TorchScheduler
 
-from .._coverage import module_getattr
 from ..evaluation.testing import flatten_results_dict
-from ..solver import LRMultiplier
 from ..utils import comm
 from ..utils.events import EventStorage, EventWriter
 from .train_loop import HookBase
 
 __all__ = [
     "BestCheckpointer",
-    "CallbackHook",
     "EvalHook",
     "IterationTimer",
     "LRScheduler",
@@ -47,35 +41,6 @@ def _is_last_step(trainer) -> bool:
 def _is_finished(trainer) -> bool:
     # In after_train, whether training got to its end instead of failing on the way.
     return trainer.iter + 1 >= trainer.max_iter
-
-
-class CallbackHook(HookBase):
-    """A hook made of functions that take the trainer."""
-
-    def __init__(self, *, before_train=None, after_train=None, before_step=None, after_step=None):
-        self._callbacks = {
-            "before_train": before_train,
-            "after_train": after_train,
-            "before_step": before_step,
-            "after_step": after_step,
-        }
-
-    def _call(self, name: str) -> None:
-        if self._callbacks[name] is not None:
-            self._callbacks[name](self.trainer)
-
-    def before_train(self):
-        self._call("before_train")
-
-    def before_step(self):
-        self._call("before_step")
-
-    def after_step(self):
-        self._call("after_step")
-
-    def after_train(self):
-        self._call("after_train")
-        self._callbacks.clear()  # closures may hold the trainer: free it
 
 
 class IterationTimer(HookBase):
@@ -166,8 +131,8 @@ class BestCheckpointer(HookBase):
     Args:
         eval_period: the period of the `EvalHook`.
         checkpointer: saves the checkpoint.
-        val_metric: the metric's name in the event storage, such as "sem_seg/mIoU".
-        mode: "max" or "min": which value is best.
+        val_metric: the metric's name in the event storage, such as "sem_seg/mIoU"; the largest
+            value is the best.
         file_prefix: the checkpoint's name without ".pth".
     """
 
@@ -176,14 +141,12 @@ class BestCheckpointer(HookBase):
         eval_period: int,
         checkpointer: Checkpointer,
         val_metric: str,
-        mode: str = "max",
+        *,
         file_prefix: str = "model_best",
     ):
-        assert mode in ("max", "min"), f"BestCheckpointer(mode={mode!r}): expected 'max' or 'min'."
         self._period = eval_period
         self._checkpointer = checkpointer
         self._val_metric = val_metric
-        self._is_better = operator.gt if mode == "max" else operator.lt
         self._file_prefix = file_prefix
         self._logger = logging.getLogger(__name__)
         self.best_metric = None
@@ -202,7 +165,7 @@ class BestCheckpointer(HookBase):
             if math.isfinite(value):
                 self._save(value, iteration)
                 self._logger.info(f"Saved first model at {value:0.5f} @ {iteration} steps")
-        elif math.isfinite(value) and self._is_better(value, self.best_metric):
+        elif math.isfinite(value) and value > self.best_metric:
             previous = f"{self.best_metric:0.5f} @ iteration {self.best_iter}"
             self._save(value, iteration)
             self._logger.info(
@@ -230,32 +193,10 @@ class BestCheckpointer(HookBase):
 
 
 class LRScheduler(HookBase):
-    """Steps a learning rate schedule after each iteration and stores the rate as "lr".
-
-    Args:
-        optimizer: by default ``trainer.optimizer``.
-        scheduler: PyTorch's, or an fvcore ParamScheduler that gives the factor on the optimizer's
-            rates; by default ``trainer.scheduler``.
-    """
-
-    def __init__(self, optimizer=None, scheduler=None):
-        self._optimizer = optimizer
-        self._scheduler = scheduler
-
-    @property
-    def scheduler(self):
-        """The scheduler in use."""
-        return self._scheduler or self.trainer.scheduler
+    """Steps the trainer's schedule after each iteration and stores the learning rate as "lr"."""
 
     def before_train(self):
-        self._optimizer = self._optimizer or self.trainer.optimizer
-        if isinstance(self.scheduler, ParamScheduler):
-            self._scheduler = LRMultiplier(
-                self._optimizer,
-                self.scheduler,
-                self.trainer.max_iter,
-                last_iter=self.trainer.iter - 1,
-            )
+        self._optimizer = self.trainer.optimizer
         self._best_param_group_id = LRScheduler.get_best_param_group_id(self._optimizer)
 
     @staticmethod
@@ -271,20 +212,16 @@ class LRScheduler(HookBase):
     def after_step(self):
         lr = self._optimizer.param_groups[self._best_param_group_id]["lr"]
         self.trainer.storage.put_scalar("lr", lr, smoothing_hint=False)
-        self.scheduler.step()
+        self.trainer.scheduler.step()
 
     def state_dict(self) -> dict:
-        """The state of a PyTorch scheduler."""
-        return self.scheduler.state_dict() if self._has_state() else {}
+        """The schedule's state."""
+        return self.trainer.scheduler.state_dict()
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Restore what ``state_dict`` returned."""
-        if self._has_state():
-            logging.getLogger(__name__).info("Loading scheduler from state_dict ...")
-            self.scheduler.load_state_dict(state_dict)
-
-    def _has_state(self) -> bool:
-        return isinstance(self.scheduler, _TorchScheduler)
+        logging.getLogger(__name__).info("Loading scheduler from state_dict ...")
+        self.trainer.scheduler.load_state_dict(state_dict)
 
 
 class EvalHook(HookBase):
@@ -295,15 +232,11 @@ class EvalHook(HookBase):
     Args:
         eval_period: 0 evaluates at the end only.
         eval_function: takes nothing; returns a nested dict of numbers, or nothing.
-        eval_after_train: whether to evaluate after the last iteration.
     """
 
-    def __init__(
-        self, eval_period: int, eval_function: Callable[[], dict], eval_after_train: bool = True
-    ):
+    def __init__(self, eval_period: int, eval_function: Callable[[], dict]):
         self._period = eval_period
         self._func = eval_function
-        self._eval_after_train = eval_after_train
 
     def _evaluate(self) -> None:
         results = self._func()
@@ -328,7 +261,7 @@ class EvalHook(HookBase):
             self._evaluate()
 
     def after_train(self):
-        if self._eval_after_train and _is_finished(self.trainer):
+        if _is_finished(self.trainer):
             self._evaluate()
         del self._func  # a closure may hold the trainer: free it
 
@@ -380,6 +313,3 @@ class PreciseBN(HookBase):
             if count % 100 == 0:
                 self._logger.info(f"Running precise-BN ... {count}/{self._num_iter} iterations.")
             yield next(self._data_iter)
-
-
-__getattr__ = module_getattr(__name__)

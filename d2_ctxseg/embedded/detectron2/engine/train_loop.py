@@ -3,18 +3,16 @@
 import logging
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ..utils import comm
 from ..utils.events import EventStorage, get_event_storage
 
-__all__ = ["AMPTrainer", "HookBase", "SimpleTrainer", "TrainerBase"]
+__all__ = ["HookBase", "SimpleTrainer", "TrainerBase"]
 
 
 class HookBase:
@@ -159,33 +157,15 @@ class SimpleTrainer(TrainerBase):
             training mode here.
         data_loader: an iterable of batches that does not end during training.
         optimizer: of the model's parameters.
-        gather_metric_period: metrics of all processes are gathered every so many iterations.
-        zero_grad_before_forward: clear gradients before the forward pass instead of after it.
-        async_write_metrics: gather and store metrics in a thread. An error there, such as a loss
-            that is not finite, is raised one iteration later.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        data_loader: Iterable,
-        optimizer: torch.optim.Optimizer,
-        gather_metric_period: int = 1,
-        zero_grad_before_forward: bool = False,
-        async_write_metrics: bool = False,
-    ):
+    def __init__(self, model: nn.Module, data_loader: Iterable, optimizer: torch.optim.Optimizer):
         super().__init__()
         model.train()
         self.model = model
         self.data_loader = data_loader
         self.optimizer = optimizer
-        self.gather_metric_period = gather_metric_period
-        self.zero_grad_before_forward = zero_grad_before_forward
-        self.async_write_metrics = async_write_metrics
         self._data_loader_iter_obj = None
-        # One thread, so that metrics are written in the order of the iterations.
-        self.concurrent_executor = ThreadPoolExecutor(max_workers=1)
-        self._pending_write: Future | None = None
 
     def run_step(self):
         """Next batch, losses, gradients, metrics, update of the parameters."""
@@ -197,26 +177,13 @@ class SimpleTrainer(TrainerBase):
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
 
-        if self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
-        loss_dict, total = self._compute_losses(data)
-        if not self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
-        self._backward(total)
-        self.after_backward()
-        self._record_metrics(loss_dict, data_time)
-        self._update_parameters()
-
-    def _compute_losses(self, data) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         losses = self.model(data)
         if isinstance(losses, torch.Tensor):
-            return {"total_loss": losses}, losses
-        return losses, sum(losses.values())
-
-    def _backward(self, loss: torch.Tensor) -> None:
-        loss.backward()
-
-    def _update_parameters(self) -> None:
+            losses = {"total_loss": losses}
+        self.optimizer.zero_grad()
+        sum(losses.values()).backward()
+        self.after_backward()
+        self._write_metrics(losses, data_time)
         self.optimizer.step()
 
     @property
@@ -226,45 +193,16 @@ class SimpleTrainer(TrainerBase):
             self._data_loader_iter_obj = iter(self.data_loader)
         return self._data_loader_iter_obj
 
-    def reset_data_loader(self, data_loader_builder: Callable[[], Iterable]) -> None:
-        """Replace the data loader. The old one is given up before the new one is built."""
-        del self.data_loader
-        self._data_loader_iter_obj = None
-        self.data_loader = data_loader_builder()
-
-    def _record_metrics(self, loss_dict: Mapping[str, torch.Tensor], data_time: float) -> None:
-        if not self.async_write_metrics:
-            self._write_metrics(loss_dict, data_time)
-            return
-        self._finish_pending_write()
-        self._pending_write = self.concurrent_executor.submit(
-            self._write_metrics, loss_dict, data_time, iter=self.iter
-        )
-
-    def _finish_pending_write(self) -> None:
-        pending, self._pending_write = self._pending_write, None
-        if pending is not None:
-            pending.result()
-
-    def _write_metrics(
-        self,
-        loss_dict: Mapping[str, torch.Tensor],
-        data_time: float,
-        prefix: str = "",
-        iter: int | None = None,
-    ) -> None:
-        iteration = self.iter if iter is None else iter
-        if (iteration + 1) % self.gather_metric_period != 0:
-            return
+    def _write_metrics(self, loss_dict: Mapping[str, torch.Tensor], data_time: float) -> None:
         try:
-            SimpleTrainer.write_metrics(loss_dict, data_time, iteration, prefix)
+            SimpleTrainer.write_metrics(loss_dict, data_time, self.iter)
         except Exception:
             logging.getLogger(__name__).exception("Exception in writing metrics: ")
             raise
 
     @staticmethod
     def write_metrics(
-        loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix: str = ""
+        loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int
     ) -> None:
         """Average the losses over all processes and store them, with their sum, as events.
 
@@ -274,7 +212,6 @@ class SimpleTrainer(TrainerBase):
             loss_dict: scalar tensors by name.
             data_time: seconds this process waited for its batch.
             cur_iter: the iteration they belong to.
-            prefix: put before "total_loss".
 
         Raises:
             FloatingPointError: the sum of the losses is not finite (main process).
@@ -296,7 +233,7 @@ class SimpleTrainer(TrainerBase):
             raise FloatingPointError(
                 f"Loss became infinite or NaN at iteration={cur_iter}!\nloss_dict = {means}"
             )
-        storage.put_scalar(f"{prefix}total_loss", total, cur_iter=cur_iter)
+        storage.put_scalar("total_loss", total, cur_iter=cur_iter)
         if len(means) > 1:
             storage.put_scalars(cur_iter=cur_iter, **means)
 
@@ -308,78 +245,3 @@ class SimpleTrainer(TrainerBase):
         """Restore what ``state_dict`` returned."""
         super().load_state_dict(state_dict)
         self.optimizer.load_state_dict(state_dict["optimizer"])
-
-    def after_train(self):
-        """Call the hooks, then wait for metrics that are still being written."""
-        super().after_train()
-        self.concurrent_executor.shutdown(wait=True)
-        self._finish_pending_write()
-
-
-class AMPTrainer(SimpleTrainer):
-    """`SimpleTrainer` with automatic mixed precision. It trains on GPUs only.
-
-    Args:
-        grad_scaler: a ``torch.amp.GradScaler``; by default a new one.
-        precision: what autocast computes in, torch.float16 or torch.bfloat16.
-        log_grad_scaler: store the scale of each iteration as "[metric]grad_scaler".
-        others: as in `SimpleTrainer`.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        data_loader: Iterable,
-        optimizer: torch.optim.Optimizer,
-        gather_metric_period: int = 1,
-        zero_grad_before_forward: bool = False,
-        grad_scaler: torch.amp.GradScaler | None = None,
-        precision: torch.dtype = torch.float16,
-        log_grad_scaler: bool = False,
-        async_write_metrics: bool = False,
-    ):
-        several_devices = isinstance(model, DataParallel) or (
-            isinstance(model, DistributedDataParallel) and len(model.device_ids or ()) > 1
-        )
-        assert not several_devices, "AMPTrainer needs one process a GPU: use launch()."
-        super().__init__(
-            model,
-            data_loader,
-            optimizer,
-            gather_metric_period,
-            zero_grad_before_forward,
-            async_write_metrics,
-        )
-        self.grad_scaler = torch.amp.GradScaler("cuda") if grad_scaler is None else grad_scaler
-        self.precision = precision
-        self.log_grad_scaler = log_grad_scaler
-
-    def run_step(self):
-        """One step in mixed precision."""
-        assert torch.cuda.is_available(), (
-            "[AMPTrainer] CUDA is required for AMP training! "
-            "Set SOLVER.AMP.ENABLED to False to train on the CPU."
-        )
-        super().run_step()
-
-    def _compute_losses(self, data):
-        with torch.autocast("cuda", dtype=self.precision):
-            return super()._compute_losses(data)
-
-    def _backward(self, loss: torch.Tensor) -> None:
-        self.grad_scaler.scale(loss).backward()
-        if self.log_grad_scaler:
-            get_event_storage().put_scalar("[metric]grad_scaler", self.grad_scaler.get_scale())
-
-    def _update_parameters(self) -> None:
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
-
-    def state_dict(self) -> dict:
-        """The base class's state and "grad_scaler"."""
-        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Restore what ``state_dict`` returned."""
-        super().load_state_dict(state_dict)
-        self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

@@ -2,16 +2,15 @@
 
 import datetime
 import logging
+import math
 import time
 from collections import OrderedDict
-from collections.abc import MutableSequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from detectron2.utils.comm import get_world_size, is_main_process
-from detectron2.utils.logger import log_every_n_seconds
 
 __all__ = [
     "DatasetEvaluator",
@@ -23,10 +22,11 @@ __all__ = [
 # The first batches are slower than the others and would spoil the times.
 _WARMUP_BATCHES = 5
 _PARTS = ("data", "compute", "eval")
+_SECONDS_BETWEEN_LINES = 5
 
 
 class DatasetEvaluator:
-    """Base class of evaluators: collects what a model says about a dataset, and rates it."""
+    """Base class of evaluators: collects a model's predictions and computes metrics from them."""
 
     def reset(self):
         """Forget what was collected. Called before each round."""
@@ -40,7 +40,7 @@ class DatasetEvaluator:
         """
 
     def evaluate(self):
-        """Rate what was collected.
+        """Compute the metrics of what was collected.
 
         Returns:
             {task: {metric: number}}, or None in processes other than the main one.
@@ -82,15 +82,13 @@ class DatasetEvaluators(DatasetEvaluator):
         return results
 
 
-def inference_on_dataset(model, data_loader, evaluator, callbacks: dict | None = None):
-    """Run a model over a dataset, rate the outputs, and log how long it took.
+def inference_on_dataset(model: nn.Module, data_loader, evaluator: DatasetEvaluator):
+    """Run a model over a dataset, evaluate the outputs, and log how long it took.
 
     Args:
-        model: a function of a batch. A module is in eval mode meanwhile.
+        model: takes a batch; it is in eval mode meanwhile.
         data_loader: an iterable of batches that has a length.
-        evaluator: one :class:`DatasetEvaluator`, a list of them, or None to measure time only.
-        callbacks: functions without arguments: "on_start", "before_inference", "after_inference",
-            "on_end"; each may be missing.
+        evaluator: takes in each batch.
 
     Returns:
         What the evaluator returned, {} for None.
@@ -98,22 +96,16 @@ def inference_on_dataset(model, data_loader, evaluator, callbacks: dict | None =
     logger = logging.getLogger(__name__)
     total = len(data_loader)
     logger.info(f"Start inference on {total} batches")
-    evaluator = _as_one_evaluator(evaluator)
     evaluator.reset()
-    call_back = _callback_runner(callbacks or {})
     timer = _PhaseTimer()
-    num_warmup = min(_WARMUP_BATCHES, total - 1)
-    eval_mode = inference_context(model) if isinstance(model, nn.Module) else nullcontext()
-    with eval_mode, torch.no_grad():
-        call_back("on_start")
+    num_warmup, last_line = min(_WARMUP_BATCHES, total - 1), -math.inf
+    with inference_context(model), torch.no_grad():
         timer.restart()
         for index, inputs in enumerate(data_loader):
             timer.end("data")
             if index == num_warmup:
                 timer.restart()
-            call_back("before_inference")
             outputs = model(inputs)
-            call_back("after_inference")
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             timer.end("compute")
@@ -121,25 +113,14 @@ def inference_on_dataset(model, data_loader, evaluator, callbacks: dict | None =
             timer.end("eval")
 
             measured = index + 1 - (num_warmup if index >= num_warmup else 0)
-            if index >= num_warmup * 2 or timer.seconds["compute"] / measured > 5:
-                log_every_n_seconds(
-                    logging.INFO, _progress_line(timer, measured, index + 1, total), n=5
-                )
+            is_settled = index >= num_warmup * 2 or timer.seconds["compute"] / measured > 5
+            if is_settled and time.monotonic() - last_line >= _SECONDS_BETWEEN_LINES:
+                last_line = time.monotonic()
+                logger.info(_progress_line(timer, measured, index + 1, total))
             timer.skip()
-        call_back("on_end")
     _log_total_times(logger, timer, total - num_warmup)
     results = evaluator.evaluate()
     return {} if results is None else results
-
-
-def _as_one_evaluator(evaluator) -> DatasetEvaluator:
-    if evaluator is None:
-        return DatasetEvaluators([])
-    return DatasetEvaluators(evaluator) if isinstance(evaluator, MutableSequence) else evaluator
-
-
-def _callback_runner(callbacks: dict):
-    return lambda name: callbacks[name]() if name in callbacks else None
 
 
 class _PhaseTimer:

@@ -1,17 +1,7 @@
-"""PyTorch's layers and functions under Detectron2's names, with the few extras it adds."""
-
-from collections.abc import Sequence
+"""PyTorch's convolution with the extras that Detectron2 adds."""
 
 import torch
 from torch import nn
-from torch.nn import functional as F
-
-from .._coverage import module_getattr
-
-BatchNorm2d = nn.BatchNorm2d
-ConvTranspose2d = nn.ConvTranspose2d
-Linear = nn.Linear
-interpolate = F.interpolate
 
 
 class Conv2d(nn.Conv2d):
@@ -35,23 +25,3 @@ class Conv2d(nn.Conv2d):
         if self.activation is not None:
             x = self.activation(x)
         return x
-
-
-def cat(tensors: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
-    """``torch.cat`` that returns a single tensor as it is, without a copy."""
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
-
-
-def cross_entropy(
-    input: torch.Tensor, target: torch.Tensor, *, reduction: str = "mean", **kwargs
-) -> torch.Tensor:
-    """``torch.nn.functional.cross_entropy``, but 0 instead of NaN for the mean of no targets.
-
-    The 0 stays connected to ``input``, so that every parameter gets a gradient.
-    """
-    if reduction == "mean" and target.numel() == 0:
-        return input.sum() * 0.0
-    return F.cross_entropy(input, target, reduction=reduction, **kwargs)
-
-
-__getattr__ = module_getattr(__name__)

@@ -1,6 +1,5 @@
 """Registries, builders and the plain semantic segmentation model."""
 
-from .._coverage import module_getattr
 from ..layers import ShapeSpec
 from .backbone import BACKBONE_REGISTRY, Backbone, build_backbone
 from .meta_arch import (
@@ -22,5 +21,3 @@ __all__ = [
     "build_model",
     "build_sem_seg_head",
 ]
-
-__getattr__ = module_getattr(__name__)

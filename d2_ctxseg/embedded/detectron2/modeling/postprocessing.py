@@ -3,8 +3,6 @@
 import torch
 from torch.nn import functional as F
 
-from .._coverage import module_getattr
-
 
 def sem_seg_postprocess(
     result: torch.Tensor, img_size: tuple[int, int], output_height: int, output_width: int
@@ -22,6 +20,3 @@ def sem_seg_postprocess(
     logits = result[None, :, :height, :width]
     size = (output_height, output_width)
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0]
-
-
-__getattr__ = module_getattr(__name__)

@@ -1,24 +1,6 @@
-"""Optimizers and learning-rate schedules."""
+"""Learning-rate schedules, and what optimizers need beyond torch's."""
 
-from .._coverage import module_getattr
-from .build import build_lr_scheduler, build_optimizer, get_default_optimizer_params
-from .lr_scheduler import (
-    LRMultiplier,
-    LRScheduler,
-    WarmupCosineLR,
-    WarmupMultiStepLR,
-    WarmupParamScheduler,
-)
+from .build import build_lr_scheduler
+from .lr_scheduler import LRMultiplier, LRScheduler, WarmupParamScheduler
 
-__all__ = [
-    "LRMultiplier",
-    "LRScheduler",
-    "WarmupCosineLR",
-    "WarmupMultiStepLR",
-    "WarmupParamScheduler",
-    "build_lr_scheduler",
-    "build_optimizer",
-    "get_default_optimizer_params",
-]
-
-__getattr__ = module_getattr(__name__)
+__all__ = ["LRMultiplier", "LRScheduler", "WarmupParamScheduler", "build_lr_scheduler"]

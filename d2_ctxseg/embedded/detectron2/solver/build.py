@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule of a config."""
+"""The learning-rate schedule of a config."""
 
 import logging
 
@@ -8,47 +8,13 @@ from fvcore.common.param_scheduler import (
     MultiStepParamScheduler,
     StepWithFixedGammaParamScheduler,
 )
-from torch import nn
 
-from .._coverage import module_getattr
 from ..config import CfgNode
 from .gradient_clipping import maybe_add_gradient_clipping
 from .lr_scheduler import LRMultiplier, LRScheduler, WarmupParamScheduler
-from .param_groups import get_default_optimizer_params, reduce_param_groups
+from .param_groups import reduce_param_groups
 
-__all__ = [
-    "build_lr_scheduler",
-    "build_optimizer",
-    "get_default_optimizer_params",
-    "maybe_add_gradient_clipping",
-    "reduce_param_groups",
-]
-
-
-def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD with momentum over the parameters of ``model`` that need gradients.
-
-    Args:
-        cfg: a config; read: the rates, decays and CLIP_GRADIENTS of ``SOLVER``.
-        model: the model.
-    """
-    solver = cfg.SOLVER
-    parameters = get_default_optimizer_params(
-        model,
-        base_lr=solver.BASE_LR,
-        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
-        bias_lr_factor=solver.BIAS_LR_FACTOR,
-        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
-    )
-    optimizer = torch.optim.SGD(
-        parameters,
-        lr=solver.BASE_LR,
-        momentum=solver.MOMENTUM,
-        nesterov=solver.NESTEROV,
-        weight_decay=solver.WEIGHT_DECAY,
-        foreach=True,
-    )
-    return maybe_add_gradient_clipping(cfg, optimizer)
+__all__ = ["build_lr_scheduler", "maybe_add_gradient_clipping", "reduce_param_groups"]
 
 
 class _FixedGammaSchedule(StepWithFixedGammaParamScheduler):
@@ -110,6 +76,3 @@ def _schedule_after_warmup(solver: CfgNode):
         f"Unknown LR scheduler: {solver.LR_SCHEDULER_NAME}. SOLVER.LR_SCHEDULER_NAME must be "
         "WarmupMultiStepLR, WarmupCosineLR or WarmupStepWithFixedGammaLR."
     )
-
-
-__getattr__ = module_getattr(__name__)

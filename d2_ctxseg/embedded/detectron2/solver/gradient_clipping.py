@@ -6,16 +6,16 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
 
-def maybe_add_gradient_clipping(cfg, optimizer):
-    """Make an optimizer clip the gradient of each parameter, as ``SOLVER.CLIP_GRADIENTS`` says.
+def maybe_add_gradient_clipping(cfg, optimizer: type[Optimizer]) -> type[Optimizer]:
+    """Make optimizers clip the gradient of each parameter, as ``SOLVER.CLIP_GRADIENTS`` says.
 
     Args:
         cfg: a config; read: ``SOLVER.CLIP_GRADIENTS``.
-        optimizer: an optimizer, or a class of optimizers.
+        optimizer: a class of optimizers.
 
     Returns:
-        ``optimizer`` itself if clipping is off. Otherwise the same optimizer, or a subclass of the
-        same class, named ``<its name>WithGradientClip``.
+        ``optimizer`` itself if clipping is off, otherwise a subclass of it, named
+        ``<its name>WithGradientClip``.
 
     Raises:
         ValueError: CLIP_TYPE is neither "value" nor "norm".
@@ -23,14 +23,7 @@ def maybe_add_gradient_clipping(cfg, optimizer):
     options = cfg.SOLVER.CLIP_GRADIENTS
     if not options.ENABLED:
         return optimizer
-    is_instance = isinstance(optimizer, Optimizer)
-    base = type(optimizer) if is_instance else optimizer
-    assert issubclass(base, Optimizer), optimizer
-    clipping = _clipping_class(base, _gradient_clipper(options))
-    if not is_instance:
-        return clipping
-    optimizer.__class__ = clipping
-    return optimizer
+    return _clipping_class(optimizer, _gradient_clipper(options))
 
 
 def _gradient_clipper(options):

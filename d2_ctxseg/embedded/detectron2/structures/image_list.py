@@ -26,15 +26,6 @@ class ImageList:
         height, width = self.image_sizes[idx]
         return self.tensor[idx, ..., :height, :width]
 
-    def to(self, *args, **kwargs) -> "ImageList":
-        """A new list; the arguments are those of ``torch.Tensor.to``."""
-        return ImageList(self.tensor.to(*args, **kwargs), self.image_sizes)
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the tensor."""
-        return self.tensor.device
-
     @staticmethod
     def from_tensors(
         tensors: list[torch.Tensor],

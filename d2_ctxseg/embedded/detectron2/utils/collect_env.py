@@ -7,8 +7,6 @@ import sys
 import torch
 from tabulate import tabulate
 
-from .._coverage import module_getattr
-
 __all__ = ["collect_env_info"]
 
 # Import names of the libraries that are listed.
@@ -54,8 +52,6 @@ def _gpu_rows() -> list[tuple[str, str]]:
         rows.append((f"GPU {index}", f"{torch.cuda.get_device_name(index)} (arch={major}.{minor})"))
     return rows
 
-
-__getattr__ = module_getattr(__name__)
 
 if __name__ == "__main__":
     print(collect_env_info())

@@ -9,8 +9,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from .._coverage import module_getattr
-
 _local_process_group = None
 
 
@@ -73,11 +71,6 @@ def get_local_process_group():
 def get_local_rank() -> int:
     """The number of this process, from 0, on its machine."""
     return dist.get_rank(group=get_local_process_group()) if _is_distributed() else 0
-
-
-def get_local_size() -> int:
-    """The number of processes on this machine."""
-    return dist.get_world_size(group=get_local_process_group()) if _is_distributed() else 1
 
 
 def synchronize() -> None:
@@ -147,28 +140,3 @@ def shared_random_seed() -> int:
     """A random number, drawn with numpy, that is the same in all processes. All must call this."""
     # The global generator: seed_all_rng seeds it, and Detectron2 draws from it, too.
     return all_gather(np.random.randint(2**31))[0]  # noqa: NPY002
-
-
-def reduce_dict(input_dict: dict, average: bool = True) -> dict:
-    """Mean (or sum) of scalars over all processes.
-
-    Args:
-        input_dict: scalar tensors by name; the same names in all processes.
-        average: the mean if True, else the sum.
-
-    Returns:
-        The same names. Only the values of the main process are the reduced ones.
-    """
-    world_size = get_world_size()
-    if world_size == 1:
-        return input_dict
-    with torch.no_grad():
-        names = sorted(input_dict)
-        values = torch.stack([input_dict[name] for name in names])
-        dist.reduce(values, dst=0)
-        if average and is_main_process():
-            values /= world_size
-    return dict(zip(names, values))
-
-
-__getattr__ = module_getattr(__name__)

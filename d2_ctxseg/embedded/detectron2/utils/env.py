@@ -1,4 +1,4 @@
-"""The environment: torch's version, and random seeds."""
+"""Random seeds."""
 
 import logging
 import os
@@ -8,11 +8,7 @@ from datetime import datetime
 import numpy as np
 import torch
 
-from .._coverage import module_getattr
-
-__all__ = ["TORCH_VERSION", "seed_all_rng"]
-
-TORCH_VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
+__all__ = ["seed_all_rng"]
 
 
 def seed_all_rng(seed: int | None = None) -> None:
@@ -30,6 +26,3 @@ def seed_all_rng(seed: int | None = None) -> None:
     torch.manual_seed(seed)
     # For the Python processes that this one starts; its own hashes are settled already.
     os.environ["PYTHONHASHSEED"] = str(seed)
-
-
-__getattr__ = module_getattr(__name__)

@@ -1,10 +1,8 @@
 """``EventStorage``: the numbers and pictures of a training, until writers take them out."""
 
 from collections import defaultdict
-from contextlib import contextmanager
 from itertools import takewhile
 
-import torch
 from fvcore.common.history_buffer import HistoryBuffer
 
 _open_storages = []
@@ -22,13 +20,8 @@ def get_event_storage() -> "EventStorage":
     return _open_storages[-1]
 
 
-def has_event_storage() -> bool:
-    """Whether a ``with EventStorage(...)`` is open."""
-    return len(_open_storages) > 0
-
-
 class EventStorage:
-    """The history of all scalars, and the pictures and histograms that no writer has taken yet.
+    """The history of all scalars, and the pictures that no writer has taken yet.
 
     Args:
         start_iter: the iteration to start from.
@@ -40,8 +33,6 @@ class EventStorage:
         self._smoothing_hints = {}
         self._latest_scalars = {}
         self._vis_data = []
-        self._histograms = []
-        self._current_prefix = ""
 
     def __enter__(self) -> "EventStorage":
         _open_storages.append(self)
@@ -60,25 +51,6 @@ class EventStorage:
     def iter(self, value: int) -> None:
         self._iter = int(value)
 
-    @property
-    def iteration(self) -> int:
-        """Another name of ``iter``, to be read only."""
-        return self._iter
-
-    def step(self) -> None:
-        """Go to the next iteration."""
-        self._iter += 1
-
-    @contextmanager
-    def name_scope(self, name: str):
-        """Within this block, the names of scalars are preceded by ``name`` and a slash."""
-        outer = self._current_prefix
-        self._current_prefix = name.rstrip("/") + "/"
-        try:
-            yield
-        finally:
-            self._current_prefix = outer
-
     def put_scalar(
         self, name: str, value, smoothing_hint: bool = True, cur_iter: int | None = None
     ) -> None:
@@ -91,7 +63,6 @@ class EventStorage:
                 must be the same each time.
             cur_iter: the iteration the value belongs to; by default the current one.
         """
-        name = self._current_prefix + name
         value = float(value)
         iteration = self._iter if cur_iter is None else cur_iter
         self._history[name].update(value, iteration)
@@ -120,34 +91,6 @@ class EventStorage:
         """Drop all pictures, after they were written."""
         self._vis_data = []
 
-    def put_histogram(self, hist_name: str, hist_tensor: torch.Tensor, bins: int = 1000) -> None:
-        """Add the histogram of a tensor's values for tensorboard.
-
-        Args:
-            hist_name: its name.
-            hist_tensor: float, of any shape.
-            bins: the number of bins, all of one width, between the least and the largest value.
-        """
-        least, largest = hist_tensor.min().item(), hist_tensor.max().item()
-        edges = torch.linspace(least, largest, bins + 1, dtype=torch.float32)
-        self._histograms.append(
-            {
-                "tag": hist_name,
-                "min": least,
-                "max": largest,
-                "num": len(hist_tensor),
-                "sum": float(hist_tensor.sum()),
-                "sum_squares": float(hist_tensor.square().sum()),
-                "bucket_limits": edges[1:].tolist(),
-                "bucket_counts": torch.histc(hist_tensor, bins=bins).tolist(),
-                "global_step": self._iter,
-            }
-        )
-
-    def clear_histograms(self) -> None:
-        """Drop all histograms, after they were written."""
-        self._histograms = []
-
     def history(self, name: str) -> HistoryBuffer:
         """All values of a scalar.
 
@@ -161,10 +104,6 @@ class EventStorage:
     def histories(self) -> dict[str, HistoryBuffer]:
         """All values of all scalars."""
         return self._history
-
-    def smoothing_hints(self) -> dict[str, bool]:
-        """For each scalar, whether it is noisy."""
-        return self._smoothing_hints
 
     def latest(self) -> dict[str, tuple[float, int]]:
         """For each scalar, its last value and that value's iteration."""

@@ -59,17 +59,16 @@ class JSONWriter(EventWriter):
 
 
 class TensorboardXWriter(EventWriter):
-    """Scalars, pictures and histograms in a file for tensorboard.
+    """Scalars and pictures in a file for tensorboard.
 
     Args:
         log_dir: the folder for the file.
         window_size: the median of this many iterations is written for noisy scalars.
-        **kwargs: further arguments of ``torch.utils.tensorboard.SummaryWriter``.
     """
 
-    def __init__(self, log_dir: str, window_size: int = 20, **kwargs):
+    def __init__(self, log_dir: str, window_size: int = 20):
         self._window_size = window_size
-        self._writer_args = {"log_dir": log_dir, **kwargs}
+        self._log_dir = log_dir
         self._last_write = -1
 
     @cached_property
@@ -77,10 +76,10 @@ class TensorboardXWriter(EventWriter):
         # Imported and opened at the first write: a run that never writes needs no tensorboard.
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(**self._writer_args)
+        return SummaryWriter(self._log_dir)
 
     def write(self) -> None:
-        """Write what is new. Pictures and histograms are then dropped from the storage."""
+        """Write what is new. Pictures are then dropped from the storage."""
         storage = get_event_storage()
         last_write = self._last_write
         for name, (value, iteration) in storage.latest_with_smoothing_hint(
@@ -93,9 +92,6 @@ class TensorboardXWriter(EventWriter):
         for image in storage._vis_data:
             self._writer.add_image(*image)
         storage.clear_images()
-        for histogram in storage._histograms:
-            self._writer.add_histogram_raw(**histogram)
-        storage.clear_histograms()
 
     def close(self) -> None:
         """Close the file, if it was opened."""

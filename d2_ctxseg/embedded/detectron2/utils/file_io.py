@@ -3,7 +3,7 @@
 from iopath.common.file_io import HTTPURLHandler, PathHandler
 from iopath.common.file_io import PathManager as PathManagerBase
 
-from .._coverage import INSTALL_GUIDE, module_getattr
+from .._coverage import INSTALL_GUIDE
 
 __all__ = ["PathHandler", "PathManager"]
 
@@ -31,5 +31,3 @@ class _ModelZooHandler(PathHandler):
 
 PathManager.register_handler(HTTPURLHandler())
 PathManager.register_handler(_ModelZooHandler())
-
-__getattr__ = module_getattr(__name__)

@@ -1,26 +1,16 @@
-"""Logging: one place that says how a line looks, and functions that log only sometimes."""
+"""Logging: one place that says how a line looks."""
 
 import atexit
 import functools
 import logging
 import os
 import sys
-import time
-from collections import Counter
 
-from tabulate import tabulate
 from termcolor import colored
 
-from .._coverage import module_getattr
 from .file_io import PathManager
 
-__all__ = [
-    "create_small_table",
-    "log_every_n",
-    "log_every_n_seconds",
-    "log_first_n",
-    "setup_logger",
-]
+__all__ = ["setup_logger"]
 
 TIME_FORMAT = "%m/%d %H:%M:%S"
 PLAIN_FORMAT = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
@@ -107,82 +97,3 @@ def _open_log(path: str):
     stream = PathManager.open(path, "a")
     atexit.register(stream.close)
     return stream
-
-
-_call_counts = Counter()
-_call_times = {}
-
-
-def _find_caller() -> tuple[str, tuple]:
-    """The module name and the place (file, line, function) of whoever called this module."""
-    frame = sys._getframe(1)
-    while frame.f_code.co_filename == _find_caller.__code__.co_filename:
-        frame = frame.f_back
-    module = frame.f_globals["__name__"]
-    place = (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
-    return ("detectron2" if module == "__main__" else module), place
-
-
-def log_first_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None, key="caller") -> None:
-    """Log a message the first ``n`` times only.
-
-    Args:
-        lvl: the logging level.
-        msg: the message.
-        n: how often it is logged.
-        name: the logger; by default the one of the caller's module.
-        key: what counts as the same: "caller" (the line of code), "message", or a tuple of both.
-    """
-    keys = (key,) if isinstance(key, str) else key
-    assert len(keys) > 0, "key must name 'caller', 'message' or both."
-    module, place = _find_caller()
-    identity = (place if "caller" in keys else ()) + ((msg,) if "message" in keys else ())
-    _call_counts[identity] += 1
-    if _call_counts[identity] <= n:
-        logging.getLogger(name or module).log(lvl, msg)
-
-
-def log_every_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None) -> None:
-    """Log a message at the first of every ``n`` calls from a line of code.
-
-    Args:
-        lvl: the logging level.
-        msg: the message.
-        n: one message per this many calls.
-        name: the logger; by default the one of the caller's module.
-    """
-    module, place = _find_caller()
-    _call_counts[place] += 1
-    if n == 1 or _call_counts[place] % n == 1:
-        logging.getLogger(name or module).log(lvl, msg)
-
-
-def log_every_n_seconds(lvl: int, msg: str, n: float = 1, *, name: str | None = None) -> None:
-    """Log a message unless this line of code did less than ``n`` seconds ago.
-
-    Args:
-        lvl: the logging level.
-        msg: the message.
-        n: seconds.
-        name: the logger; by default the one of the caller's module.
-    """
-    module, place = _find_caller()
-    now = time.time()
-    if place not in _call_times or now - _call_times[place] >= n:
-        _call_times[place] = now
-        logging.getLogger(name or module).log(lvl, msg)
-
-
-def create_small_table(small_dict: dict) -> str:
-    """A table of one row, for a few results: keys as the header, three decimals."""
-    return tabulate(
-        [list(small_dict.values())],
-        headers=list(small_dict),
-        tablefmt="pipe",
-        floatfmt=".3f",
-        stralign="center",
-        numalign="center",
-    )
-
-
-__getattr__ = module_getattr(__name__)

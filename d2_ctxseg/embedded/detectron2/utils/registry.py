@@ -2,8 +2,4 @@
 
 from fvcore.common.registry import Registry
 
-from .._coverage import module_getattr
-
 __all__ = ["Registry"]
-
-__getattr__ = module_getattr(__name__)

@@ -1,7 +1,5 @@
 """Functions that pickle cannot send to another process."""
 
-from .._coverage import module_getattr
-
 
 class PicklableWrapper:
     """A callable that can be pickled even if it is a lambda or a closure.
@@ -28,6 +26,3 @@ class PicklableWrapper:
         if name == "_obj":  # not set yet: looking it up on itself would never end
             raise AttributeError(name)
         return getattr(self._obj, name)
-
-
-__getattr__ = module_getattr(__name__)

@@ -1,8 +1,5 @@
 """Samplers: the order in which elements of a dataset are used."""
 
-from ..._coverage import module_getattr
-from .distributed_sampler import InferenceSampler, RandomSubsetTrainingSampler, TrainingSampler
+from .distributed_sampler import InferenceSampler, TrainingSampler
 
-__all__ = ["InferenceSampler", "RandomSubsetTrainingSampler", "TrainingSampler"]
-
-__getattr__ = module_getattr(__name__)
+__all__ = ["InferenceSampler", "TrainingSampler"]

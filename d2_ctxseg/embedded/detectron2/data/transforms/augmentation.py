@@ -4,25 +4,13 @@ An augmentation looks at its input and chooses, often at random, a transform; th
 deterministic and can then be applied to everything that belongs to the image.
 """
 
-# ruff: noqa: NPY002
-# The global numpy generator is the one that Detectron2 seeds in every worker.
-
 import inspect
 import pprint
 
 import numpy as np
-from fvcore.transforms.transform import NoOpTransform, Transform, TransformList
+from fvcore.transforms.transform import Transform, TransformList
 
-__all__ = [
-    "AugInput",
-    "Augmentation",
-    "AugmentationList",
-    "RandomApply",
-    "StandardAugInput",
-    "TransformGen",
-    "apply_augmentations",
-    "apply_transform_gens",
-]
+__all__ = ["AugInput", "Augmentation", "AugmentationList"]
 
 
 class Augmentation:
@@ -87,12 +75,6 @@ class Augmentation:
             if name != "self" and not name.startswith("_"):
                 setattr(self, name, value)
 
-    def _rand_range(self, low=1.0, high=None, size=None):
-        """Uniform random numbers in [low, high), or in [0, low) without ``high``."""
-        if high is None:
-            low, high = 0, low
-        return np.random.uniform(low, high, [] if size is None else size)
-
     def __repr__(self) -> str:
         """The call that makes this augmentation, without arguments that have their default."""
         arguments = []
@@ -155,27 +137,6 @@ class AugmentationList(Augmentation):
     __str__ = __repr__
 
 
-class RandomApply(Augmentation):
-    """Applies an augmentation or transform with a probability.
-
-    Args:
-        tfm_or_aug: the augmentation or transform.
-        prob: in [0, 1].
-    """
-
-    def __init__(self, tfm_or_aug, prob: float = 0.5):
-        self.aug = _as_augmentation(tfm_or_aug)
-        assert 0.0 <= prob <= 1.0, f"Probability must be between 0.0 and 1.0 (given: {prob})"
-        self.prob = prob
-
-    def get_transform(self, *args) -> Transform:
-        return self.aug.get_transform(*args) if self._rand_range() < self.prob else NoOpTransform()
-
-    def __call__(self, aug_input) -> Transform:
-        # The inner augmentation decides what it needs from the input.
-        return self.aug(aug_input) if self._rand_range() < self.prob else NoOpTransform()
-
-
 class AugInput:
     """What augmentations work on: an image, with its label map if there is one.
 
@@ -197,26 +158,3 @@ class AugInput:
         self.image = tfm.apply_image(self.image)
         if self.sem_seg is not None:
             self.sem_seg = tfm.apply_segmentation(self.sem_seg)
-
-    def apply_augmentations(self, augmentations) -> TransformList:
-        """The same as ``AugmentationList(augmentations)(self)``."""
-        return AugmentationList(augmentations)(self)
-
-
-def apply_augmentations(augmentations, inputs):
-    """Apply augmentations to an image (H, W[, C]) or an :class:`AugInput`.
-
-    Returns:
-        The transformed image, or the same AugInput; and the list of transforms.
-    """
-    if isinstance(inputs, np.ndarray):
-        aug_input = AugInput(inputs)
-        transforms = aug_input.apply_augmentations(augmentations)
-        return aug_input.image, transforms
-    return inputs, inputs.apply_augmentations(augmentations)
-
-
-# Names of old projects.
-apply_transform_gens = apply_augmentations
-TransformGen = Augmentation
-StandardAugInput = AugInput

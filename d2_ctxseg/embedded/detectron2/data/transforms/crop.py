@@ -4,59 +4,14 @@
 # The global numpy generator is the one that Detectron2 seeds in every worker.
 
 import numpy as np
-from fvcore.transforms.transform import CropTransform, PadTransform, Transform, TransformList
+from fvcore.transforms.transform import CropTransform, Transform
 
 from .augmentation import Augmentation
 
-__all__ = ["FixedSizeCrop", "RandomCrop", "RandomCrop_CategoryAreaConstraint"]
+__all__ = ["RandomCrop", "RandomCrop_CategoryAreaConstraint"]
 
 _CROP_TYPES = ("relative_range", "relative", "absolute", "absolute_range")
 _MAX_TRIALS = 10
-
-
-class FixedSizeCrop(Augmentation):
-    """A random crop of a fixed size; smaller images are padded on the right and the bottom.
-
-    Args:
-        crop_size: (height, width).
-        pad: if false, images that are smaller stay so.
-        pad_value: fills up the image.
-        seg_pad_value: fills up the label map.
-    """
-
-    def __init__(
-        self,
-        crop_size: tuple[int, int],
-        pad: bool = True,
-        pad_value: float = 128.0,
-        seg_pad_value: int = 255,
-    ):
-        self.crop_size = crop_size
-        self.pad = pad
-        self.pad_value = pad_value
-        self.seg_pad_value = seg_pad_value
-
-    def get_transform(self, image: np.ndarray) -> TransformList:
-        height, width = image.shape[:2]
-        crop_height, crop_width = self.crop_size
-        # One number for both directions: the offset lies on the diagonal.
-        position = np.random.uniform(0.0, 1.0)
-        y0 = int(np.round(max(height - crop_height, 0) * position))
-        x0 = int(np.round(max(width - crop_width, 0) * position))
-        transforms = [CropTransform(x0, y0, crop_width, crop_height, width, height)]
-        if self.pad:
-            pad = PadTransform(
-                x0=0,
-                y0=0,
-                x1=max(crop_width - width, 0),
-                y1=max(crop_height - height, 0),
-                orig_w=min(width, crop_width),
-                orig_h=min(height, crop_height),
-                pad_value=self.pad_value,
-                seg_pad_value=self.seg_pad_value,
-            )
-            transforms.append(pad)
-        return TransformList(transforms)
 
 
 class RandomCrop(Augmentation):

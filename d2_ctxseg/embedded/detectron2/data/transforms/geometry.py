@@ -12,12 +12,11 @@ from fvcore.transforms.transform import (
     Transform,
     VFlipTransform,
 )
-from PIL import Image
 
 from .augmentation import Augmentation
 from .transform import ResizeTransform
 
-__all__ = ["RandomFlip", "Resize", "ResizeScale", "ResizeShortestEdge"]
+__all__ = ["RandomFlip", "ResizeShortestEdge"]
 
 
 class RandomFlip(Augmentation):
@@ -40,25 +39,9 @@ class RandomFlip(Augmentation):
 
     def get_transform(self, image: np.ndarray) -> Transform:
         height, width = image.shape[:2]
-        if self._rand_range() >= self.prob:
+        if np.random.uniform(0.0, 1.0) >= self.prob:
             return NoOpTransform()
         return HFlipTransform(width) if self.horizontal else VFlipTransform(height)
-
-
-class Resize(Augmentation):
-    """Resizes to a fixed size.
-
-    Args:
-        shape: (height, width), or one number for both.
-        interp: a resampling of PIL.
-    """
-
-    def __init__(self, shape: int | tuple[int, int], interp: int = Image.Resampling.BILINEAR):
-        self.shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
-        self.interp = interp
-
-    def get_transform(self, image: np.ndarray) -> Transform:
-        return ResizeTransform(*image.shape[:2], *self.shape, self.interp)
 
 
 class ResizeShortestEdge(Augmentation):
@@ -70,7 +53,6 @@ class ResizeShortestEdge(Augmentation):
         max_size: the greatest length of the longer edge. An image whose longer edge would be
             longer becomes smaller as a whole.
         sample_style: "range" or "choice".
-        interp: a resampling of PIL.
     """
 
     def __init__(
@@ -78,7 +60,6 @@ class ResizeShortestEdge(Augmentation):
         short_edge_length: int | tuple[int, ...],
         max_size: int = sys.maxsize,
         sample_style: str = "range",
-        interp: int = Image.Resampling.BILINEAR,
     ):
         assert sample_style in ("range", "choice"), (
             f"sample_style must be 'range' or 'choice', got '{sample_style}'"
@@ -92,7 +73,6 @@ class ResizeShortestEdge(Augmentation):
         self.short_edge_length = short_edge_length
         self.max_size = max_size
         self.sample_style = sample_style
-        self.interp = interp
 
     def get_transform(self, image: np.ndarray) -> Transform:
         if self.sample_style == "range":
@@ -104,7 +84,7 @@ class ResizeShortestEdge(Augmentation):
             return NoOpTransform()
         height, width = image.shape[:2]
         new_height, new_width = self.get_output_shape(height, width, size, self.max_size)
-        return ResizeTransform(height, width, new_height, new_width, self.interp)
+        return ResizeTransform(height, width, new_height, new_width)
 
     @staticmethod
     def get_output_shape(
@@ -119,37 +99,3 @@ class ResizeShortestEdge(Augmentation):
             shrink = max_size / max(height, width)
             height, width = height * shrink, width * shrink
         return int(height + 0.5), int(width + 0.5)
-
-
-class ResizeScale(Augmentation):
-    """Resizes to the greatest size that fits a box; the aspect ratio stays.
-
-    The box is (target_height, target_width) times a random scale. The resize part of large scale
-    jittering (https://arxiv.org/abs/2012.07177); :class:`FixedSizeCrop` is the other part.
-
-    Args:
-        min_scale, max_scale: the range of the scale, drawn uniformly.
-        target_height, target_width: the box at scale 1.
-        interp: a resampling of PIL.
-    """
-
-    def __init__(
-        self,
-        min_scale: float,
-        max_scale: float,
-        target_height: int,
-        target_width: int,
-        interp: int = Image.Resampling.BILINEAR,
-    ):
-        self.min_scale = min_scale
-        self.max_scale = max_scale
-        self.target_height = target_height
-        self.target_width = target_width
-        self.interp = interp
-
-    def get_transform(self, image: np.ndarray) -> Transform:
-        height, width = image.shape[:2]
-        scale = np.random.uniform(self.min_scale, self.max_scale)
-        ratio = min(self.target_height * scale / height, self.target_width * scale / width)
-        new_height, new_width = (int(np.round(edge * ratio)) for edge in (height, width))
-        return ResizeTransform(height, width, new_height, new_width, self.interp)

@@ -1,22 +1,18 @@
-"""The transforms that fvcore does not have: resizing by PIL, and changes of colour."""
+"""The transform that fvcore does not have: resizing by PIL."""
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fvcore.transforms.transform import NoOpTransform, Transform
+from fvcore.transforms.transform import Transform
 from PIL import Image
 
-__all__ = ["ColorTransform", "PILColorTransform", "ResizeTransform"]
+__all__ = ["ResizeTransform"]
 
-_TORCH_MODES = {
-    Image.Resampling.NEAREST: "nearest",
-    Image.Resampling.BILINEAR: "bilinear",
-    Image.Resampling.BICUBIC: "bicubic",
-}
+_NEAREST, _BILINEAR = Image.Resampling.NEAREST, Image.Resampling.BILINEAR
 
 
 class ResizeTransform(Transform):
-    """Resizes to a fixed size.
+    """Resizes to a fixed size, bilinearly.
 
     uint8 is resized by PIL, which smooths when it makes an image smaller; all else by
     ``torch.nn.functional.interpolate``, which does not. Label maps are never interpolated.
@@ -24,20 +20,18 @@ class ResizeTransform(Transform):
     Args:
         h, w: the size that images must have.
         new_h, new_w: the size that they get.
-        interp: a resampling of PIL; bilinear by default.
     """
 
-    def __init__(self, h: int, w: int, new_h: int, new_w: int, interp: int | None = None):
+    def __init__(self, h: int, w: int, new_h: int, new_w: int):
         self.h, self.w = h, w
         self.new_h, self.new_w = new_h, new_w
-        self.interp = Image.Resampling.BILINEAR if interp is None else interp
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
         """Resize an image.
 
         Args:
             img: (h, w), (h, w, C) or (h, w, C, N); uint8 or floating point.
-            interp: a resampling of PIL, in place of the constructor's.
+            interp: PIL's nearest or bilinear resampling; bilinear by default.
 
         Returns:
             The same dtype and number of dimensions, size (new_h, new_w).
@@ -45,9 +39,8 @@ class ResizeTransform(Transform):
         assert img.shape[:2] == (self.h, self.w), (
             f"This transform resizes images of size {(self.h, self.w)}, got {img.shape[:2]}"
         )
-        interp = self.interp if interp is None else interp
         resize = self._resize_by_pil if img.dtype == np.uint8 else self._resize_by_torch
-        return resize(img, interp)
+        return resize(img, _BILINEAR if interp is None else interp)
 
     def _resize_by_pil(self, img: np.ndarray, interp: int) -> np.ndarray:
         one_channel = img.ndim == 3 and img.shape[2] == 1
@@ -56,16 +49,11 @@ class ResizeTransform(Transform):
         return resized[:, :, np.newaxis] if one_channel else resized
 
     def _resize_by_torch(self, img: np.ndarray, interp: int) -> np.ndarray:
-        mode = _TORCH_MODES[interp]
+        options = {_NEAREST: {"mode": "nearest"}, _BILINEAR: {"mode": "bilinear"}}[interp]
         # torch has no negative strides, which flipped images have.
         tensor = torch.from_numpy(np.ascontiguousarray(img))
         channels_first = tensor.reshape(self.h, self.w, -1).permute(2, 0, 1)[None]
-        resized = F.interpolate(
-            channels_first,
-            (self.new_h, self.new_w),
-            mode=mode,
-            align_corners=None if mode == "nearest" else False,
-        )
+        resized = F.interpolate(channels_first, (self.new_h, self.new_w), **options)
         new_shape = (self.new_h, self.new_w, *img.shape[2:])
         return resized[0].permute(1, 2, 0).reshape(new_shape).numpy()
 
@@ -77,45 +65,4 @@ class ResizeTransform(Transform):
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
         """Resize a label map (h, w) to the nearest labels."""
-        return self.apply_image(segmentation, interp=Image.Resampling.NEAREST)
-
-    def inverse(self) -> "ResizeTransform":
-        """Resizes back to the original size."""
-        return ResizeTransform(self.new_h, self.new_w, self.h, self.w, self.interp)
-
-
-class ColorTransform(Transform):
-    """Changes colours only: coordinates and label maps stay as they are.
-
-    Args:
-        op: takes an image array and returns the new one. ValueError if it is not callable.
-    """
-
-    def __init__(self, op):
-        if not callable(op):
-            raise ValueError(f"{type(self).__name__}(op=) should be callable, got {op}")
-        self.op = op
-
-    def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """``op`` of an image (H, W[, C])."""
-        return self.op(img)
-
-    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """The same points."""
-        return coords
-
-    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        """The same label map."""
-        return segmentation
-
-    def inverse(self) -> Transform:
-        """Changes nothing: colours are not brought back."""
-        return NoOpTransform()
-
-
-class PILColorTransform(ColorTransform):
-    """A :class:`ColorTransform` whose ``op`` takes and returns a PIL image."""
-
-    def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """``op`` of an image (H, W[, C]), uint8."""
-        return np.asarray(self.op(Image.fromarray(img)))
+        return self.apply_image(segmentation, interp=_NEAREST)

@@ -1,6 +1,5 @@
 """Meta-architectures: whole models, from the data loader's dicts to losses or predictions."""
 
-from ..._coverage import module_getattr
 from .build import META_ARCH_REGISTRY, build_model
 from .semantic_seg import SEM_SEG_HEADS_REGISTRY, SemanticSegmentor, build_sem_seg_head
 
@@ -11,5 +10,3 @@ __all__ = [
     "build_model",
     "build_sem_seg_head",
 ]
-
-__getattr__ = module_getattr(__name__)

@@ -2,7 +2,6 @@
 
 from torch.optim import Optimizer
 
-from ..._coverage import module_getattr
 from ...config import CfgNode
 from ...solver import LRScheduler
 from ...solver import build_lr_scheduler as build_common_lr_scheduler
@@ -23,6 +22,3 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
         power=solver.POLY_LR_POWER,
         constant_ending=solver.POLY_LR_CONSTANT_ENDING,
     )
-
-
-__getattr__ = module_getattr(__name__)

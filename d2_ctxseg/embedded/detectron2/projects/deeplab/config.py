@@ -1,6 +1,5 @@
 """The config keys of the DeepLab project."""
 
-from ..._coverage import module_getattr
 from ...config import CfgNode
 
 
@@ -28,6 +27,3 @@ def add_deeplab_config(cfg: CfgNode) -> None:
     resnet.RES5_MULTI_GRID = [1, 2, 4]
     # "basic" or "deeplab".
     resnet.STEM_TYPE = "deeplab"
-
-
-__getattr__ = module_getattr(__name__)

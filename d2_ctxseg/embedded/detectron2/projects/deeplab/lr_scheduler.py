@@ -3,20 +3,20 @@
 import math
 
 from torch.optim import Optimizer
-
-from ..._coverage import module_getattr
-from ...solver.lr_scheduler import _WarmupLR
+from torch.optim.lr_scheduler import LRScheduler
 
 
-class WarmupPolyLR(_WarmupLR):
+class WarmupPolyLR(LRScheduler):
     """The rate times ``(1 - iteration / max_iters) ** power`` (DeepLab, arXiv:1606.00915).
+
+    Here ``last_epoch``, as torch calls it, is the iteration.
 
     Args:
         optimizer: the optimizer.
         max_iters: the iteration at which the rate is 0.
         warmup_factor: the first rate is this times the initial one.
         warmup_iters: the length of the warm-up, which multiplies the poly.
-        warmup_method: "linear" or "constant".
+        warmup_method: "linear" or "constant"; others are a ValueError.
         last_epoch: the last iteration done; -1 at the start.
         power: the exponent.
         constant_ending: after the warm-up the poly does not fall below this factor.
@@ -34,13 +34,29 @@ class WarmupPolyLR(_WarmupLR):
         constant_ending: float = 0.0,
     ):
         self.max_iters = max_iters
+        self.warmup_factor = warmup_factor
+        self.warmup_iters = warmup_iters
+        self.warmup_method = warmup_method
         self.power = power
         self.constant_ending = constant_ending
-        super().__init__(optimizer, warmup_factor, warmup_iters, warmup_method, last_epoch)
+        super().__init__(optimizer, last_epoch)
 
-    def _decay(self, warmed_up: bool) -> float:
+    def get_lr(self) -> list[float]:
+        """The rates of all parameter groups at the current iteration."""
+        warmup = self._warmup()
         poly = math.pow(1.0 - self.last_epoch / self.max_iters, self.power)
-        return max(poly, self.constant_ending) if warmed_up else poly
+        decay = max(poly, self.constant_ending) if warmup == 1.0 else poly
+        return [base_lr * warmup * decay for base_lr in self.base_lrs]
 
-
-__getattr__ = module_getattr(__name__)
+    def _warmup(self) -> float:
+        """From ``warmup_factor`` at iteration 0 to 1 at the end of the warm-up."""
+        if self.last_epoch >= self.warmup_iters:
+            return 1.0
+        if self.warmup_method == "constant":
+            return self.warmup_factor
+        if self.warmup_method == "linear":
+            progress = self.last_epoch / self.warmup_iters
+            return self.warmup_factor * (1 - progress) + progress
+        raise ValueError(
+            f"Unknown warmup method: {self.warmup_method}. It must be 'linear' or 'constant'."
+        )
