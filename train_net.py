@@ -29,12 +29,15 @@ from d2_ctxseg.engine.config_files import find_config_file
 from d2_ctxseg.evaluation import add_to_results_file, by_dataset, merge_tasks
 from d2_ctxseg.report import write_report
 from d2_ctxseg.utils.errors import run_command
+from d2_ctxseg.utils.files import write_errors
 from d2_ctxseg.utils.runtime import describe_runtime
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 logger = logging.getLogger("d2_ctxseg.train_net")
+# A log line that finds the disk full is left out; what matters more says so, once.
+logging.raiseExceptions = False
 
 
 def main(args):
@@ -46,13 +49,15 @@ def main(args):
     cfg = setup_config(args.config_file, args.opts, for_inference=args.eval_only)
     if not args.eval_only:
         take_run_folder(cfg.OUTPUT_DIR, resume=args.resume)
-    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="d2_ctxseg", abbrev_name="ctxseg")
+    with write_errors(cfg.OUTPUT_DIR):
+        setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="d2_ctxseg", abbrev_name="ctxseg")
     if cfg.DATASETS.GENERATE_MISSING:
         generate_missing(cfg.DATASETS.TRAIN + cfg.DATASETS.TEST)
     if not args.eval_only:
         settle_seed(cfg, resume=args.resume)
         balance_classes(cfg, resume=args.resume)
-    default_setup(cfg, args)  # it saves the config
+    with write_errors(cfg.OUTPUT_DIR):
+        default_setup(cfg, args)  # it saves the config
     logger.info(describe_runtime())
 
     if args.eval_only:

@@ -13,10 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from PIL import Image
 from tiny_training import TinyTestBackbone  # noqa: F401  (registers it)
 from train_net_runs import ROOT
 
 import d2_ctxseg.engine  # noqa: F401  (imported before the forks)
+from d2_ctxseg.data import ContextShapesOptions, generate_context_shapes
 from d2_ctxseg.engine.metrics import TIMES
 
 # What random numbers can reach: order, augmentation, dropout, Gumbel draws, batch statistics.
@@ -49,10 +51,21 @@ SOLVER:
   IMS_PER_BATCH: 4
   MAX_ITER: 30
   CHECKPOINT_PERIOD: 4
-TEST: {{EVAL_PERIOD: 6, NUM_OVERLAYS: 1}}
+TEST: {{EVAL_PERIOD: 6, NUM_OVERLAYS: 0}}
 SEED: 7
 OUTPUT_DIR: "{output}"
 """
+
+
+def write_dataset(root: Path) -> None:
+    """ContextShapes of 12 and 5 images below ``root``, every third one upright."""
+    options = ContextShapesOptions(num_train=12, num_val=5)
+    generate_context_shapes(root / "context_shapes", options)
+    for path in (root / "context_shapes").rglob("*.png"):
+        if int(path.stem) % 3 == 0:
+            with Image.open(path) as image:
+                rotated = image.transpose(Image.Transpose.ROTATE_90)
+            rotated.save(path)
 
 
 def write_config(path: Path, output: Path) -> Path:
@@ -124,8 +137,10 @@ def differences(one: Path, other: Path) -> list[str]:
         if not ((one / name).is_file() and (other / name).is_file()):
             found.append(f"{name}: only in one of them")
         elif _content(one, name) != _content(other, name):
-            found.append(f"{name}: {_first_difference(_content(one, name), _content(other, name))}")
-    found += [f"{folder}: {path.name}" for folder in (one, other) for path in folder.rglob("*.part")]
+            found.append(f"{name}: {_first(_content(one, name), _content(other, name))}")
+    found += [
+        f"{folder}: {path.name}" for folder in (one, other) for path in folder.rglob("*.part")
+    ]
     return found
 
 
@@ -151,7 +166,7 @@ def flattened(value, prefix: str = "") -> dict:
     return {k: v for key, item in items for k, v in flattened(item, f"{prefix}/{key}").items()}
 
 
-def _first_difference(one, other) -> str:
+def _first(one, other) -> str:
     if isinstance(one, dict):
         keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
         return f"{keys[0]} and {len(keys) - 1} more"

@@ -29,13 +29,18 @@ class RunState:
         self.seed = seed
         self.loaders = dict(loaders)
         self.last_hook = ""
-        self.storage: EventStorage | None = None
-        self.iteration = -1
+        self._events: dict = {}
         self._processes: list[dict] = []
         self._loaded: dict = {}
 
-    def gather(self) -> None:
-        """Take the state of all processes, which call this together, for the next checkpoint."""
+    def gather(self, storage: EventStorage, iteration: int) -> None:
+        """Take the state of all processes, which call this together, for the next checkpoint.
+
+        Args:
+            storage: the metrics.
+            iteration: the last one that is done.
+        """
+        self._events = save_events(storage, iteration)
         loaders = {name: loader.state_dict() for name, loader in self.loaders.items()}
         own = {"random": get_random_state(), "loaders": loaders}
         self._processes = comm.gather(own)
@@ -45,7 +50,7 @@ class RunState:
         return {
             "seed": self.seed,
             "last_hook": self.last_hook,
-            "events": save_events(self.storage, self.iteration),
+            "events": self._events,
             "processes": self._processes,
         }
 
@@ -73,9 +78,9 @@ class RunState:
             elif name == "train":
                 loader.skip(images_before // comm.get_world_size())
 
-    def restore_process(self) -> None:
+    def restore_process(self, storage: EventStorage) -> None:
         """Go on with metrics and random numbers, immediately before the next step."""
-        restore_events(self.storage, self._loaded.get("events", {}))
+        restore_events(storage, self._loaded.get("events", {}))
         if self._own():
             set_random_state(self._own()["random"])
 

@@ -4,6 +4,7 @@ import logging
 import os
 import weakref
 from collections import OrderedDict
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -173,9 +174,8 @@ class Trainer(DefaultTrainer):
         """
         if hook is not None:
             self.run_state.last_hook = type(hook).__qualname__
-        self.run_state.storage = self.storage
-        self.run_state.iteration = iteration = self._iterations_done() - 1
-        self.run_state.gather()
+        iteration = self._iterations_done() - 1
+        self.run_state.gather(self.storage, iteration)
         save = self.checkpointer.save if tag else self.checkpointer.write
         save(name, iteration=iteration, **content)
 
@@ -207,7 +207,7 @@ class Trainer(DefaultTrainer):
         except WriteError as error:
             raise WriteError(
                 f"Training stopped after iteration {self._iterations_done() - 1}. {error} "
-                "Checkpoints written before are whole: --resume goes on from the last one."
+                "--resume goes on from the last checkpoint that is there."
             ) from error
         return getattr(self, "_last_eval_results", None)
 
@@ -237,7 +237,7 @@ class Trainer(DefaultTrainer):
         if self.start_iter == 0:
             return
         self.iter = self.storage.iter = self.start_iter - 1
-        self.run_state.restore_process()
+        self.run_state.restore_process(self.storage)
         names = [type(hook).__qualname__ for hook in self._hooks]
         if self.run_state.last_hook in names:
             self._call_after_step(self._hooks[names.index(self.run_state.last_hook) + 1 :])
@@ -264,10 +264,8 @@ class Trainer(DefaultTrainer):
             # Where the last iteration was reached, hooks evaluate.
             self.iter = min(self.iter, self.max_iter - 2)
             for hook in self._hooks:
-                try:
+                with suppress(Exception):  # often the consequence of the first error
                     hook.after_train()
-                except Exception as another:
-                    logger.debug("%s.after_train: %s", type(hook).__qualname__, another)
 
     def _save_interrupted(self) -> None:
         if self.iter >= self.max_iter:
