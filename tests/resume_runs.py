@@ -123,24 +123,22 @@ def kill(pid: int) -> int:
     return wait(pid)
 
 
+# What a run leaves behind, but for logs and times.
+RESULTS = (
+    *("model_final*.pth", "model_best.pth", "metrics.json", "evaluation.json"),
+    *("overlays/*", "inference/**/*.*"),
+)
+
+
 def differences(one: Path, other: Path) -> list[str]:
     """In what the results of two runs differ, but for times; empty if they agree bit for bit."""
-    found = []
-    names = {
-        path.relative_to(folder)
-        for folder in (one, other)
-        for pattern in ("model_final*.pth", "model_best.pth", "overlays/*", "inference/**/*.*")
-        for path in folder.glob(pattern)
-        if path.is_file()
-    }
-    for name in sorted([*names, Path("metrics.json"), Path("evaluation.json")]):
+    found = [str(path) for folder in (one, other) for path in folder.rglob("*.part")]
+    paths = [(folder, path) for folder in (one, other) for r in RESULTS for path in folder.glob(r)]
+    for name in sorted({path.relative_to(folder) for folder, path in paths if path.is_file()}):
         if not ((one / name).is_file() and (other / name).is_file()):
             found.append(f"{name}: only in one of them")
         elif _content(one, name) != _content(other, name):
             found.append(f"{name}: {_first(_content(one, name), _content(other, name))}")
-    found += [
-        f"{folder}: {path.name}" for folder in (one, other) for path in folder.rglob("*.part")
-    ]
     return found
 
 
