@@ -14,7 +14,7 @@ from torch.utils import data as torchdata
 from detectron2.data.common import AspectRatioGroupedDataset, ToIterableDataset
 from detectron2.utils import comm
 
-from .interrupts import ignore_interrupts
+from .interrupts import leave_interrupts_to_parent
 from .random_state import seeded
 
 
@@ -134,6 +134,6 @@ class _Images(torchdata.IterableDataset):
 
 
 def _init_worker(function, worker_id: int) -> None:
-    ignore_interrupts()
+    leave_interrupts_to_parent()
     if function is not None:
         function(worker_id)

@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM, answered where the state of a run is whole: between steps, between images."""
 
-import logging
+import os
 import signal
 import threading
 import time
@@ -17,7 +17,6 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # A launcher and a scheduler may both pass on what the user or the cluster sent once.
 _SECONDS_OF_ONE = 1.0
 
-logger = logging.getLogger(__name__)
 _active: "Interrupts | None" = None
 
 
@@ -94,13 +93,22 @@ def interrupted() -> bool:
     return _active is not None and bool(_active.received)
 
 
-def ignore_interrupts(worker_id: int = 0) -> None:
-    """For worker processes of a data loader: the parent ends them when it has saved its state.
+def leave_interrupts_to_parent(worker_id: int = 0) -> None:
+    """For worker processes of a data loader: only their parent ends them, when it has saved.
 
     A scheduler sends SIGTERM, and a terminal Ctrl-C, to all processes at once.
     """
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # Linux; elsewhere PyTorch's way stays
+        # Threads inherit this mask, so that the one below is the only one to take the signal.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_exit_when_parent_says_so, daemon=True).start()
+
+
+def _exit_when_parent_says_so() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 class InterruptibleEvaluator(DatasetEvaluator):

@@ -53,7 +53,7 @@ from .interrupts import (
     Interrupted,
     InterruptibleEvaluator,
     deferred_interrupts,
-    ignore_interrupts,
+    leave_interrupts_to_parent,
 )
 from .lr_scheduler import build_lr_scheduler
 from .metrics import MetricsWriter, WriteMetrics
@@ -411,7 +411,7 @@ class Trainer(DefaultTrainer):
         loader = build_detection_test_loader(
             cfg, dataset_name, mapper=SemanticSegmentorMapper(cfg, is_train=False)
         )
-        loader.worker_init_fn = ignore_interrupts
+        loader.worker_init_fn = leave_interrupts_to_parent
         return WithProgressBar(loader, dataset_name)
 
     @classmethod

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -11,8 +12,8 @@ from d2_ctxseg.engine.interrupts import (
     Interrupted,
     InterruptibleEvaluator,
     deferred_interrupts,
-    ignore_interrupts,
     interrupted,
+    leave_interrupts_to_parent,
 )
 from d2_ctxseg.engine.progress import WithProgressBar
 from d2_ctxseg.utils.errors import exit_on_user_error
@@ -123,10 +124,20 @@ def test_an_evaluation_that_is_left_alone_has_those_of_the_evaluator():
 
 
 def test_worker_processes_survive_what_is_meant_for_their_parent():
-    pid = os.fork()
-    if pid == 0:
-        ignore_interrupts()
+    ready, told = os.pipe()
+    worker = os.fork()
+    if worker == 0:
+        leave_interrupts_to_parent()
+        os.write(told, b".")
+        time.sleep(60)
+        os._exit(1)
+    os.read(ready, 1)
+    stranger = os.fork()
+    if stranger == 0:
         for number in SIGNALS:
-            signal.raise_signal(number)
-        os._exit(17)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 17
+            os.kill(worker, number)
+        os._exit(0)
+    os.waitpid(stranger, 0)
+    assert os.waitpid(worker, os.WNOHANG) == (0, 0)
+    os.kill(worker, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 0

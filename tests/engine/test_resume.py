@@ -101,21 +101,38 @@ class TestInOneProcess:
         with pytest.raises(UserError, match="not the state of a training"):
             run(folder, "run", resume=True)
 
-    def test_ctrl_c_in_an_evaluation_saves_and_evaluates_again(self, folder, monkeypatch):
-        run(folder, "whole")
-        process = Trainer.build_evaluator.__func__
+    @pytest.fixture
+    def ctrl_c_in_evaluation(self, monkeypatch):
+        """A context in which the user gives up as soon as an evaluation begins."""
+        build = Trainer.build_evaluator.__func__
 
-        def interrupting(cls, cfg, name, *arguments, **options):
+        def interrupted(cls, *arguments, **options):
             signal.raise_signal(signal.SIGINT)
-            return process(cls, cfg, name, *arguments, **options)
+            return build(cls, *arguments, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "build_evaluator", classmethod(interrupting))
-            with pytest.raises(KeyboardInterrupt):
-                run(folder, "stopped")
+            patch.setattr(Trainer, "build_evaluator", classmethod(interrupted))
+            yield patch
+
+    def test_ctrl_c_in_an_evaluation_saves_and_evaluates_again(self, folder, ctrl_c_in_evaluation):
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, "stopped")
+        ctrl_c_in_evaluation.undo()
         assert (folder / "stopped" / "last_checkpoint").read_text() == "model_0000005.pth"
         assert not list((folder / "stopped").glob("inference/*/*/results.json"))
         run(folder, "stopped", resume=True)
+        run(folder, "whole")
+        assert differences(folder / "whole", folder / "stopped") == []
+
+    def test_ctrl_c_in_the_last_evaluation_is_answered(self, folder, ctrl_c_in_evaluation, caplog):
+        opts = ("TEST.EVAL_PERIOD", 0)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, "stopped", *opts, steps=2)
+        assert "the training, which is complete. --resume evaluates again" in caplog.text
+        ctrl_c_in_evaluation.undo()
+        trainer = run(folder, "stopped", *opts, resume=True, steps=2)
+        assert trainer.start_iter == 2
+        run(folder, "whole", *opts, steps=2)
         assert differences(folder / "whole", folder / "stopped") == []
 
 
