@@ -314,11 +314,11 @@ def _add_engine_config(cfg: CN) -> None:
     cfg.SOLVER.BETAS = (0.9, 0.999)
     # The rate that WarmupPolyLR ends at.
     cfg.SOLVER.MIN_LR = 0.0
-    # IMS_PER_BATCH images go through the model in so many parts; saves memory.
+    # IMS_PER_BATCH images go through the model in so many micro-batches; saves memory.
     cfg.SOLVER.ACCUMULATION_STEPS = 1
     # What SOLVER.AMP computes in: "float16" or "bfloat16".
     cfg.SOLVER.AMP.PRECISION = "float16"
-    # Keep a running average of the weights, and evaluate and save it beside the weights.
+    # Keep an exponential moving average (EMA) of the weights, evaluated and saved beside them.
     cfg.SOLVER.EMA = CN()
     cfg.SOLVER.EMA.ENABLED = False
     cfg.SOLVER.EMA.DECAY = 0.999

@@ -27,7 +27,7 @@ from detectron2.engine import (
     create_ddp_model,
     hooks,
 )
-from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, verify_results
 from detectron2.utils import comm
 from detectron2.utils.events import (
     CommonMetricPrinter,
@@ -209,7 +209,10 @@ class Trainer(DefaultTrainer):
                 f"Training stopped after iteration {self._iterations_done() - 1}. {error} "
                 "--resume goes on from the last checkpoint that is there."
             ) from error
-        return getattr(self, "_last_eval_results", None)
+        results = getattr(self, "_last_eval_results", None)
+        if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
+            verify_results(self.cfg, results)
+        return results
 
     def _train(self) -> None:
         """TrainerBase's loop, which can begin in the middle of what hooks do after a step."""
