@@ -9,6 +9,11 @@ torchrun --nproc-per-node 8 train_net.py --config-file CONFIG
 
 import logging
 import os
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Ctrl-C during the imports, which take seconds, ends without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from d2_ctxseg.checkpoint import load_weights
 from d2_ctxseg.data import generate_missing
@@ -16,19 +21,23 @@ from d2_ctxseg.engine import (
     Trainer,
     balance_classes,
     launch_or_join,
-    refuse_used_folder,
+    settle_seed,
     setup_config,
+    take_run_folder,
 )
 from d2_ctxseg.engine.config_files import find_config_file
 from d2_ctxseg.evaluation import add_to_results_file, by_dataset, merge_tasks
 from d2_ctxseg.report import write_report
 from d2_ctxseg.utils.errors import run_command
+from d2_ctxseg.utils.files import write_errors
 from d2_ctxseg.utils.runtime import describe_runtime
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 logger = logging.getLogger("d2_ctxseg.train_net")
+# A log line that finds the disk full is left out; what matters more says so, once.
+logging.raiseExceptions = False
 
 
 def main(args):
@@ -38,14 +47,17 @@ def main(args):
     if args.config_file:
         args.config_file = find_config_file(args.config_file)  # default_setup opens it
     cfg = setup_config(args.config_file, args.opts, for_inference=args.eval_only)
-    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="d2_ctxseg", abbrev_name="ctxseg")
-    if not args.eval_only and not args.resume:
-        refuse_used_folder(cfg.OUTPUT_DIR)
+    if not args.eval_only:
+        take_run_folder(cfg.OUTPUT_DIR, resume=args.resume)
+    with write_errors(cfg.OUTPUT_DIR):
+        setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="d2_ctxseg", abbrev_name="ctxseg")
     if cfg.DATASETS.GENERATE_MISSING:
         generate_missing(cfg.DATASETS.TRAIN + cfg.DATASETS.TEST)
     if not args.eval_only:
+        settle_seed(cfg, resume=args.resume)
         balance_classes(cfg, resume=args.resume)
-    default_setup(cfg, args)  # it saves the config
+    with write_errors(cfg.OUTPUT_DIR):
+        default_setup(cfg, args)  # it saves the config
     logger.info(describe_runtime())
 
     if args.eval_only:

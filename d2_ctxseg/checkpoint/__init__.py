@@ -3,6 +3,7 @@
 from .checkpointer import (
     Checkpointer,
     load_weights,
+    peek_checkpoint,
     read_checkpoint,
     read_state_dict,
     strip_training_only,
@@ -14,6 +15,7 @@ __all__ = [
     "Checkpointer",
     "convert_official_state_dict",
     "load_weights",
+    "peek_checkpoint",
     "read_checkpoint",
     "read_state_dict",
     "strip_training_only",

@@ -1,8 +1,10 @@
 """Checkpoints: written whole, read safely, loaded without silent gaps."""
 
+import glob
 import logging
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable
 
 import torch
@@ -13,9 +15,11 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 
 from ..utils.errors import MissingFileError, UserError
-from ..utils.files import atomic_write
+from ..utils.files import atomic_write, write_errors
 from ..utils.runtime import is_embedded
 from .pickled_arrays import read_pickled_arrays
+
+LAST_FILE = "last_checkpoint"
 
 logger = logging.getLogger(__name__)
 
@@ -24,48 +28,87 @@ class Checkpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, with the same files, made safe against interruptions.
 
     A checkpoint takes its name only once it is on the disk. Resuming skips a file that was cut
-    off (a full disk, a copy that broke) for the newest whole one. Nothing is unpickled except
-    tensors and plain containers.
+    off or damaged (a full disk, a copy that broke) for the newest whole one. Nothing is unpickled
+    except tensors and plain containers.
     """
 
     def save(self, name: str, **kwargs) -> None:
-        """Write model, checkpointables and ``kwargs`` to ``{save_dir}/{name}.pth``, atomically."""
+        """Write model, checkpointables and ``kwargs``, and make it what resuming starts from.
+
+        Args:
+            name: of the file, ``{save_dir}/{name}.pth``.
+
+        Raises:
+            WriteError: the disk is full or read-only, or ``save_dir`` is gone.
+        """
+        self.write(name, **kwargs)
+        if self.save_dir and self.save_to_disk:
+            self.tag_last_checkpoint(f"{name}.pth")
+
+    def write(self, name: str, **kwargs) -> None:
+        """As :meth:`save`, but resuming starts from the checkpoint it started from before."""
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict()}
         data.update((key, item.state_dict()) for key, item in self.checkpointables.items())
         data.update(kwargs)
-        file_name = f"{name}.pth"
-        path = os.path.join(self.save_dir, file_name)
+        path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
+        with write_errors(path):
+            os.stat(self.save_dir)  # a folder that was deleted is not made again for one file
         with atomic_write(path, "wb") as file:
             torch.save(data, file)
-        self.tag_last_checkpoint(file_name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the checkpoint that resuming starts from, in ``{save_dir}/last_checkpoint``."""
-        with atomic_write(os.path.join(self.save_dir, "last_checkpoint")) as file:
+        with atomic_write(os.path.join(self.save_dir, LAST_FILE)) as file:
             file.write(last_filename_basename)
 
+    def has_checkpoint(self) -> bool:
+        """Whether there is one to resume from."""
+        return bool(self.get_checkpoint_file())
+
     def get_checkpoint_file(self) -> str:
-        """The path of the last checkpoint that is whole, or "" if there is none.
+        """The path of the checkpoint to resume from, or "" if there is none.
+
+        It is the one that ``last_checkpoint`` names. If that is missing or damaged, it is the whole
+        one of the latest iteration.
 
         Raises:
-            UserError: there are checkpoints, but none of them is whole.
+            UserError: there are checkpoints, but none of them is whole; ``last_checkpoint`` is a
+                folder, or names a file elsewhere or one without the trainer's state.
         """
-        last = super().get_checkpoint_file()
-        if not last or zipfile.is_zipfile(last):
-            return last
-        folder = os.path.dirname(last)
-        others = [os.path.join(folder, name) for name in os.listdir(folder) if _is_numbered(name)]
-        for path in sorted(others, key=os.path.getmtime, reverse=True):
-            if path != last and zipfile.is_zipfile(path):
-                logger.warning("%s is missing or not whole; resuming from %s", last, path)
+        last = _named_last(self.save_dir)
+        if last:
+            problem = _problem_of(last)
+            if problem is None:
+                return self._complete(last)
+            logger.warning("%s %s", last, problem)
+        others = [path for path in _numbered(self.save_dir) if path != last]
+        for path in sorted(others, key=_iteration_of, reverse=True):
+            if _problem_of(path) is None and not self._missing(path):
+                logger.warning("Resuming from %s, the newest whole checkpoint", path)
                 return path
-        raise UserError(
-            f"No whole checkpoint to resume from: '{last}' is missing or damaged, and "
-            f"'{folder}' holds no other. Start anew without --resume."
-        )
+        if last or others:
+            raise UserError(
+                f"No whole checkpoint to resume from: those in '{self.save_dir}' are damaged or "
+                "hold weights alone. Start anew, without --resume and in another folder."
+            )
+        return ""
+
+    def _missing(self, path: str) -> set[str]:
+        """What a checkpoint lacks without which no training can go on."""
+        return {"trainer"} & self.checkpointables.keys() - peek_checkpoint(path).keys()
+
+    def _complete(self, path: str) -> str:
+        if self._missing(path):
+            raise UserError(
+                f"'{path}' holds weights, but not the state of a training (optimizer, schedule, "
+                "iteration), so --resume cannot continue it. Start a new training with "
+                f"MODEL.WEIGHTS {path} in another OUTPUT_DIR, or delete "
+                f"'{os.path.join(self.save_dir, LAST_FILE)}' to resume from another checkpoint."
+            )
+        return path
 
     def _load_file(self, path: str) -> dict:
         if path.endswith(".pkl") and not is_embedded():
@@ -118,6 +161,21 @@ def read_checkpoint(path: str) -> dict:
             f"'{path}' is not a checkpoint that can be read safely (a .pth file written by "
             f"torch.save with tensors and plain containers, or .safetensors): {error}"
         ) from error
+    if not isinstance(state, dict):
+        raise UserError(f"'{path}' holds a {type(state).__name__}, expected a dict of weights.")
+    return state
+
+
+def peek_checkpoint(path: str) -> dict:
+    """As :func:`read_checkpoint` for a .pth file, but tensors are read when they are used.
+
+    Raises:
+        UserError: the file is damaged, or is no checkpoint.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch.load raises half a dozen classes for a bad file
+        raise UserError(f"The checkpoint '{path}' cannot be read: {error}") from error
     if not isinstance(state, dict):
         raise UserError(f"'{path}' holds a {type(state).__name__}, expected a dict of weights.")
     return state
@@ -206,7 +264,58 @@ def _some(keys: Iterable[str], count: int = 10) -> str:
     return (", ".join(keys[:count]) or "nothing") + more
 
 
-def _is_numbered(name: str) -> bool:
-    """True for what training can go on from: ``model_0001999.pth``, ``model_final.pth``."""
-    is_average = name.endswith("_ema.pth")
-    return name.startswith("model_") and name.endswith(".pth") and not is_average
+def _numbered(folder: str) -> list[str]:
+    """What training can go on from: ``model_0001999.pth``, ``model_best.pth`` ..."""
+    paths = sorted(glob.glob(os.path.join(glob.escape(folder), "model_*.pth")))
+    return [path for path in paths if not path.endswith("_ema.pth")]
+
+
+def _named_last(folder: str) -> str:
+    """The file that ``last_checkpoint`` names; "" if there is none, or nothing to read in it."""
+    path = os.path.join(folder, LAST_FILE)
+    if os.path.isdir(path):
+        raise UserError(
+            f"'{path}' is a folder, expected a file with a checkpoint's name. Delete it."
+        )
+    try:
+        with open(path, encoding="utf-8") as file:
+            name = file.read().strip()
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        logger.warning("%s cannot be read: %s", path, error)
+        return ""
+    if not name or not name.isprintable():
+        logger.warning("%s is empty or damaged", path)
+        return ""
+    if os.path.basename(name) != name:
+        raise UserError(
+            f"'{path}' names '{name}', which does not lie in that folder. Write the name of a "
+            "checkpoint there into it, or delete it to resume from the newest."
+        )
+    return os.path.join(folder, name)
+
+
+def _problem_of(path: str) -> str | None:
+    """Why nothing can be resumed from a file; it is read as a whole."""
+    if not os.path.isfile(path):
+        return "is missing"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is None:
+            peek_checkpoint(path)
+    except UserError as error:
+        return f"is no checkpoint: {error}"
+    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error) as error:
+        return f"is not whole: {error}"
+    return None if damaged is None else f"is damaged in '{damaged}'"
+
+
+def _iteration_of(path: str) -> tuple[int, float]:
+    """Its iteration, and when it was written; -1 for a damaged one."""
+    try:
+        iteration = peek_checkpoint(path).get("iteration", -1)
+    except UserError:
+        iteration = -1
+    return (iteration if isinstance(iteration, int) else -1), os.path.getmtime(path)

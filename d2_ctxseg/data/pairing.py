@@ -179,7 +179,9 @@ def _list_files(folder: Path, suffixes, dataset: FolderDataset, split: str, kind
         )
     files: dict[str, Path] = {}
     others = []
-    for path in sorted(folder.rglob("*")):
+    paths = sorted(folder.rglob("*"))
+    _check_names(paths, where)
+    for path in paths:
         # Hidden files are the system's, such as macOS' "._name.png".
         if path.name.startswith(".") or not path.is_file():
             continue
@@ -197,6 +199,25 @@ def _list_files(folder: Path, suffixes, dataset: FolderDataset, split: str, kind
             f"('{kind}_suffix' in the dataset's YAML). {found}{_prepare_hint(dataset, split)}"
         )
     return files
+
+
+def _check_names(paths: list[Path], where: str) -> None:
+    """Results, reports and COCO's files name images as text, which these names are not."""
+    wrong = [path for path in paths if not (path.name.startswith(".") or _is_utf8(path))]
+    if wrong:
+        names = ", ".join(ascii(os.fsencode(path.name)) for path in wrong[:_NUM_EXAMPLES])
+        more = ", ..." if len(wrong) > _NUM_EXAMPLES else ""
+        message = f"{where} holds {len(wrong)} files whose names are not UTF-8: {names}{more}."
+        message = message.encode("utf-8", "backslashreplace").decode("utf-8")
+        raise DatasetError(f"{message} Rename them.")
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def examples(paths: list[Path]) -> str:

@@ -2,7 +2,15 @@
 
 from .class_weights import balance_classes
 from .launch import launch_or_join
-from .setup import refuse_used_folder, setup_config
+from .run_folder import settle_seed, take_run_folder
+from .setup import setup_config
 from .trainer import Trainer
 
-__all__ = ["Trainer", "balance_classes", "launch_or_join", "refuse_used_folder", "setup_config"]
+__all__ = [
+    "Trainer",
+    "balance_classes",
+    "launch_or_join",
+    "settle_seed",
+    "setup_config",
+    "take_run_folder",
+]

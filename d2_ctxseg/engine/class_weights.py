@@ -1,9 +1,6 @@
 """Puts numbers in the place of MODEL.PIXEL_LOSS.CLASS_WEIGHTS "balanced"."""
 
 import logging
-from pathlib import Path
-
-import yaml
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -11,6 +8,7 @@ from detectron2.utils import comm
 from ..data.class_balance import balanced_class_weights
 from ..data.errors import DatasetError
 from ..modeling.build_pixel_loss import BALANCED
+from .run_folder import saved_config
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +49,7 @@ def balance_classes(cfg: CfgNode, *, resume: bool = False) -> None:
 
 def _saved_weights(cfg: CfgNode) -> list[float] | None:
     """The weights that the run was started with, or None."""
-    path = Path(cfg.OUTPUT_DIR) / "config.yaml"
-    if not path.is_file():
-        return None
-    saved = yaml.safe_load(path.read_text(encoding="utf-8"))
-    weights = saved.get("MODEL", {}).get("PIXEL_LOSS", {}).get("CLASS_WEIGHTS")
-    return weights if isinstance(weights, list) else None
+    node = saved_config(cfg.OUTPUT_DIR)
+    for key in ("MODEL", "PIXEL_LOSS", "CLASS_WEIGHTS"):
+        node = node.get(key) if isinstance(node, dict) else None
+    return node if isinstance(node, list) else None

@@ -1,4 +1,4 @@
-"""A running average of the weights beside the weights."""
+"""Exponential moving average (EMA) of the weights."""
 
 import os
 
@@ -15,8 +15,8 @@ from ..utils.files import atomic_write
 FINAL_FILE = "model_final_ema.pth"
 
 
-def average_of(model: nn.Module, decay: float) -> AveragedModel:
-    """A copy of ``model`` that follows it: ``average = decay * average + (1 - decay) * weights``.
+def build_ema(model: nn.Module, decay: float) -> AveragedModel:
+    """A copy of ``model`` that follows it: ``ema = decay * ema + (1 - decay) * weights``.
 
     Buffers (batch statistics, prototypes) are copied as they are. The first update copies the
     weights too, so that loading a checkpoint into ``model`` before training is enough.
@@ -30,32 +30,32 @@ def average_of(model: nn.Module, decay: float) -> AveragedModel:
     """
     if not 0 <= decay < 1:
         raise UserError(f"SOLVER.EMA.DECAY is {decay}, expected a number in [0, 1).")
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
-    return average.requires_grad_(False).eval()
+    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    return ema.requires_grad_(False).eval()
 
 
-class AverageWeights(HookBase):
-    """Updates the average after each step and writes it at the end of training.
+class UpdateEMA(HookBase):
+    """Updates the EMA after each step and writes it at the end of training.
 
-    All workers have the same weights, so each averages for itself.
+    All processes have the same weights, so each computes its own.
 
     Args:
-        average: from :func:`average_of`; its state is in the run's checkpoints as "ema".
+        ema: from :func:`build_ema`; its state is in the run's checkpoints as "ema".
         model: what it follows.
         output_dir: where ``model_final_ema.pth`` goes, which is a checkpoint like any other.
     """
 
-    def __init__(self, average: AveragedModel, model: nn.Module, output_dir: str):
-        self.average = average
+    def __init__(self, ema: AveragedModel, model: nn.Module, output_dir: str):
+        self.ema = ema
         self.model = model
         self.path = os.path.join(output_dir, FINAL_FILE)
 
     def after_step(self) -> None:
-        """Take the step's weights into the average."""
-        self.average.update_parameters(self.model)
+        """Take the step's weights into the EMA."""
+        self.ema.update_parameters(self.model)
 
     def after_train(self) -> None:
-        """Write the average, unless training was cut short."""
+        """Write the EMA, unless training was cut short."""
         if comm.is_main_process() and self.trainer.iter >= self.trainer.max_iter:
             with atomic_write(self.path, "wb") as file:
-                torch.save({"model": self.average.module.state_dict()}, file)
+                torch.save({"model": self.ema.module.state_dict()}, file)

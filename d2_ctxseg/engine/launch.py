@@ -1,8 +1,11 @@
-"""Starts the workers: Detectron2's launch, or those that torchrun has started already."""
+"""Starts the processes of a run: Detectron2's launch, or those that torchrun has started."""
 
+import multiprocessing
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch
@@ -12,16 +15,18 @@ from detectron2.engine import launch
 from detectron2.utils import comm
 
 from ..utils.errors import UserError, exit_on_user_error
+from .interrupts import SIGNALS
 
 TIMEOUT = timedelta(minutes=30)
 
 
 def launch_or_join(main: Callable, args) -> None:
-    """Run ``main(args)`` in every worker.
+    """Run ``main(args)`` in every process of the run.
 
-    Under ``torchrun`` this process is one of the workers and joins their group. Otherwise
+    Under ``torchrun`` this process is one of them and joins their group. Otherwise
     ``args.num_gpus`` processes are started on this machine, one of ``args.num_machines``.
-    Processes talk through nccl where GPUs are present and through gloo where not.
+    Processes talk through nccl where GPUs are present and through gloo where not. Ctrl-C and
+    SIGTERM to this process alone reach them, too.
 
     Raises:
         UserError: more processes than GPUs are asked for on a machine that has GPUs, or several
@@ -29,7 +34,7 @@ def launch_or_join(main: Callable, args) -> None:
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _join_torchrun()
-        _main_of_worker(main, args)
+        _main_of_process(main, args)
         return
     if args.num_machines > 1 and args.dist_url == "auto":
         raise UserError(
@@ -39,20 +44,54 @@ def launch_or_join(main: Callable, args) -> None:
     num_gpus = torch.cuda.device_count()
     if num_gpus and args.num_gpus > num_gpus:
         raise UserError(f"--num-gpus {args.num_gpus}: this machine has {num_gpus}.")
+    world_size = args.num_gpus * args.num_machines
+    with _passed_on_signals(args.num_gpus if world_size > 1 else 0) as received:
+        try:
+            launch(
+                _main_of_process,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(main, args),
+            )
+        except ProcessExitedException as error:
+            # The process has said why.
+            sys.exit(128 + received[0] if received else error.exit_code)
+
+
+@contextmanager
+def _passed_on_signals(num_processes: int) -> Iterator[list[int]]:
+    """Yields the signals that came to this process, and passes them on to those it started.
+
+    These finish their step and save; this one waits for them.
+
+    Args:
+        num_processes: how many will be started; 0: this process does the work itself.
+    """
+    received = []
+
+    def pass_on(number: int, frame) -> None:
+        received.append(number)
+        processes = multiprocessing.active_children()
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+        if len(processes) < num_processes:  # they are being started, or have ended
+            raise KeyboardInterrupt(number)
+
+    signals = SIGNALS if num_processes else ()
+    before = {number: signal.signal(number, pass_on) for number in signals}
     try:
-        launch(
-            _main_of_worker,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(main, args),
-        )
-    except ProcessExitedException as error:
-        sys.exit(error.exit_code)  # the worker has said why
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _main_of_worker(main: Callable, args) -> None:
+def _main_of_process(main: Callable, args) -> None:
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as the script leaves it for its imports
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with exit_on_user_error():
         main(args)
 

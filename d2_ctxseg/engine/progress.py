@@ -1,5 +1,6 @@
 """Progress of an evaluation: a bar on a terminal, Detectron2's log lines elsewhere."""
 
+import itertools
 import logging
 import sys
 from collections.abc import Iterator
@@ -9,11 +10,15 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from detectron2.utils import comm
 
+from .interrupts import interrupted
+
 _LOG_LINES = "detectron2.evaluation.evaluator"
 
 
 class WithProgressBar:
     """A data loader that shows on a terminal how far it is, and for how long it will go on.
+
+    It ends early if the evaluation is interrupted.
 
     Detectron2's lines of the same content ("Inference done ...") are left out then; all else that
     is logged meanwhile stays above the bar.
@@ -31,6 +36,9 @@ class WithProgressBar:
         return len(self.data_loader)
 
     def __iter__(self) -> Iterator:
+        return itertools.takewhile(lambda _: not interrupted(), self._with_bar())
+
+    def _with_bar(self) -> Iterator:
         if not (sys.stderr.isatty() and comm.is_main_process()):
             yield from self.data_loader
             return

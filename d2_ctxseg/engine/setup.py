@@ -89,19 +89,6 @@ def setup_config(config_file: str, opts: list[str], *, for_inference: bool = Fal
     return cfg
 
 
-def refuse_used_folder(output_dir: str) -> None:
-    """Keep a new training from overwriting an earlier one.
-
-    Raises:
-        UserError: ``output_dir`` holds checkpoints.
-    """
-    if any(Path(output_dir).glob("model_*.pth")):
-        raise UserError(
-            f"OUTPUT_DIR '{output_dir}' holds the checkpoints of an earlier training. Continue it "
-            "with --resume, or set another OUTPUT_DIR."
-        )
-
-
 def _merge(cfg: CfgNode, config_file: str, opts: list[str]) -> None:
     options = [word for word in opts[::2] if word.startswith("--")]
     if options:

@@ -1,4 +1,4 @@
-"""A training step in parts and in mixed precision."""
+"""A training step of several micro-batches and in mixed precision."""
 
 import time
 from collections.abc import Iterable
@@ -13,18 +13,19 @@ from detectron2.engine import SimpleTrainer
 from ..classifiers import PixelClassifier
 
 
-class PartwiseTrainer(SimpleTrainer):
+class MicroBatchTrainer(SimpleTrainer):
     """Detectron2's SimpleTrainer and AMPTrainer in one, whose step may take several batches.
 
-    The gradients of the parts are averaged before the optimizer's one step, and so are the losses
-    that are logged. Without BatchNorm, and where all parts have as many labelled pixels, it is the
-    step on one large batch. Workers exchange gradients in the last part only.
+    The gradients of the micro-batches are averaged before the optimizer's one step (gradient
+    accumulation), and so are the losses that are logged. Without BatchNorm, and where all
+    micro-batches have as many labelled pixels, it is the step on one large batch. Processes
+    exchange gradients in the last micro-batch only.
 
     Args:
         model: takes a batch and returns losses by name. It is put into training mode.
-        data_loader: batches without end, one a part.
+        data_loader: batches without end, each a micro-batch.
         optimizer: of the model's parameters.
-        parts: batches that make one step. Classifiers in the model are told.
+        accumulation_steps: micro-batches that make one step. Classifiers in the model are told.
         precision: what autocast computes in, torch.float16 (with scaled gradients) or
             torch.bfloat16; None turns it off.
     """
@@ -35,14 +36,14 @@ class PartwiseTrainer(SimpleTrainer):
         data_loader: Iterable,
         optimizer: torch.optim.Optimizer,
         *,
-        parts: int = 1,
+        accumulation_steps: int = 1,
         precision: torch.dtype | None = None,
     ):
         super().__init__(model, data_loader, optimizer)
-        self.parts = parts
+        self.accumulation_steps = accumulation_steps
         for module in model.modules():
             if isinstance(module, PixelClassifier):
-                module.accumulation_steps = parts
+                module.accumulation_steps = accumulation_steps
         self.precision = precision
         self.device_type = next(model.parameters()).device.type
         # Where it is not enabled it hands everything through.
@@ -51,21 +52,21 @@ class PartwiseTrainer(SimpleTrainer):
         )
 
     def run_step(self) -> None:
-        """All parts forward and backward, metrics, one step of the optimizer."""
+        """All micro-batches forward and backward, metrics, one step of the optimizer."""
         assert self.model.training, "the model was changed to eval mode"
         self.optimizer.zero_grad()
         losses: dict[str, Tensor] = {}
         data_time = 0.0
-        for part in range(self.parts):
+        for number in range(self.accumulation_steps):
             start = time.perf_counter()
             batch = next(self._data_loader_iter)
             data_time += time.perf_counter() - start
-            with self._local_gradients(is_last=part == self.parts - 1):
-                part_losses = self._losses(batch)
-                total = sum(part_losses.values()) / self.parts
+            with self._local_gradients(is_last=number == self.accumulation_steps - 1):
+                batch_losses = self._losses(batch)
+                total = sum(batch_losses.values()) / self.accumulation_steps
                 self.grad_scaler.scale(total).backward()
-            for name, loss in part_losses.items():
-                losses[name] = losses.get(name, 0) + loss.detach() / self.parts
+            for name, loss in batch_losses.items():
+                losses[name] = losses.get(name, 0) + loss.detach() / self.accumulation_steps
         self.after_backward()
         self._write_metrics(losses, data_time)
         # Unscales the gradients, and leaves the step out where they are not finite.

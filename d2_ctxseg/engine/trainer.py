@@ -4,11 +4,14 @@ import logging
 import os
 import weakref
 from collections import OrderedDict
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
 import torch
+from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from detectron2.data import (
     DatasetCatalog,
@@ -18,13 +21,20 @@ from detectron2.data import (
 )
 from detectron2.engine import (
     DefaultTrainer,
+    HookBase,
     SimpleTrainer,
     TrainerBase,
     create_ddp_model,
     hooks,
 )
-from detectron2.evaluation import DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, verify_results
 from detectron2.utils import comm
+from detectron2.utils.events import (
+    CommonMetricPrinter,
+    EventStorage,
+    EventWriter,
+    TensorboardXWriter,
+)
 
 from ..checkpoint import Checkpointer
 from ..data import SemanticSegmentorMapper
@@ -33,14 +43,28 @@ from ..evaluation.cityscapes import cityscapes_evaluators
 from ..evaluation.evaluator import label_loader
 from ..modeling import LabelMapPredictor, TestTimeAugmentation
 from ..utils.errors import UserError
+from ..utils.files import WriteError, write_errors
+from .checkpoints import BestCheckpoint, PeriodicCheckpoint, StopOnInterrupt
 from .cost import CostOfTraining, TimedModel, count_test_parameters, record_cost
-from .ema import AverageWeights, average_of
-from .hooks import CheckpointOnInterrupt, PredictionOverlays, ResumableBestCheckpointer
+from .data_loader import ResumableLoader
+from .ema import UpdateEMA, build_ema
+from .hooks import PredictionOverlays
+from .interrupts import (
+    Interrupted,
+    InterruptibleEvaluator,
+    deferred_interrupts,
+    leave_interrupts_to_parent,
+)
 from .lr_scheduler import build_lr_scheduler
+from .metrics import MetricsWriter, WriteMetrics
 from .model_options import compile_model, synchronize_batch_norm, use_channels_last
 from .optimizer import build_optimizer
+from .processes import broadcast_buffers, on_main_process
 from .progress import WithProgressBar
-from .train_step import PartwiseTrainer
+from .random_state import preserved_random_state, seeded
+from .run_folder import set_seed, settle_seed
+from .run_state import RunState
+from .train_step import MicroBatchTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -48,40 +72,58 @@ logger = logging.getLogger(__name__)
 class Trainer(DefaultTrainer):
     """Trains, evaluates and keeps the checkpoints of one run, as ``cfg`` says.
 
-    Differs from DefaultTrainer in that it trains with several CPU processes as well, writes
-    checkpoints atomically, leaves one behind on Ctrl-C, keeps the best one and draws predictions,
-    and in gradient accumulation, bfloat16, averaged weights and the other keys of this project.
+    Differs from DefaultTrainer in that it trains with several CPU processes as well, goes on after
+    an interruption as if there had been none, writes checkpoints atomically, leaves one behind on
+    Ctrl-C, keeps the best one and draws predictions, and in gradient accumulation, bfloat16, EMA
+    and the other keys of this project.
     """
 
     def __init__(self, cfg):
         # DefaultTrainer's constructor cannot wrap a model on the CPU for several processes, and
         # fixes the class of the checkpointer.
         TrainerBase.__init__(self)
-        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        self.cfg = cfg
-        _images_of_a_part(cfg)  # where it cannot be, say so before the model is built
+        self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size()).clone()
+        settle_seed(cfg)
+        _micro_batch_size(cfg)  # where it cannot be, say so before the model is built
         model = self.build_model(cfg)
         if cfg.MODEL.SYNC_BN:
             model = synchronize_batch_norm(model)
         optimizer = self.build_optimizer(cfg, model)
-        data_loader = self.build_train_loader(cfg)
-        self.average = None
+        self.ema = None
         if cfg.SOLVER.EMA.ENABLED:
-            self.average = average_of(model, cfg.SOLVER.EMA.DECAY)
+            self.ema = build_ema(model, cfg.SOLVER.EMA.DECAY)
+        self.run_state = RunState(cfg.SEED, {})
+        data_loader = self._build_loader("train", cfg)
 
-        self._trainer = _build_step(cfg, _wrap_for_workers(model), data_loader, optimizer)
+        self._trainer = _build_step(cfg, _wrap_for_processes(model), data_loader, optimizer)
         model = self._trainer.model
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        if self.average is not None:
-            self.checkpointer.add_checkpointable("ema", self.average)
+        self.checkpointer.add_checkpointable("run", self.run_state)
+        if self.ema is not None:
+            self.checkpointer.add_checkpointable("ema", self.ema)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """As DefaultTrainer's; a poly schedule that is resumed goes to this run's MAX_ITER."""
-        super().resume_or_load(resume)
+        """Continue the training in OUTPUT_DIR, or start from the weights in MODEL.WEIGHTS.
+
+        A poly schedule that is resumed goes to this run's MAX_ITER.
+
+        Args:
+            resume: continue, if there is a checkpoint.
+
+        Raises:
+            UserError: there are checkpoints, but none that training can go on from.
+        """
+        path = on_main_process(self.checkpointer.get_checkpoint_file) if resume else ""
+        if not path:
+            self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+            return
+        self.checkpointer.load(path)
+        self.start_iter = self.iter + 1
+        self._resume_data()
         # The checkpoint brings the length of its own schedule along; past it the rate has no value.
         before = getattr(self.scheduler, "max_iters", self.max_iter)
         if before != self.max_iter:
@@ -92,67 +134,235 @@ class Trainer(DefaultTrainer):
             )
             self.scheduler.max_iters = self.max_iter
 
+    def _resume_data(self) -> None:
+        """Go on with the run's images, in its order, and with its random numbers."""
+        state, cfg = self.run_state, self.cfg
+        if state.loaded_seed not in (None, cfg.SEED):
+            logger.warning("SEED is %d, as the run was started with", state.loaded_seed)
+            state.seed = state.loaded_seed
+            set_seed(cfg, state.seed)
+            self._trainer.reset_data_loader(lambda: self._build_loader("train", cfg))
+        state.warn_if_inexact()
+        state.restore_loaders(self.start_iter * cfg.SOLVER.IMS_PER_BATCH)
+
+    def _build_loader(self, name: str, cfg):
+        """The loader of ``build_train_loader``; the run's checkpoints know where it stands."""
+        with seeded(cfg.SEED):  # Detectron2 draws the order of some samplers
+            loader = self.build_train_loader(cfg)
+        if isinstance(loader, ResumableLoader):
+            self.run_state.loaders[name] = loader
+        else:
+            logger.warning(
+                "build_train_loader returns no ResumableLoader: after an interruption the order of "
+                "images will be another one."
+            )
+        return loader
+
+    def save_checkpoint(
+        self, name: str, hook: HookBase | None = None, *, tag: bool = True, **content
+    ) -> None:
+        """Write ``{name}.pth`` into OUTPUT_DIR. All processes call this together.
+
+        Args:
+            name: of the file.
+            hook: the one that asks for it after a step; resuming calls those that come after it.
+            tag: whether resuming starts from this checkpoint.
+            content: more entries of the file.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        if hook is not None:
+            self.run_state.last_hook = type(hook).__qualname__
+        iteration = self._iterations_done() - 1
+        self.run_state.gather(self.storage, iteration)
+        save = self.checkpointer.save if tag else self.checkpointer.write
+        save(name, iteration=iteration, **content)
+
+    def _iterations_done(self) -> int:
+        # After training, Detectron2's hooks expect ``iter`` to be ``max_iter``.
+        return min(self.iter + 1, self.max_iter)
+
+    def state_dict(self) -> dict:
+        """As DefaultTrainer's; "iteration" is the last one that is done."""
+        return {**super().state_dict(), "iteration": self._iterations_done() - 1}
+
     def train(self) -> OrderedDict | None:
         """Train up to SOLVER.MAX_ITER; the last evaluation's results on the main process.
 
         Raises:
             UserError: the loss became infinite or NaN; the message names the iteration.
+            WriteError: OUTPUT_DIR cannot be written to any more.
+            KeyboardInterrupt: on Ctrl-C or SIGTERM, after a checkpoint was written.
         """
         try:
-            super().train()
+            with deferred_interrupts():
+                self._train()
         except FloatingPointError as error:
             raise UserError(
                 f"Training stopped. {error}\nCommon causes: a learning rate (SOLVER.BASE_LR) that "
                 "is too high, no warm-up, half precision. SOLVER.CLIP_GRADIENTS may help; the "
                 "checkpoints written before are in OUTPUT_DIR."
             ) from error
-        return getattr(self, "_last_eval_results", None)
+        except WriteError as error:
+            raise WriteError(
+                f"Training stopped after iteration {self._iterations_done() - 1}. {error} "
+                "--resume goes on from the last checkpoint that is there."
+            ) from error
+        results = getattr(self, "_last_eval_results", None)
+        if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
+            verify_results(self.cfg, results)
+        return results
 
-    def build_hooks(self) -> list[hooks.HookBase]:
-        """DefaultTrainer's hooks and this project's, which come before the metrics are written."""
-        all_hooks = [hook for hook in super().build_hooks() if hook is not None]
-        if self.average is not None:
-            all_hooks = self._with_average(all_hooks)
-        writer = [hook for hook in all_hooks if isinstance(hook, hooks.PeriodicWriter)]
-        others = [hook for hook in all_hooks if not isinstance(hook, hooks.PeriodicWriter)]
-        own = []
-        if comm.is_main_process() and self.cfg.DATASETS.TEST:
-            own = [self._best_checkpointer(), self._overlays()]
-        own.append(CostOfTraining(self.cfg.OUTPUT_DIR))
-        interrupt = [CheckpointOnInterrupt(self.checkpointer)]
-        return others + [hook for hook in own if hook is not None] + writer + interrupt
+    def _train(self) -> None:
+        """TrainerBase's loop, which can begin in the middle of what hooks do after a step."""
+        with write_errors(self.cfg.OUTPUT_DIR):
+            os.makedirs(self.cfg.OUTPUT_DIR, exist_ok=True)
+        logger.info("Starting training from iteration %d", self.start_iter)
+        self.iter = self.start_iter
+        with EventStorage(self.start_iter) as self.storage:
+            try:
+                self.before_train()
+                self._finish_step()
+                for iteration in range(self.start_iter, self.max_iter):
+                    self.iter = iteration
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                self.iter = self.max_iter
+                self.after_train()
+            except BaseException as error:
+                self._stop(error)
+                raise
 
-    def _with_average(self, all_hooks: list[hooks.HookBase]) -> list[hooks.HookBase]:
-        """The hooks with an average that is updated first and evaluated beside the weights."""
+    def _finish_step(self) -> None:
+        """Let the hooks do what they had not done when the checkpoint was written."""
+        if self.start_iter == 0:
+            return
+        self.iter = self.storage.iter = self.start_iter - 1
+        self.run_state.restore_process(self.storage)
+        names = [type(hook).__qualname__ for hook in self._hooks]
+        if self.run_state.last_hook in names:
+            self._call_after_step(self._hooks[names.index(self.run_state.last_hook) + 1 :])
+        self.iter = self.start_iter
 
-        def evaluate():
-            results = self.test(self.cfg, self.model)
-            build = partial(self.build_evaluator, self.cfg, task="sem_seg_EMA")
-            evaluators = [build(name) for name in self.cfg.DATASETS.TEST]
-            average = LabelMapPredictor(self.average.module)
-            merge_results(results, self.test(self.cfg, average, evaluators))
-            self._last_eval_results = results
-            return results
+    def after_step(self) -> None:
+        """Call the hooks' ``after_step``."""
+        self.run_state.last_hook = ""
+        self._call_after_step(self._hooks)
 
-        model = getattr(self.model, "module", self.model)
-        update = AverageWeights(self.average, model, self.cfg.OUTPUT_DIR)
-        evaluation = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate)
-        return [update] + [
-            evaluation if isinstance(hook, hooks.EvalHook) else hook for hook in all_hooks
-        ]
+    def _call_after_step(self, hooks: list[HookBase]) -> None:
+        for hook in hooks:
+            hook.after_step()
+            self.run_state.last_hook = type(hook).__qualname__
 
-    def _best_checkpointer(self) -> hooks.BestCheckpointer | None:
-        metric = self.cfg.TEST.BEST_METRIC
-        if not metric or self.cfg.TEST.EVAL_PERIOD <= 0:
-            return None
-        if len(self.cfg.DATASETS.TEST) > 1:
-            metric = f"{self.cfg.DATASETS.TEST[0]}/{metric}"
-        return ResumableBestCheckpointer(
-            self.cfg.OUTPUT_DIR, self.cfg.TEST.EVAL_PERIOD, self.checkpointer, metric
+    def _stop(self, error: BaseException) -> None:
+        """After an error or an interruption: save what is whole, let hooks close their files."""
+        try:
+            if isinstance(error, Interrupted):
+                self._save_interrupted()
+        finally:
+            if not isinstance(error, (UserError, FloatingPointError, KeyboardInterrupt)):
+                logger.exception("Exception during training:")
+            # Where the last iteration was reached, hooks evaluate.
+            self.iter = min(self.iter, self.max_iter - 2)
+            for hook in self._hooks:
+                with suppress(Exception):  # often the consequence of the first error
+                    hook.after_train()
+
+    def _save_interrupted(self) -> None:
+        if self.iter >= self.max_iter:
+            logger.warning(
+                "Interrupted in the evaluation after the training, which is complete. --resume "
+                "evaluates again."
+            )
+            return
+        name = f"model_{self.iter:07d}"
+        try:
+            self.save_checkpoint(name)
+        finally:
+            comm.synchronize()  # the end of one process ends the others
+        logger.warning(
+            "Interrupted after iteration %d; %s is saved. Continue with --resume.",
+            self.iter,
+            os.path.join(self.cfg.OUTPUT_DIR, f"{name}.pth"),
         )
 
+    def build_hooks(self) -> list[HookBase]:
+        """What happens around the steps, in this order.
+
+        Everything that changes weights comes before the checkpoint, the evaluation after it, and
+        what the others have measured is written last.
+        """
+        cfg = self.cfg
+        all_hooks = [
+            hooks.IterationTimer(),
+            self._ema_update(),
+            hooks.LRScheduler(),
+            self._precise_bn(),
+            PeriodicCheckpoint(cfg.SOLVER.CHECKPOINT_PERIOD),
+            hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
+            self._best_checkpoint(),
+            self._overlays(),
+            CostOfTraining(cfg.OUTPUT_DIR),
+            WriteMetrics(),
+            StopOnInterrupt(),
+        ]
+        return [hook for hook in all_hooks if hook is not None]
+
+    def build_writers(self) -> list[EventWriter]:
+        """To the log, ``metrics.json`` and TensorBoard's files in OUTPUT_DIR."""
+        folder = self.cfg.OUTPUT_DIR
+        return [
+            CommonMetricPrinter(self.max_iter),
+            MetricsWriter(os.path.join(folder, "metrics.json")),
+            # TensorBoard forgets what an earlier process wrote of the iterations to come.
+            TensorboardXWriter(folder, purge_step=self.start_iter),
+        ]
+
+    def _ema_update(self) -> HookBase | None:
+        if self.ema is None:
+            return None
+        return UpdateEMA(self.ema, _unwrapped(self.model), self.cfg.OUTPUT_DIR)
+
+    def _precise_bn(self) -> hooks.PreciseBN | None:
+        options = self.cfg.TEST.PRECISE_BN
+        if not (options.ENABLED and get_bn_modules(self.model)):
+            return None
+        # A data loader of its own leaves the batches of the training as they are.
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0
+        loader = self._build_loader("precise_bn", cfg)
+        return hooks.PreciseBN(self.cfg.TEST.EVAL_PERIOD, self.model, loader, options.NUM_ITER)
+
+    def _evaluate(self) -> OrderedDict:
+        """Evaluate the weights and, where there is one, their EMA."""
+        # Batch statistics differ between processes; checkpoints have those of the main one.
+        broadcast_buffers(self.model)
+        results = self.test(self.cfg, self.model)
+        if self.ema is not None:
+            broadcast_buffers(self.ema)
+            build = partial(self.build_evaluator, self.cfg, task="sem_seg_EMA")
+            evaluators = [build(name) for name in self.cfg.DATASETS.TEST]
+            ema = LabelMapPredictor(self.ema.module)
+            merge_results(results, self.test(self.cfg, ema, evaluators))
+        self._last_eval_results = results
+        return results
+
+    def _best_checkpoint(self) -> BestCheckpoint | None:
+        metric, names = self.cfg.TEST.BEST_METRIC, self.cfg.DATASETS.TEST
+        if not (metric and names) or self.cfg.TEST.EVAL_PERIOD <= 0:
+            return None
+        if len(names) > 1:
+            metric = f"{names[0]}/{metric}"
+        return BestCheckpoint(self.cfg.OUTPUT_DIR, self.cfg.TEST.EVAL_PERIOD, metric)
+
     def _overlays(self) -> PredictionOverlays | None:
-        cfg, name = self.cfg, self.cfg.DATASETS.TEST[0]
+        cfg = self.cfg
+        if not (comm.is_main_process() and cfg.DATASETS.TEST):
+            return None
+        name = cfg.DATASETS.TEST[0]
         records = [r for r in DatasetCatalog.get(name) if r.get("sem_seg_file_name")]
         count = min(cfg.TEST.NUM_OVERLAYS, len(records))
         if count == 0:
@@ -160,7 +370,7 @@ class Trainer(DefaultTrainer):
         chosen = np.linspace(0, len(records) - 1, count).round().astype(int)
         return PredictionOverlays(
             cfg.TEST.EVAL_PERIOD,
-            getattr(self.model, "module", self.model),
+            _unwrapped(self.model),
             SemanticSegmentorMapper(cfg, is_train=False),
             [records[i] for i in chosen],
             label_loader(name),
@@ -189,20 +399,22 @@ class Trainer(DefaultTrainer):
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg):
+    def build_train_loader(cls, cfg) -> ResumableLoader:
         """Endless batches of training images and labels, SOLVER.ACCUMULATION_STEPS a step."""
-        return build_detection_train_loader(
+        loader = build_detection_train_loader(
             cfg,
             mapper=SemanticSegmentorMapper(cfg, is_train=True),
-            total_batch_size=_images_of_a_part(cfg),
+            total_batch_size=_micro_batch_size(cfg),
         )
+        return ResumableLoader(loader, seed=cfg.SEED)
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name: str):
-        """Test images one by one, each on exactly one worker, with a progress bar."""
+        """Test images one by one, each on exactly one process, with a progress bar."""
         loader = build_detection_test_loader(
             cfg, dataset_name, mapper=SemanticSegmentorMapper(cfg, is_train=False)
         )
+        loader.worker_init_fn = leave_interrupts_to_parent
         return WithProgressBar(loader, dataset_name)
 
     @classmethod
@@ -230,19 +442,30 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg, model: nn.Module, evaluators=None) -> OrderedDict:
-        """As DefaultTrainer's; without ``evaluators``, full scores are never made."""
-        if evaluators is not None:
-            return super().test(cfg, model, evaluators)
-        segmentor = getattr(model, "module", model)
-        timed = TimedModel(LabelMapPredictor(segmentor))
-        results = super().test(cfg, timed)
-        record_cost(
-            cfg.OUTPUT_DIR,
-            {
-                "test_parameters": count_test_parameters(segmentor),
-                "seconds_per_image": timed.seconds_per_image(),
-            },
-        )
+        """As DefaultTrainer's; without ``evaluators``, full scores are never made.
+
+        Random numbers drawn meanwhile do not change a training.
+
+        Raises:
+            KeyboardInterrupt: on Ctrl-C or SIGTERM, after the image under way.
+        """
+        segmentor, timed = _unwrapped(model), None
+        if evaluators is None:
+            evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+            model = timed = TimedModel(LabelMapPredictor(segmentor))
+        elif isinstance(evaluators, DatasetEvaluator):
+            evaluators = [evaluators]
+        with deferred_interrupts() as interrupts, preserved_random_state():
+            evaluators = [InterruptibleEvaluator(one, interrupts) for one in evaluators]
+            results = super().test(cfg, model, evaluators)
+        if timed is not None:
+            record_cost(
+                cfg.OUTPUT_DIR,
+                {
+                    "test_parameters": count_test_parameters(segmentor),
+                    "seconds_per_image": timed.seconds_per_image(),
+                },
+            )
         return results
 
     @classmethod
@@ -272,28 +495,34 @@ def merge_results(results: dict, others: dict) -> None:
 
 def _build_step(cfg, model: nn.Module, data_loader, optimizer) -> SimpleTrainer:
     """What does a step: Detectron2's SimpleTrainer where no key asks for more."""
-    amp, parts = cfg.SOLVER.AMP, cfg.SOLVER.ACCUMULATION_STEPS
-    if parts == 1 and not amp.ENABLED:
+    amp, steps = cfg.SOLVER.AMP, cfg.SOLVER.ACCUMULATION_STEPS
+    if steps == 1 and not amp.ENABLED:
         return SimpleTrainer(model, data_loader, optimizer)
     precision = getattr(torch, amp.PRECISION) if amp.ENABLED else None
-    return PartwiseTrainer(model, data_loader, optimizer, parts=parts, precision=precision)
+    return MicroBatchTrainer(
+        model, data_loader, optimizer, accumulation_steps=steps, precision=precision
+    )
 
 
-def _images_of_a_part(cfg) -> int:
-    """Images, over all workers, that go through the model at once."""
-    batch, parts = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATION_STEPS
-    workers = comm.get_world_size()
-    if parts < 1 or batch % (parts * workers):
+def _micro_batch_size(cfg) -> int:
+    """Images, over all processes, that go through the model at once."""
+    batch, steps = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATION_STEPS
+    processes = comm.get_world_size()
+    if steps < 1 or batch % (steps * processes):
         raise UserError(
-            f"SOLVER.ACCUMULATION_STEPS is {parts}, but SOLVER.IMS_PER_BATCH {batch} cannot be "
-            f"divided into so many parts for {workers} worker(s): it must be a multiple of "
-            "their product."
+            f"SOLVER.ACCUMULATION_STEPS is {steps}, but SOLVER.IMS_PER_BATCH {batch} cannot be "
+            f"divided into so many micro-batches for {processes} process(es): it must be a "
+            "multiple of their product."
         )
-    return batch // parts
+    return batch // steps
 
 
-def _wrap_for_workers(model: nn.Module) -> nn.Module:
-    """DistributedDataParallel where there are several workers, on GPUs and on the CPU."""
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def _wrap_for_processes(model: nn.Module) -> nn.Module:
+    """DistributedDataParallel where there are several processes, on GPUs and on the CPU."""
     on_cpu = next(model.parameters()).device.type == "cpu"
     options = {"device_ids": None} if on_cpu else {}
     return create_ddp_model(model, broadcast_buffers=False, **options)

@@ -1,7 +1,9 @@
 """Results of an evaluation: as a table for people, and as files."""
 
+import contextlib
 import csv
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -11,11 +13,12 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
-from ..utils.files import atomic_write, write_json
+from ..utils.files import atomic_write, write_errors, write_json
 from .confusion import class_counts
 from .examples import Example, write_examples
 from .image_counts import FILE_NAME, ImageCounts
 
+logger = logging.getLogger(__name__)
 _MEANS = ("mIoU", "fwIoU", "mACC", "pACC")
 
 
@@ -128,11 +131,27 @@ def add_to_results_file(path: str | os.PathLike, weights: str, datasets: Mapping
         path: made if needed.
         weights: the checkpoint that was evaluated; its earlier entry is replaced.
         datasets: ``{dataset: {task: {metric: value}}}``; NaN becomes null.
+
+    A damaged file is kept under another name, and a new one begun.
     """
     path = Path(path)
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    content = _read_results(path)
     content[weights] = datasets
     write_json(path, content)
+
+
+def _read_results(path: Path) -> dict:
+    if not path.exists():
+        return {}
+    with contextlib.suppress(ValueError):
+        content = json.loads(path.read_bytes())
+        if isinstance(content, dict):
+            return content
+    damaged = path.with_name(f"{path.name}.damaged")
+    with write_errors(damaged):
+        os.replace(path, damaged)
+    logger.warning("%s is damaged; it is %s now", path, damaged.name)
+    return {}
 
 
 def merge_tasks(*results: Mapping[str, Mapping]) -> dict[str, dict]:

@@ -1,6 +1,7 @@
 """Errors that are the user's to correct, told apart from defects of the program."""
 
 import difflib
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
@@ -24,14 +25,15 @@ def suggest(name: str, known: Iterable[str]) -> str:
 def exit_on_user_error():
     """Ends the program with the message alone, without a traceback, on a UserError.
 
-    Exit codes as usual: 1 for an error, 130 for Ctrl-C.
+    Exit codes as usual: 1 for an error, 130 for Ctrl-C, 143 for SIGTERM.
     """
     try:
         yield
     except UserError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:
+        # One that SIGTERM caused has that signal's number as its argument.
+        sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
 
 
 def run_command(main: Callable[[], None]) -> None:

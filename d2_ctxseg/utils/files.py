@@ -1,10 +1,30 @@
 """Files written whole or not at all."""
 
+import contextlib
+import errno
 import json
 import math
 import os
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import UserError
+
+_PART = re.compile(r"\..*\.(\d+)\.part")
+_REMEDIES = {
+    errno.ENOSPC: "Free some space on that disk.",
+    errno.EDQUOT: "Free some of your quota.",
+    errno.ENOENT: "Its folder is gone; make it again, or choose another.",
+    errno.EROFS: "Choose a folder on a disk that can be written to.",
+    errno.EACCES: "Choose a folder that you may write to.",
+    errno.EPERM: "Choose a folder that you may write to.",
+}
+
+
+class WriteError(UserError, OSError):
+    """A file cannot be written: the disk is full or read-only, the folder is gone."""
 
 
 @contextmanager
@@ -16,20 +36,79 @@ def atomic_write(path: str | os.PathLike, mode: str = "w"):
 
     Args:
         path: where the file shall be.
-        mode: ``"w"`` (text, UTF-8) or ``"wb"``.
+        mode: ``"w"`` (text, UTF-8; what UTF-8 cannot express is written as ``\\udc80``) or
+            ``"wb"``.
+
+    Raises:
+        WriteError: the file cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    options = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(part, mode, **options)  # noqa: SIM115 -- closed below
     try:
-        with open(part, mode, encoding=None if "b" in mode else "utf-8") as file:
+        # Errors of the block that name a file are about a file that it reads.
+        with write_errors(path, only_unnamed=True), file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        with write_errors(path):
+            os.replace(part, path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise
+
+
+@contextmanager
+def write_errors(path: str | os.PathLike, *, only_unnamed: bool = False) -> Iterator[None]:
+    """Errors of the operating system in this block become a WriteError about ``path``.
+
+    Args:
+        path: what the block writes.
+        only_unnamed: leave errors as they are that name the file they are about.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch.save raises a RuntimeError of its own in the place of what the file raised.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if isinstance(error, UserError) or not isinstance(cause, OSError) or cause.errno is None:
+            raise
+        if only_unnamed and cause.filename is not None:
+            raise
+        remedy = _REMEDIES.get(cause.errno, "")
+        raise WriteError(
+            f"'{path}' cannot be written: {os.strerror(cause.errno)}. {remedy}".rstrip()
+        ) from error
+
+
+def remove_unfinished(folder: str | os.PathLike) -> list[Path]:
+    """Delete what :func:`atomic_write` had begun below ``folder`` in processes that were killed.
+
+    Returns:
+        The deleted files.
+    """
+    unfinished = [
+        path
+        for path in Path(folder).rglob(".*.part")
+        if (match := _PART.fullmatch(path.name)) and not _is_alive(int(match[1]))
+    ]
+    for path in unfinished:
+        path.unlink(missing_ok=True)
+    return unfinished
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def write_json(path: str | os.PathLike, content) -> None:

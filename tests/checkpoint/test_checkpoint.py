@@ -1,6 +1,7 @@
 """Checkpoints are whole or not there, read safely, and fill the whole model."""
 
 import json
+import os
 import pickle
 import runpy
 from pathlib import Path
@@ -19,7 +20,7 @@ from d2_ctxseg.checkpoint import (
 from d2_ctxseg.engine import setup_config
 from d2_ctxseg.evaluation import add_to_results_file
 from d2_ctxseg.utils.errors import UserError
-from d2_ctxseg.utils.files import atomic_write, write_json
+from d2_ctxseg.utils.files import WriteError
 from detectron2.modeling import build_model
 
 
@@ -47,21 +48,17 @@ class TestCheckpointer:
         assert (tmp_path / "model_final.pth").read_bytes() == before
         assert not list(tmp_path.glob("*.part"))
 
-    def test_resume_falls_back_to_the_last_whole_one(self, tmp_path, caplog):
-        checkpointer = Checkpointer(nn.Linear(2, 2), str(tmp_path))
-        for iteration in (9, 19):
-            checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
-        last = tmp_path / "model_0000019.pth"
-        last.write_bytes(last.read_bytes()[:500])
-        state = Checkpointer(nn.Linear(2, 2), str(tmp_path)).resume_or_load("", resume=True)
-        assert state["iteration"] == 9
-        assert "model_0000019.pth is missing or not whole" in caplog.text
+    def test_a_folder_that_is_gone_is_not_made_again(self, tmp_path):
+        checkpointer = Checkpointer(nn.Linear(2, 2), str(tmp_path / "gone"))
+        with pytest.raises(WriteError, match="model_final.pth' cannot be written.*folder is gone"):
+            checkpointer.save("model_final")
+        assert not (tmp_path / "gone").exists()
 
-    def test_no_whole_checkpoint_is_an_error(self, tmp_path):
-        Checkpointer(nn.Linear(2, 2), str(tmp_path)).save("model_final")
-        (tmp_path / "model_final.pth").write_bytes(b"half")
-        with pytest.raises(UserError, match="No whole checkpoint"):
-            Checkpointer(nn.Linear(2, 2), str(tmp_path)).resume_or_load("", resume=True)
+    def test_one_can_be_written_beside_the_one_to_resume_from(self, tmp_path):
+        checkpointer = Checkpointer(nn.Linear(2, 2), str(tmp_path))
+        checkpointer.save("model_final")
+        checkpointer.write("model_best")
+        assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_final.pth")
 
     def test_weights_of_which_a_part_fits_start_a_training(self, tmp_path, caplog):
         source, target = nn.Linear(2, 3), nn.Linear(2, 4)
@@ -75,6 +72,94 @@ class TestCheckpointer:
         torch.save({"encoder.weight": torch.ones(3)}, tmp_path / "model.pth")
         with pytest.raises(UserError, match="has weight, bias; not used of the file: encoder.weig"):
             Checkpointer(nn.Linear(2, 2)).resume_or_load(str(tmp_path / "model.pth"), resume=False)
+
+
+class TestResume:
+    """Which checkpoint a training goes on from."""
+
+    ITERATIONS = (9, 19, 29)
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        """Three checkpoints; the second was written last, as after a copy."""
+        checkpointer = Checkpointer(nn.Linear(4, 4), str(tmp_path))
+        for iteration in self.ITERATIONS:
+            checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        os.utime(tmp_path / "model_0000019.pth", (2e9, 2e9))
+        return tmp_path
+
+    def resumed(self, folder):
+        """The iteration that is resumed."""
+        checkpointer = Checkpointer(nn.Linear(4, 4), str(folder))
+        return checkpointer.resume_or_load("", resume=True)["iteration"]
+
+    def test_the_one_that_last_checkpoint_names(self, folder):
+        (folder / "last_checkpoint").write_text("model_0000019.pth\n")
+        assert self.resumed(folder) == 19
+
+    def test_there_may_be_none(self, tmp_path):
+        assert not Checkpointer(nn.Linear(4, 4), str(tmp_path)).has_checkpoint()
+
+    @pytest.mark.parametrize("content", [None, b"", b"\xff\x00\x01", b"\x00\x00", b"model_1.pth"])
+    def test_without_its_name_the_latest(self, folder, content, caplog):
+        (folder / "last_checkpoint").unlink()
+        if content is not None:
+            (folder / "last_checkpoint").write_bytes(content)
+        assert self.resumed(folder) == 29
+        assert "model_0000029.pth, the newest whole checkpoint" in caplog.text
+
+    @pytest.mark.parametrize("name", ["/elsewhere/model_final.pth", "../model_final.pth"])
+    def test_not_one_of_another_folder(self, folder, name):
+        (folder / "last_checkpoint").write_text(name)
+        with pytest.raises(UserError, match="does not lie in that folder"):
+            self.resumed(folder)
+
+    def test_a_folder_in_the_place_of_its_name_is_one_message(self, folder):
+        (folder / "last_checkpoint").unlink()
+        (folder / "last_checkpoint").mkdir()
+        with pytest.raises(UserError, match="last_checkpoint' is a folder"):
+            self.resumed(folder)
+
+    def truncated(path):
+        path.write_bytes(path.read_bytes()[:500])
+
+    def damaged_tensors(path):
+        content = path.read_bytes()
+        weights = torch.load(path, weights_only=True)["model"]["weight"].numpy().tobytes()
+        assert content.count(weights) == 1
+        path.write_bytes(content.replace(weights, bytes(len(weights))))
+
+    def other_content(path):
+        torch.save([1, 2], path)
+
+    @pytest.mark.parametrize("damage", [truncated, damaged_tensors, other_content])
+    def test_damaged_ones_are_skipped_for_the_one_before(self, folder, damage, caplog):
+        damage(folder / "model_0000029.pth")
+        assert self.resumed(folder) == 19
+        assert "model_0000029.pth is" in caplog.text
+        damage(folder / "model_0000019.pth")
+        assert self.resumed(folder) == 9
+
+    def test_none_whole_is_an_error(self, folder):
+        for path in folder.glob("*.pth"):
+            path.write_bytes(b"half")
+        with pytest.raises(UserError, match="No whole checkpoint to resume from"):
+            self.resumed(folder)
+
+    def test_without_the_state_of_a_training_it_is_refused(self, folder):
+        class Trainer:
+            def state_dict(self):
+                return {"iteration": 39}
+
+            load_state_dict = state_dict
+
+        checkpointer = Checkpointer(nn.Linear(4, 4), str(folder), trainer=Trainer())
+        with pytest.raises(UserError, match="holds weights, but not the state of a training"):
+            checkpointer.get_checkpoint_file()
+        checkpointer.save("model_0000039", iteration=39)
+        (folder / "last_checkpoint").unlink()
+        (folder / "model_0000049.pth").write_bytes((folder / "model_0000029.pth").read_bytes())
+        assert checkpointer.get_checkpoint_file().endswith("model_0000039.pth")
 
 
 class TestReadCheckpoint:
@@ -129,19 +214,6 @@ class TestLoadWeights:
             load_weights(nn.Linear(2, 2), "")
 
 
-class TestFiles:
-    def test_interrupted_writing_leaves_nothing(self, tmp_path):
-        with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "a" / "b.txt") as file:
-            file.write("half")
-            raise KeyboardInterrupt
-        assert list((tmp_path / "a").iterdir()) == []
-
-    def test_json_has_null_for_nan(self, tmp_path):
-        write_json(tmp_path / "a.json", {"a": [float("nan"), 1.5], "b": float("inf")})
-        text = (tmp_path / "a.json").read_text()
-        assert text == '{\n  "a": [\n    null,\n    1.5\n  ],\n  "b": null\n}\n'
-
-
 class TestResultsFile:
     def test_results_of_other_weights_stay(self, tmp_path):
         path = tmp_path / "run" / "evaluation.json"
@@ -151,6 +223,15 @@ class TestResultsFile:
             "a.pth": {"val": {"sem_seg": {"mIoU": 1.0}}},
             "b.pth": {"val": {"sem_seg": {"mIoU": None}}},
         }
+
+    @pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\x00", b""])
+    def test_a_damaged_one_is_kept_aside(self, tmp_path, content, caplog):
+        path = tmp_path / "evaluation.json"
+        path.write_bytes(content)
+        add_to_results_file(path, "a.pth", {})
+        assert json.loads(path.read_text()) == {"a.pth": {}}
+        assert (tmp_path / "evaluation.json.damaged").read_bytes() == content
+        assert "is damaged" in caplog.text
 
 
 class TestStripping:

@@ -1,4 +1,4 @@
-"""Steps in parts, in mixed precision, with averaged weights, channels last, compiled."""
+"""Steps of micro-batches, in mixed precision, with EMA, channels last, compiled."""
 
 import copy
 import json
@@ -14,9 +14,9 @@ from two_processes import run_in_two_processes
 
 from d2_ctxseg.checkpoint import load_weights
 from d2_ctxseg.engine import Trainer, setup_config
-from d2_ctxseg.engine.ema import average_of
+from d2_ctxseg.engine.ema import build_ema
 from d2_ctxseg.engine.model_options import synchronize_batch_norm, use_channels_last
-from d2_ctxseg.engine.train_step import PartwiseTrainer
+from d2_ctxseg.engine.train_step import MicroBatchTrainer
 from d2_ctxseg.utils.errors import UserError
 from detectron2.engine import SimpleTrainer
 from detectron2.modeling import build_model
@@ -55,47 +55,49 @@ def one_step(trainer_class, loader, model=None, **options):
     return {k: v.detach().clone() for k, v in model.state_dict().items()}, metrics
 
 
-class TestPartwiseTrainer:
-    def test_parts_are_the_step_on_one_large_batch(self):
-        parts = batches(4)
-        weights, metrics = one_step(PartwiseTrainer, parts, parts=4)
-        # The second loss is no mean over images; on parts it is one of parts.
+class TestMicroBatchTrainer:
+    def test_micro_batches_are_the_step_on_one_large_batch(self):
+        micro_batches = batches(4)
+        weights, metrics = one_step(MicroBatchTrainer, micro_batches, accumulation_steps=4)
+        # The second loss is no mean over images, but one over micro-batches.
         expected = Model()
         optimizer = torch.optim.SGD(expected.parameters(), lr=0.1)
-        losses = [expected(part) for part in parts]
-        (sum(sum(part.values()) for part in losses) / 4).backward()
+        losses = [expected(batch) for batch in micro_batches]
+        (sum(sum(one.values()) for one in losses) / 4).backward()
         optimizer.step()
         for key, value in expected.state_dict().items():
             torch.testing.assert_close(weights[key], value)
         for key in ("loss_a", "loss_b"):
-            mean = sum(part[key] for part in losses).item() / 4
+            mean = sum(one[key] for one in losses).item() / 4
             assert metrics[key] == pytest.approx(mean)
         assert metrics["total_loss"] == pytest.approx(metrics["loss_a"] + metrics["loss_b"])
 
-    def test_parts_of_means_over_images_are_one_joined_batch(self):
+    def test_micro_batches_of_means_over_images_are_one_joined_batch(self):
         class Mean(Model):
             def forward(self, batch):
                 return {"loss": super().forward(batch)["loss_a"]}
 
-        weights, metrics = one_step(PartwiseTrainer, batches(4), Mean(), parts=4)
+        weights, metrics = one_step(MicroBatchTrainer, batches(4), Mean(), accumulation_steps=4)
         expected, joined = one_step(SimpleTrainer, [torch.cat(batches(4))], Mean())
         for key, value in expected.items():
             torch.testing.assert_close(weights[key], value)
         assert metrics == pytest.approx(joined)
 
     def test_float16_takes_the_step_of_float32_up_to_rounding(self):
-        weights, _ = one_step(PartwiseTrainer, batches(4), parts=4, precision=torch.float16)
-        expected, _ = one_step(PartwiseTrainer, batches(4), parts=4)
+        weights, _ = one_step(
+            MicroBatchTrainer, batches(4), accumulation_steps=4, precision=torch.float16
+        )
+        expected, _ = one_step(MicroBatchTrainer, batches(4), accumulation_steps=4)
         for key, value in expected.items():
             torch.testing.assert_close(weights[key], value, rtol=0, atol=1e-3)
 
     def test_a_step_whose_gradients_overflow_is_left_out(self):
         model = Model()
-        trainer = PartwiseTrainer(
+        trainer = MicroBatchTrainer(
             model,
             batches(2),
             torch.optim.SGD(model.parameters(), lr=0.1),
-            parts=2,
+            accumulation_steps=2,
             precision=torch.float16,
         )
         trainer.iter = 0
@@ -106,8 +108,8 @@ class TestPartwiseTrainer:
         assert torch.equal(model.layer.weight, before)
         assert trainer.grad_scaler.get_scale() == scale / 2
 
-    def test_one_part_is_simple_trainers_step(self):
-        ours = one_step(PartwiseTrainer, batches(1))
+    def test_one_micro_batch_is_simple_trainers_step(self):
+        ours = one_step(MicroBatchTrainer, batches(1))
         theirs = one_step(SimpleTrainer, batches(1))
         for key, value in theirs[0].items():
             assert torch.equal(ours[0][key], value)
@@ -115,7 +117,7 @@ class TestPartwiseTrainer:
 
     def test_bfloat16_is_computed_in(self):
         model = Model()
-        weights, _ = one_step(PartwiseTrainer, batches(1), model, precision=torch.bfloat16)
+        weights, _ = one_step(MicroBatchTrainer, batches(1), model, precision=torch.bfloat16)
         assert model.dtypes == [torch.bfloat16]
         assert {value.dtype for value in weights.values()} == {torch.float32}
         expected, _ = one_step(SimpleTrainer, batches(1))
@@ -125,11 +127,11 @@ class TestPartwiseTrainer:
     def test_its_checkpoints_are_those_of_simple_trainer_and_amp_trainer(self):
         model = Model()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        plain = PartwiseTrainer(model, [], optimizer)
+        plain = MicroBatchTrainer(model, [], optimizer)
         plain.iter = 3
         assert set(plain.state_dict()) >= {"iteration", "optimizer"}
         assert "grad_scaler" not in plain.state_dict()
-        scaled = PartwiseTrainer(model, [], optimizer, precision=torch.float16)
+        scaled = MicroBatchTrainer(model, [], optimizer, precision=torch.float16)
         scaled.iter = 3
         state = scaled.state_dict()
         assert state["grad_scaler"]["scale"] == scaled.grad_scaler.get_scale()
@@ -141,10 +143,10 @@ class TestPartwiseTrainer:
         scaled.load_state_dict(plain.state_dict())
 
     @pytest.mark.slow
-    def test_workers_exchange_gradients_of_all_parts(self, tmp_path):
+    def test_processes_exchange_gradients_of_all_micro_batches(self, tmp_path):
         run_in_two_processes(_worker, tmp_path, str(tmp_path))
         first, second = (torch.load(tmp_path / f"{rank}.pth") for rank in range(2))
-        weights, _ = one_step(PartwiseTrainer, batches(4), parts=4)
+        weights, _ = one_step(MicroBatchTrainer, batches(4), accumulation_steps=4)
         for key, value in weights.items():
             torch.testing.assert_close(first[f"module.{key}"], value)
             assert torch.equal(first[f"module.{key}"], second[f"module.{key}"])
@@ -152,30 +154,30 @@ class TestPartwiseTrainer:
 
 def _worker(rank, folder):
     model = DistributedDataParallel(Model())
-    weights, _ = one_step(PartwiseTrainer, batches(4)[rank::2], model, parts=2)
+    weights, _ = one_step(MicroBatchTrainer, batches(4)[rank::2], model, accumulation_steps=2)
     torch.save(weights, f"{folder}/{rank}.pth")
 
 
-class TestAverage:
+class TestEMA:
     def test_follows_the_weights_and_copies_buffers(self):
         model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-        average = average_of(model, 0.75)
+        ema = build_ema(model, 0.75)
         start = torch.full_like(model[0].weight, 4.0)
         with torch.no_grad():
             model[0].weight.copy_(start)  # as a checkpoint does before training
-            average.update_parameters(model)
+            ema.update_parameters(model)
             model[0].weight.zero_()
             model[1].running_mean.fill_(3.0)
-        average.update_parameters(model)
-        torch.testing.assert_close(average.module[0].weight, 0.75 * start)
-        assert torch.equal(average.module[1].running_mean, model[1].running_mean)
-        assert not average.module.training
-        assert not any(parameter.requires_grad for parameter in average.parameters())
+        ema.update_parameters(model)
+        torch.testing.assert_close(ema.module[0].weight, 0.75 * start)
+        assert torch.equal(ema.module[1].running_mean, model[1].running_mean)
+        assert not ema.module.training
+        assert not any(parameter.requires_grad for parameter in ema.parameters())
 
     @pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
     def test_decay_is_checked(self, decay):
         with pytest.raises(UserError, match=r"SOLVER\.EMA\.DECAY is .*\[0, 1\)"):
-            average_of(nn.Linear(1, 1), decay)
+            build_ema(nn.Linear(1, 1), decay)
 
 
 EMA = ("SOLVER.EMA.ENABLED", "True", "SOLVER.EMA.DECAY", "0.5")
@@ -196,7 +198,7 @@ def losses_of(trainer):
 
 
 @pytest.mark.slow
-class TestTrainingWithAnAverage:
+class TestTrainingWithEMA:
     def test_is_evaluated_and_written_beside_the_weights(self, tiny_run, tmp_path):
         trainer, results = train(tiny_run, *EMA)
         assert set(results) == {"sem_seg", "sem_seg_EMA"}
@@ -204,7 +206,7 @@ class TestTrainingWithAnAverage:
         output = tmp_path / "output"
         model = build_model(trainer.cfg)
         load_weights(model, str(output / "model_final_ema.pth"))
-        averaged = trainer.average.module.state_dict()
+        averaged = trainer.ema.module.state_dict()
         trained = trainer.model.state_dict()
         assert all(torch.equal(value, averaged[key]) for key, value in model.state_dict().items())
         assert any(not torch.equal(value, averaged[key]) for key, value in trained.items())
@@ -219,11 +221,11 @@ class TestTrainingWithAnAverage:
         cfg = setup_config(str(tiny_run), [*EMA, *cut])
         restored = Trainer(cfg)
         restored.resume_or_load(resume=True)
-        state = restored.average.state_dict()
+        state = restored.ema.state_dict()
         assert list(state) == list(before)
         assert all(torch.equal(before[key], state[key]) for key in before)
         resumed, _ = train(tiny_run, *EMA, *cut, resume=True)
-        after = resumed.average.state_dict()
+        after = resumed.ema.state_dict()
         assert int(before["n_averaged"]) == 2 and int(after["n_averaged"]) == 4
         checkpoint = torch.load(tmp_path / "cut/model_final.pth", weights_only=True)["ema"]
         assert all(torch.equal(checkpoint[key], after[key]) for key in after)
@@ -274,7 +276,7 @@ class TestKeys:
         cfg = setup_config(str(tiny_run), ["MODEL.META_ARCHITECTURE", "PrototypeSegmentor"])
         model = build_model(cfg)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        PartwiseTrainer(model, [], optimizer, parts=2)
+        MicroBatchTrainer(model, [], optimizer, accumulation_steps=2)
         assert model.classifier.accumulation_steps == 2
 
     # The classifiers that move without a gradient.

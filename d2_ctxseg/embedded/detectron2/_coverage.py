@@ -8,7 +8,7 @@ INSTALL_GUIDE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.h
 # What d2_ctxseg has in the place of a part that is not covered.
 INSTEAD = {
     "DefaultTrainer(cfg)": "d2_ctxseg.engine.Trainer(cfg)",
-    "AMPTrainer": "d2_ctxseg.engine.train_step.PartwiseTrainer",
+    "AMPTrainer": "d2_ctxseg.engine.train_step.MicroBatchTrainer",
     "DatasetMapper": "d2_ctxseg.data.SemanticSegmentorMapper",
     "DefaultPredictor": "d2_ctxseg.deployment.predictor.SemSegPredictor",
     "SemSegEvaluator": "d2_ctxseg.evaluation.SegmentationEvaluator",

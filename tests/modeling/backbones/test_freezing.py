@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from d2_ctxseg.engine import setup_config
-from d2_ctxseg.engine.ema import average_of
+from d2_ctxseg.engine.ema import build_ema
 from d2_ctxseg.engine.optimizer import parameter_groups
 from d2_ctxseg.modeling import EncoderBackbone, VisionTransformerBackbone
 from d2_ctxseg.modeling.backbones.freezing import describe_trained_parameters
@@ -215,13 +215,13 @@ class TestTraining:
             torch.testing.assert_close(ours.grad, theirs.grad)
         torch.testing.assert_close(dict(usual.named_buffers()), dict(saving.named_buffers()))
 
-    def test_average_of_the_weights_follows(self):
+    def test_ema_of_the_weights_follows(self):
         backbone = EncoderBackbone(name="resnet18", freeze_at=2).train()
-        average = average_of(backbone, 0.9)
-        average.update_parameters(backbone)
+        ema = build_ema(backbone, 0.9)
+        ema.update_parameters(backbone)
         before = train_step(backbone)
-        average.update_parameters(backbone)
-        after = average.module.state_dict()
+        ema.update_parameters(backbone)
+        after = ema.module.state_dict()
         assert torch.equal(
             after["encoder.layer1.0.conv1.weight"], before["encoder.layer1.0.conv1.weight"]
         )

@@ -1,0 +1,126 @@
+"""OUTPUT_DIR belongs to one training at a time."""
+
+import fcntl
+import logging
+import os
+import secrets
+import socket
+from pathlib import Path
+
+import yaml
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from ..utils.errors import UserError
+from ..utils.files import remove_unfinished, write_errors
+from .processes import on_main_process
+
+LOCK_FILE = ".lock"
+
+logger = logging.getLogger(__name__)
+# Open files of the folders that this process trains in; closing one gives the folder up.
+_locks = {}
+
+
+def take_run_folder(output_dir: str, *, resume: bool) -> None:
+    """Reserve ``output_dir`` for this training until its process ends; all processes call this.
+
+    What processes that were killed had begun to write is deleted.
+
+    Args:
+        output_dir: made if needed.
+        resume: whether the folder may hold checkpoints.
+
+    Raises:
+        UserError: another training is at work there, there are checkpoints, or it cannot be
+            written to.
+    """
+
+    def take() -> None:
+        _lock(Path(output_dir))
+        if not resume:
+            refuse_used_folder(output_dir)
+        for path in remove_unfinished(output_dir):
+            logger.info("Deleted %s, which a killed process had left unfinished", path)
+
+    on_main_process(take)
+
+
+def refuse_used_folder(output_dir: str) -> None:
+    """Keep a new training from overwriting an earlier one.
+
+    Raises:
+        UserError: ``output_dir`` holds checkpoints.
+    """
+    if any(Path(output_dir).glob("model_*.pth")):
+        raise UserError(
+            f"OUTPUT_DIR '{output_dir}' holds the checkpoints of an earlier training. Continue it "
+            "with --resume, or set another OUTPUT_DIR."
+        )
+
+
+def _lock(folder: Path) -> None:
+    """Lock ``folder/.lock``, which says who has it.
+
+    The lock belongs to this process and ends with it, however it ends; the file stays. Processes
+    that are forked later do not share it.
+    """
+    path = (folder / LOCK_FILE).resolve()
+    if path in _locks and path.exists():
+        return  # a second training in this process; to close the file would unlock it
+    with write_errors(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 -- open as long as the process
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        file.close()
+        raise UserError(
+            f"OUTPUT_DIR '{folder}' belongs to a training that is running: {owner}. Wait for its "
+            "end, end it, or set another OUTPUT_DIR."
+        ) from error
+    except OSError as error:  # file systems without locks
+        logger.warning("%s cannot be locked (%s): start no other training there.", path, error)
+    with write_errors(path):
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+    _locks[path] = file
+
+
+def settle_seed(cfg: CfgNode, *, resume: bool = False) -> None:
+    """Replace a negative SEED by a number, the same in all processes, all of which call this.
+
+    Args:
+        cfg: changed in place, even if it is frozen.
+        resume: take the number from the config.yaml in OUTPUT_DIR, if it has one.
+    """
+    if cfg.SEED >= 0:
+        return
+    saved = saved_config(cfg.OUTPUT_DIR).get("SEED") if resume else None
+    is_known = isinstance(saved, int) and saved >= 0
+    seed = comm.all_gather(saved if is_known else secrets.randbelow(2**31))[0]
+    set_seed(cfg, seed)
+    logger.info("SEED is %d, %s", seed, "as before" if is_known else "drawn at random")
+
+
+def set_seed(cfg: CfgNode, seed: int) -> None:
+    """Change SEED, even if ``cfg`` is frozen."""
+    is_frozen = cfg.is_frozen()
+    cfg.defrost()
+    cfg.SEED = seed
+    if is_frozen:
+        cfg.freeze()
+
+
+def saved_config(output_dir: str) -> dict:
+    """The values in the config.yaml that a run has written; empty if there is none to read."""
+    try:
+        text = (Path(output_dir) / "config.yaml").read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}

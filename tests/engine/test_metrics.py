@@ -1,0 +1,136 @@
+"""metrics.json of a resumed run is that of the uninterrupted one."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from d2_ctxseg.engine.metrics import (
+    EARLIER_FILE,
+    MetricsWriter,
+    WriteMetrics,
+    restore_events,
+    save_events,
+)
+from d2_ctxseg.utils.files import WriteError
+from detectron2.utils.events import EventStorage, JSONWriter
+
+
+def put(storage, iteration):
+    """A loss in each step, a score in every seventh."""
+    storage.iter = iteration
+    storage.put_scalars(loss=(iteration * 37) % 11 / 10, data_time=0.5)
+    if iteration % 7 == 6:
+        storage.put_scalar("sem_seg/mIoU", iteration, smoothing_hint=False)
+
+
+def train(storage, hook, start, end):
+    for iteration in range(start, end):
+        put(storage, iteration)
+        hook.trainer.iter = iteration
+        hook.after_step()
+
+
+def hook_of(path, start_iter, period):
+    hook = WriteMetrics(period)
+    hook.trainer = SimpleNamespace(
+        start_iter=start_iter,
+        max_iter=100,
+        build_writers=lambda: [MetricsWriter(path)],
+        cfg=SimpleNamespace(OUTPUT_DIR=str(path.parent)),
+    )
+    return hook
+
+
+def lines(path):
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{key: row[key] for key in row if key != "data_time"} for row in rows]
+
+
+@settings(max_examples=15, deadline=None)
+@given(checkpoint=st.integers(0, 60), lost=st.integers(0, 30), period=st.sampled_from([3, 20]))
+def test_lines_go_on_as_if_there_had_been_no_interruption(
+    tmp_path_factory, checkpoint, lost, period
+):
+    folder = tmp_path_factory.mktemp("run")
+    without_waiting = pytest.MonkeyPatch()
+    without_waiting.setattr("os.fsync", lambda number: None)
+    path = folder / "metrics.json"
+    with EventStorage() as storage:
+        hook = hook_of(path, 0, period)
+        hook.before_train()
+        train(storage, hook, 0, checkpoint + 1)
+        state, events = hook.state_dict(), save_events(storage, checkpoint)
+        train(storage, hook, checkpoint + 1, min(checkpoint + 1 + lost, 95))
+        killed = shutil.copy(path, folder / "killed.json") if path.exists() else folder / "none"
+        train(storage, hook, min(checkpoint + 1 + lost, 95), 95)
+    if killed != folder / "none":
+        with open(killed, "a") as file:
+            file.write('{"iteration": 9')  # cut off
+    with EventStorage(checkpoint + 1) as storage:
+        hook = hook_of(folder / "killed.json", checkpoint + 1, period)
+        hook.load_state_dict(state)
+        hook.before_train()
+        restore_events(storage, events)
+        train(storage, hook, checkpoint + 1, 95)
+    assert lines(folder / "killed.json") == lines(path)
+    shutil.rmtree(folder)
+    without_waiting.undo()
+
+
+def test_lines_are_those_of_detectron2(tmp_path):
+    with EventStorage() as storage:
+        ours, theirs = MetricsWriter(tmp_path / "ours"), JSONWriter(str(tmp_path / "theirs"))
+        for iteration in range(45):
+            put(storage, iteration)
+            if iteration % 20 == 19:
+                ours.write()
+                theirs.write()
+        theirs.close()
+    expected = (tmp_path / "theirs").read_text().splitlines()
+    assert sorted((tmp_path / "ours").read_text().splitlines()) == sorted(expected)
+
+
+class TestFile:
+    def test_damaged_and_later_lines_are_left_out_and_said(self, tmp_path, caplog):
+        caplog.set_level("INFO")
+        path = tmp_path / "metrics.json"
+        good = b'{"iteration": 19, "loss": 1.0}\n'
+        path.write_bytes(good + b"\xff\x00\n[1]\n\n" + b'{"iteration": 39}\n{"iterat')
+        MetricsWriter(path).start_after(19)
+        assert path.read_bytes() == good
+        assert "4 damaged lines are left out" in caplog.text
+        assert "1 lines of iterations after 19" in caplog.text
+
+    def test_of_an_earlier_run_is_kept_under_another_name(self, tmp_path, caplog):
+        path = tmp_path / "metrics.json"
+        path.write_text("earlier")
+        MetricsWriter(path).start_new()
+        assert not path.exists()
+        assert (tmp_path / EARLIER_FILE).read_text() == "earlier"
+        assert EARLIER_FILE in caplog.text
+
+    def test_a_folder_that_is_gone_is_one_message(self, tmp_path):
+        writer = MetricsWriter(tmp_path / "gone" / "metrics.json")
+        with EventStorage() as storage, pytest.raises(WriteError, match="Its folder is gone"):
+            put(storage, 0)
+            writer.write()
+
+    def test_without_its_state_a_resumed_run_keeps_what_came_before(self, tmp_path):
+        path = tmp_path / "metrics.json"
+        path.write_text('{"iteration": 19}\n{"iteration": 39}\n')
+        hook = hook_of(path, 30, 20)
+        hook.before_train()
+        assert path.read_text() == '{"iteration": 19}\n'
+
+
+def test_values_of_later_iterations_are_not_saved():
+    with EventStorage() as storage:
+        put(storage, 6)
+        storage.put_scalar("sem_seg/mIoU", 1.0, smoothing_hint=False, cur_iter=7)
+        events = save_events(storage, 6)
+    assert events["sem_seg/mIoU"]["iterations"].tolist() == [6]
+    assert "data_time" not in events
