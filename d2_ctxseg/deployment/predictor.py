@@ -4,11 +4,11 @@ import numpy as np
 import torch
 
 from detectron2.data import MetadataCatalog
-from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 
 from ..checkpoint import load_weights
 from ..data.images import ALL_CHANNELS, read_image, to_display_image
+from ..data.resize import ResizeForTest
 from ..modeling.inference.test_time_augmentation import image_scores
 from ..utils.errors import UserError
 
@@ -47,10 +47,7 @@ class SemSegPredictor:
         self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
         self.image_format = cfg.INPUT.FORMAT
         self.num_channels = len(cfg.MODEL.PIXEL_MEAN)
-        # The shortest side becomes MIN_SIZE_TEST, unless the longest then exceeds MAX_SIZE_TEST.
-        self.resize = T.ResizeShortestEdge(
-            [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST
-        )
+        self.resize = ResizeForTest.from_config(cfg)
         self.model = build_model(cfg).eval()
         load_weights(self.model, cfg.MODEL.WEIGHTS)
 
