@@ -1,7 +1,9 @@
 """Semantic segmentation in Detectron2 with classifiers that know the image they look at.
 
 Importing the package makes ``detectron2`` importable (the installed one, or the embedded runtime)
-and registers the project's datasets, backbones, heads and meta-architectures.
+and registers the project's backbones, heads and meta-architectures. Its datasets are registered
+when a config or a function of this project names one, or by
+``d2_ctxseg.data.register_builtin_datasets()``.
 """
 
 from .utils.runtime import ensure_detectron2

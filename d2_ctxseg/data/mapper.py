@@ -15,7 +15,7 @@ from .augmentation import BrightnessShift, PadToSize, PhotometricDistortion, Res
 from .errors import DatasetError
 from .images import check_channels, read_image
 from .labels import LabelFormat, check_label_values, check_same_size, read_label
-from .registration import has_labels
+from .registration import dataset_names, has_labels, register_builtin_datasets
 from .resize import ResizeForTest, ResizeShortestEdge
 
 logger = logging.getLogger(__name__)
@@ -199,11 +199,12 @@ def _build_resize(cfg) -> T.Augmentation:
 
 
 def _label_formats(names: Sequence[str]) -> dict[str, LabelFormat]:
+    register_builtin_datasets(names)
     unknown = [name for name in names if name not in DatasetCatalog]
     if unknown:
         raise DatasetError(
             f"DATASETS.TRAIN names '{unknown[0]}', which is not registered."
-            f"{suggest(unknown[0], DatasetCatalog.list())} Describe your own dataset in a YAML "
+            f"{suggest(unknown[0], dataset_names())} Describe your own dataset in a YAML "
             "file and list that in DATASETS.FOLDERS."
         )
     for name in names:

@@ -7,6 +7,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 
 from ..checkpoint import load_weights
+from ..data import register_builtin_datasets
 from ..data.images import ALL_CHANNELS, read_image, to_display_image
 from ..data.resize import ResizeForTest
 from ..modeling.inference.test_time_augmentation import image_scores
@@ -44,6 +45,7 @@ class SemSegPredictor:
                 f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; predictions know 'RGB', 'BGR' and "
                 f"'{ALL_CHANNELS}'"
             )
+        register_builtin_datasets(cfg.DATASETS.TEST[:1])
         self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
         self.image_format = cfg.INPUT.FORMAT
         self.num_channels = len(cfg.MODEL.PIXEL_MEAN)

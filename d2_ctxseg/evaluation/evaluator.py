@@ -14,7 +14,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from ..data import DatasetError, LabelFormat, check_label_values, read_label
+from ..data import (
+    DatasetError,
+    LabelFormat,
+    check_label_values,
+    read_label,
+    register_builtin_datasets,
+)
 from ..utils.errors import UserError, suggest
 from .confusion import (
     ABSENT_CLASSES,
@@ -35,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 def label_loader(dataset_name: str) -> Callable[..., np.ndarray]:
     """A function from a label file to class indices (H, W), as the dataset describes it."""
+    register_builtin_datasets([dataset_name])
     label_format = LabelFormat.from_metadata(MetadataCatalog.get(dataset_name))
     return partial(_load_label, label_format=label_format)
 
@@ -86,6 +93,7 @@ class SegmentationEvaluator(DatasetEvaluator):
         self.dataset_name, self.task, self.prediction_key = dataset_name, task, prediction_key
         self._output_dir = Path(output_dir) if output_dir else None
         self._distributed = distributed
+        register_builtin_datasets([dataset_name])
         self._metadata = MetadataCatalog.get(dataset_name)
         self._label_format = LabelFormat.from_metadata(self._metadata)
         self._num_classes = self._label_format.num_classes

@@ -12,6 +12,7 @@ from d2_ctxseg.data import (
     folder_dataset_of,
     generate_missing,
     read_folder_dataset,
+    register_builtin_datasets,
     register_folder_dataset,
     register_folder_datasets,
     registration,
@@ -21,7 +22,12 @@ from d2_ctxseg.data.registration import has_labels
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 
-def test_the_built_in_datasets_are_registered_on_import():
+@pytest.fixture(autouse=True)
+def _builtin_datasets():
+    register_builtin_datasets()
+
+
+def test_the_built_in_datasets_are_registered_when_asked_for():
     expected = {f"camvid_sem_seg_{split}" for split in ("train", "val", "test")}
     expected |= {f"context_shapes_sem_seg_{split}" for split in ("train", "val")}
     assert expected <= set(DatasetCatalog.list())
