@@ -133,6 +133,23 @@ class TestEveryLeaf:
 
 
 @pytest.mark.parametrize(
+    ("leaf", "is_mmsegmentations"),
+    [
+        ("ade20k/upernet_swin_t_context_aware", True),
+        ("cityscapes/deeplabv3plus_r50_linear", True),
+        ("camvid/fpn_resnet18_linear", False),
+    ],
+)
+def test_recipes_of_mmsegmentation_are_tested_as_there(leaf, is_mmsegmentations):
+    cfg = load(CONFIGS / f"{leaf}.yaml")
+    absent = "zero_if_predicted" if is_mmsegmentations else "left_out"
+    assert absent == cfg.TEST.ABSENT_CLASSES
+    assert cfg.TEST.AUG.FROM_ORIGINAL == is_mmsegmentations
+    assert cfg.TEST.PAD != is_mmsegmentations
+    assert cfg.INPUT.ANTIALIAS != is_mmsegmentations
+
+
+@pytest.mark.parametrize(
     "model", ["segformer_mit_b4", "segvit_vit_l", "upernet_swin_t", "ecenet_swin_b", "fcn_r101"]
 )
 def test_norms_decay_as_in_the_authors_runs(model):

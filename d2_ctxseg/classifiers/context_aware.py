@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..losses.checks import check_choice
 from ..losses.distillation import DISTILLATION_TARGETS, DISTILLATION_WEIGHTINGS, distillation_loss
-from ..losses.functional import resize_labels, valid_mask, weighted_class_means
+from ..losses.functional import resize_labels, weighted_class_means, zero_outside
 from .adaptive_parts import (
     ORACLE_CONTEXTS,
     SIMILARITIES,
@@ -145,9 +145,7 @@ class ContextAwareClassifier(PixelClassifier):
         """
         vanilla = self.predictor(self.dropout(features))
         weight = self.predictor.weight.flatten(1)
-        probabilities = vanilla.softmax(dim=1)
-        if sizes is not None:
-            probabilities = probabilities * valid_mask(sizes, *features.shape[-2:])
+        probabilities = zero_outside(vanilla.softmax(dim=1), sizes)
         context = weighted_class_means(features, probabilities.flatten(2))
         classifiers = [project(self.estimated_projector, context, weight)]
         if labels is not None:

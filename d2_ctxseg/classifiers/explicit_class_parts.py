@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..losses.functional import valid_mask
+from ..losses.functional import zero_outside
 from ..losses.precision import at_least_float32, without_autocast
 
 
@@ -179,19 +179,14 @@ class SemanticsAttention(nn.Module):
             The refined features (B, C, h, w), and as the new mask (B, K, h, w) the similarity of
             pixels and classes, averaged over the heads.
         """
-        valid = None if sizes is None else valid_mask(sizes, *features.shape[-2:])
-        query = self.query(_zero_outside(self.feature_norm(features), valid))
+        query = self.query(zero_outside(self.feature_norm(features), sizes))
         key, value = self.key_value(self.embedding_norm(embeddings)).chunk(2, dim=2)
         attended = dissimilarity_attention(query, key, value, self.num_heads)
         features = features + self.projection(attended)
         expand, depthwise, activation, reduce = self.mlp
-        hidden = _zero_outside(expand(self.mlp_norm(features)), valid)
+        hidden = zero_outside(expand(self.mlp_norm(features)), sizes)
         features = features + reduce(activation(depthwise(hidden)))
         return features, mean_similarity(query, key, self.num_heads)
-
-
-def _zero_outside(features: Tensor, valid: Tensor | None) -> Tensor:
-    return features if valid is None else features * valid
 
 
 def dissimilarity_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:

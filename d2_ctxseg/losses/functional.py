@@ -149,6 +149,11 @@ def valid_mask(sizes: Tensor, height: int, width: int) -> Tensor:
     return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
+def zero_outside(maps: Tensor, sizes: Tensor | None) -> Tensor:
+    """Maps (B, C, h, w) with zeros outside their valid parts; ``sizes`` None: all is valid."""
+    return maps if sizes is None else maps * valid_mask(sizes, *maps.shape[-2:])
+
+
 def weighted_class_means(
     features: Tensor, weights: Tensor, epsilon: float = 1e-12, *, of_batch: bool = False
 ) -> Tensor:

@@ -13,7 +13,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 from detectron2.structures import ImageList
 
-WITH_CONTEXT = ["ContextAwareSegmentor", "ExplicitClassSegmentor"]
+WITH_CONTEXT = ["ContextAwareSegmentor", "ExplicitClassSegmentor", "SemanticSpatialSegmentor"]
 sides = st.integers(1, 200)
 
 
@@ -40,6 +40,9 @@ def cfg(tiny_config):
         ["MODEL.BACKBONE.NAME", "PatchBackbone", "MODEL.SEM_SEG_HEAD.NAME", "FCNHead"]
         + ["MODEL.FCN_HEAD.NUM_CONVS", 0, "MODEL.FCN_HEAD.CONCAT_INPUT", False]
         + ["MODEL.CLASSIFIER.DROPOUT", 0.0]
+        # These count all pixels of an image, ignored ones too, as the authors' do.
+        + ["MODEL.CLASSIFIER.SEMANTIC_SPATIAL.LOSS_WEIGHT_DICE", 0.0]
+        + ["MODEL.CLASSIFIER.SEMANTIC_SPATIAL.LOSS_WEIGHT_DICE_ORACLE", 0.0]
     )
     return tiny_config
 
