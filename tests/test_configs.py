@@ -133,20 +133,18 @@ class TestEveryLeaf:
 
 
 @pytest.mark.parametrize(
-    ("leaf", "is_mmsegmentations"),
+    ("leaf", "expected"),
     [
-        ("ade20k/upernet_swin_t_context_aware", True),
-        ("cityscapes/deeplabv3plus_r50_linear", True),
-        ("camvid/fpn_resnet18_linear", False),
+        ("ade20k/upernet_swin_t_context_aware", (False, False, True, "zero_if_predicted")),
+        ("cityscapes/deeplabv3plus_r50_linear", (False, False, True, "zero_if_predicted")),
+        ("camvid/fpn_resnet18_linear", (True, True, False, "left_out")),
     ],
 )
-def test_recipes_of_mmsegmentation_are_tested_as_there(leaf, is_mmsegmentations):
+def test_recipes_of_mmsegmentation_are_tested_as_there_and_others_as_in_detectron2(leaf, expected):
     cfg = load(CONFIGS / f"{leaf}.yaml")
-    absent = "zero_if_predicted" if is_mmsegmentations else "left_out"
-    assert absent == cfg.TEST.ABSENT_CLASSES
-    assert cfg.TEST.AUG.FROM_ORIGINAL == is_mmsegmentations
-    assert cfg.TEST.PAD != is_mmsegmentations
-    assert cfg.INPUT.ANTIALIAS != is_mmsegmentations
+    test = cfg.TEST
+    found = cfg.INPUT.ANTIALIAS, test.PAD, test.AUG.FROM_ORIGINAL, test.ABSENT_CLASSES
+    assert found == expected
 
 
 @pytest.mark.parametrize(
