@@ -49,6 +49,12 @@ def _add_data_config(cfg: CN) -> None:
     # Width by height of a training image is then multiplied with a number drawn uniformly from this
     # range, its area stays. (1.0, 1.0) turns it off; ProtoSeg's is (0.9, 1.1).
     cfg.INPUT.ASPECT_RANGE = (1.0, 1.0)
+    # Make images smaller with antialiasing (Pillow, as Detectron2), in training and testing. False:
+    # interpolate between four pixels (OpenCV, as mmsegmentation).
+    cfg.INPUT.ANTIALIAS = True
+    # A second resize rounds the sides of test images, and of the views of multi-scale testing, up
+    # to multiples of this. 1: no second resize; SegFormer on ADE20K: 32.
+    cfg.INPUT.SIZE_DIVISIBILITY_TEST = 1
     # Random brightness, contrast, saturation and hue, as in SSD.
     cfg.INPUT.COLOR_AUG_SSD = False
     # One whole number, drawn from minus this to this, is added to all values of a training image.
@@ -56,6 +62,8 @@ def _add_data_config(cfg: CN) -> None:
     cfg.INPUT.BRIGHTNESS_SHIFT = 0
     # Pad training images (with the mean pixel) and labels (with the ignore label) on the right and
     # the bottom to the crop size, so that all batches have one shape. Needs CROP.TYPE "absolute".
+    # A classifier that estimates a context takes this padding for part of the image, as in the
+    # authors' code; of padding that the model itself adds to a batch it knows.
     cfg.INPUT.PAD_TO_CROP = True
 
 
@@ -424,6 +432,9 @@ def _add_engine_config(cfg: CN) -> None:
     cfg.TEST.BEST_METRIC = "sem_seg/mIoU"
     # Draw so many validation images, ground truth and prediction, at each evaluation in training.
     cfg.TEST.NUM_OVERLAYS = 4
+    # Pad test images, and windows, to a multiple of the backbone's size_divisibility, as Detectron2
+    # does. False: they go in one by one, in their own size (mmsegmentation).
+    cfg.TEST.PAD = True
     # Predict windows of SIZE (height, width), STRIDE apart, and average where they overlap.
     cfg.TEST.SLIDING_WINDOW = CN()
     cfg.TEST.SLIDING_WINDOW.ENABLED = False
@@ -435,11 +446,17 @@ def _add_engine_config(cfg: CN) -> None:
     # testing uses. Empty: the shortest edge becomes TEST.AUG.MIN_SIZES, the longest at most
     # TEST.AUG.MAX_SIZE.
     cfg.TEST.AUG.RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    # Resize each view from the image as it was read (mmsegmentation), not from the one that was
+    # resized for single-scale testing (Detectron2).
+    cfg.TEST.AUG.FROM_ORIGINAL = False
     # What is averaged over the scales: "probabilities" or "logits".
     cfg.TEST.AUG.AVERAGE = "probabilities"
+    # The IoU of a class that the ground truth does not show: "left_out" of means, as Detectron2
+    # does, or "zero_if_predicted" (mmsegmentation).
+    cfg.TEST.ABSENT_CLASSES = "left_out"
     # Boundary IoU as well. It takes several times as long as all other metrics.
     cfg.TEST.BOUNDARY_IOU = False
-    # Rate Cityscapes with its authors' package as well, where cityscapesscripts is installed. It
+    # Evaluate Cityscapes with its authors' package, too, where cityscapesscripts is installed. It
     # takes about half a second an image.
     cfg.TEST.CITYSCAPES_SCRIPTS = True
     # Write predictions as label images with the dataset's own ids, and as COCO RLE.

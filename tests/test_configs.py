@@ -137,6 +137,21 @@ class TestEveryLeaf:
 
 
 @pytest.mark.parametrize(
+    ("leaf", "expected"),
+    [
+        ("ade20k/upernet_swin_t_context_aware", (False, False, True, "zero_if_predicted")),
+        ("cityscapes/deeplabv3plus_r50_linear", (False, False, True, "zero_if_predicted")),
+        ("camvid/fpn_resnet18_linear", (True, True, False, "left_out")),
+    ],
+)
+def test_recipes_of_mmsegmentation_are_tested_as_there_and_others_as_in_detectron2(leaf, expected):
+    cfg = load(CONFIGS / f"{leaf}.yaml")
+    test = cfg.TEST
+    found = cfg.INPUT.ANTIALIAS, test.PAD, test.AUG.FROM_ORIGINAL, test.ABSENT_CLASSES
+    assert found == expected
+
+
+@pytest.mark.parametrize(
     "model", ["segformer_mit_b4", "segvit_vit_l", "upernet_swin_t", "ecenet_swin_b", "fcn_r101"]
 )
 def test_norms_decay_as_in_the_authors_runs(model):

@@ -35,6 +35,8 @@ from d2_ctxseg.data import (
     LabelFormat,
     SemanticSegmentorMapper,
     build_augmentations,
+    dataset_names,
+    register_builtin_datasets,
     register_folder_datasets,
 )
 from d2_ctxseg.data.registration import has_labels
@@ -124,7 +126,8 @@ def refuse_to_overwrite(output: Path) -> None:
 
 def class_names(dataset_name: str) -> list[str]:
     """The classes of a registered dataset; UserError if there is none of this name."""
-    known = DatasetCatalog.list()
+    register_builtin_datasets([dataset_name])
+    known = dataset_names()
     if dataset_name not in known:
         raise UserError(
             f"No dataset is registered as '{dataset_name}'.{suggest(dataset_name, known)} Your "

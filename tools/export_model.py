@@ -121,6 +121,8 @@ def config_of_one_view(arguments: argparse.Namespace):
     for key, name in (("SLIDING_WINDOW", "sliding windows"), ("AUG", "test-time augmentation")):
         if cfg.TEST[key].ENABLED:
             logger.warning("TEST.%s is enabled, but the file predicts without %s.", key, name)
+    if not cfg.TEST.PAD:
+        logger.warning("TEST.PAD is False, but the file pads images.")
     return cfg
 
 
@@ -129,6 +131,7 @@ def build(cfg):
     cfg = cfg.clone()
     cfg.defrost()
     cfg.TEST.SLIDING_WINDOW.ENABLED = False
+    cfg.TEST.PAD = True
     # It is of no use without gradients, and exporters may stumble over it.
     cfg.MODEL.ENCODER.ACTIVATION_CHECKPOINTING = False
     model = build_model(cfg).eval()

@@ -24,6 +24,7 @@ from d2_ctxseg.data import (
     check_same_size,
     generate_missing,
     read_label,
+    register_builtin_datasets,
 )
 from d2_ctxseg.data.images import read_display_image
 from d2_ctxseg.deployment.predictor import SemSegPredictor
@@ -66,6 +67,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def dataset_files(name: str, count: int) -> list[tuple[Path, Path | None]]:
     """Image and label (None if it has none) of ``count`` records, evenly spread over a dataset."""
+    register_builtin_datasets([name])
     records = DatasetCatalog.get(name)
     places = np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int)
     chosen = [records[i] for i in places]

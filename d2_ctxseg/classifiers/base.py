@@ -42,6 +42,11 @@ class PixelClassifier(nn.Module, metaclass=ABCMeta):
     #: The losses that have a weight, without their prefix ``loss_``, and the weights that they have
     #: by default. 0 leaves a loss out.
     default_loss_weights: ClassVar[dict[str, float]] = {}
+    #: Whether ``forward`` and ``losses`` take ``sizes`` too. True for a classifier that estimates
+    #: something from all pixels of an image, such as a context: padding is to stay out of it.
+    #: ``sizes`` is (B, 2) integer, or (1, 2) for all alike: height and width of the upper left part
+    #: of each feature map that shows the image. It is not given where nothing is padded.
+    takes_sizes: ClassVar[bool] = False
     #: Names of submodules that only training needs; None takes their place in a stripped model.
     training_only: ClassVar[tuple[str, ...]] = ()
 

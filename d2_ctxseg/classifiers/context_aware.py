@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..losses.checks import check_choice
 from ..losses.distillation import DISTILLATION_TARGETS, DISTILLATION_WEIGHTINGS, distillation_loss
-from ..losses.functional import resize_labels, weighted_class_means
+from ..losses.functional import resize_labels, weighted_class_means, zero_outside
 from .adaptive_parts import (
     ORACLE_CONTEXTS,
     SIMILARITIES,
@@ -73,6 +73,7 @@ class ContextAwareClassifier(PixelClassifier):
 
     config_node = "CONTEXT_AWARE"
     default_loss_weights = {"refined": 1.0, "vanilla": 1.0, "oracle": 1.0, "kl": 1.0}
+    takes_sizes = True
     training_only = ("oracle_projector",)
 
     def __init__(
@@ -121,16 +122,20 @@ class ContextAwareClassifier(PixelClassifier):
         self.estimated_projector.requires_grad_(weights["loss_refined"] + weights["loss_kl"] > 0)
         self.oracle_projector.requires_grad_(weights["loss_oracle"] > 0)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Features (B, C, h, w) to the refined logits (B, K, h, w)."""
-        return self.predict(features).refined
+    def forward(self, features: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """Features (B, C, h, w) and their valid sizes to the refined logits (B, K, h, w)."""
+        return self.predict(features, sizes=sizes).refined
 
-    def predict(self, features: Tensor, labels: Tensor | None = None) -> ContextAwarePrediction:
+    def predict(
+        self, features: Tensor, labels: Tensor | None = None, sizes: Tensor | None = None
+    ) -> ContextAwarePrediction:
         """The logits of all classifiers.
 
         Args:
             features: (B, C, h, w).
             labels: (B, H, W) integers; with them the oracle predicts as well.
+            sizes: of the valid parts of the features, see ``PixelClassifier.takes_sizes``; None
+                where nothing is padded. The estimated context leaves the padding out.
 
         Returns:
             Vanilla, refined and oracle logits, each (B, K, h, w).
@@ -140,7 +145,8 @@ class ContextAwareClassifier(PixelClassifier):
         """
         vanilla = self.predictor(self.dropout(features))
         weight = self.predictor.weight.flatten(1)
-        context = weighted_class_means(features, vanilla.flatten(2).softmax(dim=1))
+        probabilities = zero_outside(vanilla.softmax(dim=1), sizes)
+        context = weighted_class_means(features, probabilities.flatten(2))
         classifiers = [project(self.estimated_projector, context, weight)]
         if labels is not None:
             size, oracle = features.shape[-2:], self.oracle_projector
@@ -151,8 +157,10 @@ class ContextAwareClassifier(PixelClassifier):
         refined, *oracle = scores.split(self.num_classes, dim=1)
         return ContextAwarePrediction(vanilla, refined, *(oracle or [None]))
 
-    def losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The weighted losses: features (B, C, h, w), labels (B, H, W) integers.
+    def losses(
+        self, features: Tensor, labels: Tensor, sizes: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The weighted losses: features (B, C, h, w), labels (B, H, W) integers, valid sizes.
 
         Returns:
             ``loss_sem_seg`` (cross-entropy of the refined prediction), ``loss_vanilla``,
@@ -160,7 +168,7 @@ class ContextAwareClassifier(PixelClassifier):
         """
         weights = {name: weight for name, weight in self.loss_weights.items() if weight}
         needs_oracle = "loss_oracle" in weights or "loss_kl" in weights
-        vanilla, refined, oracle = self.predict(features, labels if needs_oracle else None)
+        vanilla, refined, oracle = self.predict(features, labels if needs_oracle else None, sizes)
         logits = {"loss_refined": refined, "loss_vanilla": vanilla, "loss_oracle": oracle}
         align_corners = dict.fromkeys(logits, self.auxiliary_align_corners)
         align_corners["loss_refined"] = self.align_corners

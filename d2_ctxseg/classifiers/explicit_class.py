@@ -60,6 +60,7 @@ class ExplicitClassClassifier(PixelClassifier):
 
     config_node = "EXPLICIT_CLASS"
     default_loss_weights = {"mask": 5.0, "dice": 2.0}
+    takes_sizes = True
 
     def __init__(
         self,
@@ -100,29 +101,37 @@ class ExplicitClassClassifier(PixelClassifier):
         self.refined_predictor = make_predictor(channels, num_classes)
         self.assistance = AssistedScores(channels, num_classes)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Features (B, C, h, w) to the assisted logits (B, K, h, w)."""
-        return self.predict(features).logits
+    def forward(self, features: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """Features (B, C, h, w) and their valid sizes to the assisted logits (B, K, h, w)."""
+        return self.predict(features, sizes).logits
 
-    def predict(self, features: Tensor) -> ExplicitClassPrediction:
-        """Features (B, C, h, w) to logits, seed masks (before a sigmoid) and class embeddings."""
+    def predict(self, features: Tensor, sizes: Tensor | None = None) -> ExplicitClassPrediction:
+        """Features to logits, seed masks (before a sigmoid) and class embeddings.
+
+        Args:
+            features: (B, C, h, w).
+            sizes: of the valid parts of the features, see ``PixelClassifier.takes_sizes``; None
+                where nothing is padded. No embedding is made of the padding.
+        """
         features = self.dropout(features)
         seed = self.predictor(features)
-        embeddings = self.seed_extraction(seed)
-        refined, mask = self.attention(self.lateral(features), embeddings)
-        embeddings = self.updater(self.extraction(mask), embeddings)
+        embeddings = self.seed_extraction(seed, sizes)
+        refined, mask = self.attention(self.lateral(features), embeddings, sizes)
+        embeddings = self.updater(self.extraction(mask, sizes), embeddings)
         logits = self.refined_predictor(refined) + self.assistance(embeddings, seed + mask)
         return ExplicitClassPrediction(logits, seed, embeddings)
 
-    def losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The weighted losses: features (B, C, h, w), labels (B, H, W) integers.
+    def losses(
+        self, features: Tensor, labels: Tensor, sizes: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The weighted losses: features (B, C, h, w), labels (B, H, W) integers, valid sizes.
 
         Returns:
             ``loss_sem_seg`` (cross-entropy of the assisted prediction), ``loss_mask`` and
             ``loss_dice`` (of the seed masks, at their resolution); those with weight 0 are left
             out.
         """
-        prediction = self.predict(features)
+        prediction = self.predict(features, sizes)
         return {
             "loss_sem_seg": self.pixel_loss(prediction.logits, labels),
             **weighted_mask_losses(

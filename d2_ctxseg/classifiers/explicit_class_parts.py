@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..losses.functional import zero_outside
 from ..losses.precision import at_least_float32, without_autocast
 
 
@@ -53,32 +54,43 @@ class PyramidAveragePool(nn.Module):
         self.register_buffer("index", index[:, None], persistent=False)
         self.register_buffer("count", count[:, None], persistent=False)
 
-    def forward(self, masks: Tensor) -> Tensor:
-        """Masks (B, K, h, w) to (B, K, sum of size squared), float32 or more precise.
+    def forward(self, masks: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """Pool masks to all grids.
 
-        Grids one after the other, each row by row.
+        Args:
+            masks: (B, K, h, w).
+            sizes: (B, 2) or (1, 2) integer, height and width of the part of each mask that is
+                pooled, its upper left one; None: all.
+
+        Returns:
+            (B, K, sum of size squared), float32 or more precise: grids one after the other, each
+            row by row.
         """
+        height, width = masks.shape[-2:]
+        valid_height, valid_width = height, width
+        if sizes is not None:
+            valid_height, valid_width = (side[:, None, None, None] for side in sizes.unbind(1))
         # Shares such as 1/43 and sums over many pixels want more than half precision.
         with without_autocast(masks.device):
             masks = at_least_float32(masks)
-            pooled_rows = self._averaging_matrix(masks.shape[2], masks.dtype) @ masks
-            columns = self._averaging_matrix(masks.shape[3], masks.dtype)
+            pooled_rows = self._averaging_matrix(height, valid_height, masks.dtype) @ masks
+            columns = self._averaging_matrix(width, valid_width, masks.dtype)
             grids = [
-                (rows @ matrix.transpose(0, 1)).flatten(2)
+                (rows @ matrix.transpose(-2, -1)).flatten(2)
                 for rows, matrix in zip(
-                    pooled_rows.split(self.sizes, dim=2), columns.split(self.sizes, dim=0)
+                    pooled_rows.split(self.sizes, dim=2), columns.split(self.sizes, dim=-2)
                 )
             ]
             return torch.cat(grids, dim=2)
 
-    def _averaging_matrix(self, length: int, dtype: torch.dtype) -> Tensor:
-        """(sum of sizes, length); each row averages the positions of one bin.
+    def _averaging_matrix(self, length: int, valid: int | Tensor, dtype: torch.dtype) -> Tensor:
+        """(..., sum of sizes, length); each row averages the positions of one bin.
 
-        Bins as in ``adaptive_avg_pool``: from ``floor(i * length / size)`` to before
-        ``ceil((i + 1) * length / size)``.
+        Bins as in ``adaptive_avg_pool`` of the first ``valid`` positions: from
+        ``floor(i * valid / size)`` to before ``ceil((i + 1) * valid / size)``.
         """
-        start = self.index * length // self.count
-        end = ((self.index + 1) * length + self.count - 1) // self.count
+        start = self.index * valid // self.count
+        end = ((self.index + 1) * valid + self.count - 1) // self.count
         position = torch.arange(length, device=self.index.device)
         inside = (position >= start) & (position < end)
         return inside.to(dtype) / (end - start).to(dtype)
@@ -107,9 +119,9 @@ class ExplicitClassExtraction(nn.Module):
         self.pool = PyramidAveragePool(sizes)
         self.projection = nn.Linear(sum(size**2 for size in sizes), channels)
 
-    def forward(self, masks: Tensor) -> Tensor:
-        """Masks (B, K, h, w), before a sigmoid, to class embeddings (B, K, C)."""
-        return self.projection(self.pool(masks).to(self.projection.weight.dtype))
+    def forward(self, masks: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """Masks (B, K, h, w), before a sigmoid, and their valid sizes to embeddings (B, K, C)."""
+        return self.projection(self.pool(masks, sizes).to(self.projection.weight.dtype))
 
 
 class SemanticsAttention(nn.Module):
@@ -152,22 +164,28 @@ class SemanticsAttention(nn.Module):
             nn.Conv2d(hidden, channels, kernel_size=1),
         )
 
-    def forward(self, features: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, features: Tensor, embeddings: Tensor, sizes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Lets the class embeddings refine the features.
 
         Args:
             features: (B, C, h, w).
             embeddings: (B, K, C).
+            sizes: (B, 2) or (1, 2) integer, of the valid parts of the features: the convolutions
+                see zeros beyond them, as they do beyond the features. None: all is valid.
 
         Returns:
             The refined features (B, C, h, w), and as the new mask (B, K, h, w) the similarity of
             pixels and classes, averaged over the heads.
         """
-        query = self.query(self.feature_norm(features))
+        query = self.query(zero_outside(self.feature_norm(features), sizes))
         key, value = self.key_value(self.embedding_norm(embeddings)).chunk(2, dim=2)
         attended = dissimilarity_attention(query, key, value, self.num_heads)
         features = features + self.projection(attended)
-        features = features + self.mlp(self.mlp_norm(features))
+        expand, depthwise, activation, reduce = self.mlp
+        hidden = zero_outside(expand(self.mlp_norm(features)), sizes)
+        features = features + reduce(activation(depthwise(hidden)))
         return features, mean_similarity(query, key, self.num_heads)
 
 

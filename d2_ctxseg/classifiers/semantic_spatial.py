@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..losses.boundary import BOUNDARIES, class_boundary
 from ..losses.checks import check_choice
 from ..losses.distillation import DISTILLATION_WEIGHTINGS, distillation_loss
-from ..losses.functional import resize_labels, weighted_class_means
+from ..losses.functional import resize_labels, valid_mask, weighted_class_means, zero_outside
 from ..losses.prototype_distillation import channel_distillation, relation_distillation
 from ..losses.upsampled_dice import class_sizes, upsampled_dice
 from .adaptive_parts import (
@@ -113,6 +113,7 @@ class SemanticSpatialClassifier(PixelClassifier):
         "semantic": 10.0,
         "spatial": 0.4,
     }
+    takes_sizes = True
     training_only = (
         "oracle_semantic_projector",
         "oracle_spatial_projector",
@@ -187,16 +188,20 @@ class SemanticSpatialClassifier(PixelClassifier):
         self.oracle_weight_projection = nn.Linear(channels, channels, bias=False)
         self._freeze_what_no_loss_trains()
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Features (B, C, h, w) to the refined logits (B, K, h, w)."""
-        return self.predict(features).refined
+    def forward(self, features: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """Features (B, C, h, w) and their valid sizes to the refined logits (B, K, h, w)."""
+        return self.predict(features, sizes=sizes).refined
 
-    def predict(self, features: Tensor, labels: Tensor | None = None) -> SemanticSpatialPrediction:
+    def predict(
+        self, features: Tensor, labels: Tensor | None = None, sizes: Tensor | None = None
+    ) -> SemanticSpatialPrediction:
         """The logits of all classifiers.
 
         Args:
             features: (B, C, h, w).
             labels: (B, H, W) integers; with them the oracle predicts as well.
+            sizes: of the valid parts of the features, see ``PixelClassifier.takes_sizes``; None
+                where nothing is padded. No prototype is made of the padding.
 
         Returns:
             Vanilla, refined and oracle logits, each (B, K, h, w).
@@ -204,15 +209,17 @@ class SemanticSpatialClassifier(PixelClassifier):
         Raises:
             ValueError: labels were given, but the oracle has been stripped from the model.
         """
-        return self._predict_with_prototypes(features, labels)[0]
+        return self._predict_with_prototypes(features, labels, sizes)[0]
 
     def _predict_with_prototypes(
-        self, features: Tensor, labels: Tensor | None
+        self, features: Tensor, labels: Tensor | None, sizes: Tensor | None = None
     ) -> tuple[SemanticSpatialPrediction, Prototypes, Prototypes | None]:
         """Predictions, the prototypes that they are made with, and the oracle's."""
         vanilla = self.predictor(self.dropout(features))
-        position = self.position_encoding(features) if self.spatial else None
-        prototypes, oracle = self._prototypes(vanilla, features, position), None
+        position = None
+        if self.spatial:
+            position = self.position_encoding(zero_outside(features, sizes))
+        prototypes, oracle = self._prototypes(vanilla, features, position, sizes), None
         weights = [self.weight_projection(prototypes.sum())]
         if labels is not None:
             size = features.shape[-2:]
@@ -225,15 +232,25 @@ class SemanticSpatialClassifier(PixelClassifier):
         prediction = SemanticSpatialPrediction(vanilla, refined, *(of_oracle or [None]))
         return prediction, prototypes, oracle
 
-    def _prototypes(self, vanilla: Tensor, features: Tensor, position: Tensor | None) -> Prototypes:
+    def _prototypes(
+        self,
+        vanilla: Tensor,
+        features: Tensor,
+        position: Tensor | None,
+        sizes: Tensor | None = None,
+    ) -> Prototypes:
         """Of the classes as the vanilla logits (B, K, h, w) have them."""
-        vanilla, weight = vanilla.flatten(2), self.predictor.weight.flatten(1)
+        weight = self.predictor.weight.flatten(1)
         semantic = spatial = None
         if self.semantic:
-            center = weighted_class_means(features, vanilla.softmax(dim=1))
+            probabilities = zero_outside(vanilla.softmax(dim=1), sizes)
+            center = weighted_class_means(features, probabilities.flatten(2))
             semantic = project(self.semantic_projector, center, weight)
         if self.spatial:
-            center = weighted_class_means(position, vanilla.softmax(dim=2))
+            if sizes is not None:
+                valid = valid_mask(sizes, *vanilla.shape[-2:])
+                vanilla = vanilla.masked_fill(~valid, float("-inf"))
+            center = weighted_class_means(position, vanilla.flatten(2).softmax(dim=2))
             spatial = project(self.spatial_projector, self.position_vectors, center)
         return Prototypes(semantic, spatial)
 
@@ -252,8 +269,10 @@ class SemanticSpatialClassifier(PixelClassifier):
             spatial = project(self.oracle_spatial_projector, center, vectors)
         return Prototypes(semantic, spatial)
 
-    def losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The weighted losses: features (B, C, h, w), labels (B, H, W) integers.
+    def losses(
+        self, features: Tensor, labels: Tensor, sizes: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The weighted losses: features (B, C, h, w), labels (B, H, W) integers, valid sizes.
 
         Returns:
             ``loss_sem_seg``, ``loss_vanilla`` and ``loss_oracle`` (cross-entropies of the refined,
@@ -267,7 +286,7 @@ class SemanticSpatialClassifier(PixelClassifier):
         labels = labels.long()
         labelled = labels != self.ignore_label
         logits, student, teacher = self._predict_with_prototypes(
-            features, labels if needs_oracle else None
+            features, labels if needs_oracle else None, sizes
         )
         # Without a label there is nothing that the oracle knows better.
         known = labelled.any().float()

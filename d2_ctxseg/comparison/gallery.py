@@ -9,6 +9,7 @@ import numpy as np
 
 from detectron2.data import DatasetCatalog
 
+from ..data import register_builtin_datasets
 from ..data.images import read_display_image
 from ..deployment.predictor import SemSegPredictor
 from ..engine import setup_config
@@ -96,6 +97,7 @@ class Gallery:
         found = {}
         for dataset in self._notes:
             names = sorted(name for of_dataset, name in places if of_dataset == dataset)
+            register_builtin_datasets([dataset])
             try:
                 records = DatasetCatalog.get(dataset) if names else []
             except Exception as error:  # what a registered function raises is not ours to know

@@ -67,7 +67,13 @@ class StudyRun:
 
     def metrics(self, dataset: str) -> np.ndarray:
         """(3 + K,) in per cent, see ``evaluation.paired.metrics_of_counts``."""
-        return metrics_of_counts(self.counts[dataset].counts.sum(0, dtype=np.int64))
+        counts = self.counts[dataset].counts.sum(0, dtype=np.int64)
+        return metrics_of_counts(counts, self.absent_classes)
+
+    @property
+    def absent_classes(self) -> str:
+        """TEST.ABSENT_CLASSES of its evaluation; runs of earlier versions do not have it."""
+        return self.run.config.get("TEST", {}).get("ABSENT_CLASSES", "left_out")
 
     def curve(self, dataset: str) -> dict[int, float]:
         """mIoU in per cent by number of iterations, at each evaluation in the training."""
@@ -357,7 +363,12 @@ def _differences(
     baseline, other = (
         np.stack([pair[side].counts[dataset].counts for pair in pairs]) for side in (0, 1)
     )
-    found = paired_differences(baseline, other, num_resamples=num_resamples)
+    found = paired_differences(
+        baseline,
+        other,
+        num_resamples=num_resamples,
+        absent_classes=pairs[0][0].absent_classes,
+    )
     values = {
         name: {
             "mean": item.mean,

@@ -1,4 +1,4 @@
-"""Datasets, their checks, and the mapper. Importing this registers the built-in datasets."""
+"""Datasets, their checks, and the mapper."""
 
 from .augmentation import BrightnessShift, PadToSize, PhotometricDistortion, ResizeRatioRange
 from .check import CheckReport, check_dataset
@@ -10,14 +10,14 @@ from .labels import LabelFormat, check_label_values, check_same_size, read_label
 from .mapper import SemanticSegmentorMapper, build_augmentations
 from .palette import generate_palette
 from .registration import (
+    dataset_names,
     folder_dataset_of,
     generate_missing,
     register_builtin_datasets,
     register_folder_dataset,
     register_folder_datasets,
+    unshared_names,
 )
-
-register_builtin_datasets()
 
 __all__ = [
     "BrightnessShift",
@@ -35,12 +35,15 @@ __all__ = [
     "check_label_values",
     "check_same_size",
     "convert_color_labels",
+    "dataset_names",
     "folder_dataset_of",
     "generate_context_shapes",
     "generate_missing",
     "generate_palette",
     "read_folder_dataset",
     "read_label",
+    "register_builtin_datasets",
     "register_folder_dataset",
     "register_folder_datasets",
+    "unshared_names",
 ]

@@ -7,6 +7,8 @@ from fvcore.transforms.transform import Transform
 
 from detectron2.data import transforms as T
 
+from .resize import resize_transform
+
 _BRIGHTNESS_DELTA = 32
 _CONTRAST_RANGE = (0.5, 1.5)
 _SATURATION_RANGE = (0.5, 1.5)
@@ -29,6 +31,7 @@ class ResizeRatioRange(T.Augmentation):
         ratio_range,
         sample_style="choice",
         aspect_range=(1.0, 1.0),
+        antialias=True,
     ):
         """
         Args:
@@ -38,6 +41,7 @@ class ResizeRatioRange(T.Augmentation):
             ratio_range ((float, float)): the ratio is drawn uniformly from this interval.
             aspect_range ((float, float)): width by height is multiplied with a number drawn
                 uniformly from this interval; the area stays.
+            antialias (bool): see ``resize.BilinearResizeTransform``.
 
         Raises:
             ValueError: a length or an interval is not positive, or the style unknown.
@@ -68,7 +72,8 @@ class ResizeRatioRange(T.Augmentation):
         if tuple(self.aspect_range) != (1.0, 1.0):
             factor = np.sqrt(np.random.uniform(*self.aspect_range))
             new_height, new_width = round(new_height / factor), round(new_width * factor)
-        return T.ResizeTransform(height, width, max(new_height, 1), max(new_width, 1))
+        new = max(new_height, 1), max(new_width, 1)
+        return resize_transform((height, width), new, self.antialias)
 
 
 class PadToSize(T.Augmentation):

@@ -16,6 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .errors import DatasetError
 from .labels import LabelFormat, check_label_values, read_label
+from .registration import register_builtin_datasets
 
 # A progress bar appears after this many seconds.
 _BAR_DELAY = 5.0
@@ -110,6 +111,7 @@ def balanced_class_weights(names: Sequence[str]) -> list[float]:
 
 
 def _label_files(name: str) -> list[tuple[str, LabelFormat]]:
+    register_builtin_datasets([name])
     label_format = LabelFormat.from_metadata(MetadataCatalog.get(name))
     records = DatasetCatalog.get(name)
     files = [record["sem_seg_file_name"] for record in records if "sem_seg_file_name" in record]

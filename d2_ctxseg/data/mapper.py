@@ -15,7 +15,8 @@ from .augmentation import BrightnessShift, PadToSize, PhotometricDistortion, Res
 from .errors import DatasetError
 from .images import check_channels, read_image
 from .labels import LabelFormat, check_label_values, check_same_size, read_label
-from .registration import has_labels
+from .registration import dataset_names, has_labels, register_builtin_datasets
+from .resize import ResizeForTest, ResizeShortestEdge
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,8 @@ class SemanticSegmentorMapper:
     - ``image``: (C, H, W), uint8, or float32 with INPUT.FORMAT "ALL" (and others that Detectron2
       reads as floats);
     - ``sem_seg`` (training only): (H, W) int64 class indices, or ``ignore_value``;
-    - ``height``, ``width``: of the image as it is on disk.
+    - ``height``, ``width``: of the image as it is on disk;
+    - ``original_image`` (if asked for): that image, (C, H, W), for views made of it.
     """
 
     @configurable
@@ -42,6 +44,7 @@ class SemanticSegmentorMapper:
         ignore_value: int,
         label_formats: Mapping[str, LabelFormat],
         num_channels: int | None = None,
+        keep_original: bool = False,
     ):
         """
         Args:
@@ -52,6 +55,7 @@ class SemanticSegmentorMapper:
             ignore_value: the label of ignored pixels, whatever the dataset's own one is.
             label_formats: dataset name -> what its label files hold. May be empty for testing.
             num_channels: of the images that the model takes; None: not checked.
+            keep_original: give the image as it was read, too.
 
         Raises:
             ValueError: ``ignore_value`` is the index of a class.
@@ -69,6 +73,7 @@ class SemanticSegmentorMapper:
         self.ignore_value = ignore_value
         self.label_formats = dict(label_formats)
         self.num_channels = num_channels
+        self.keep_original = keep_original
         mode = "training" if is_train else "inference"
         logger.info("Augmentations used in %s: %s", mode, self.augmentations)
 
@@ -82,6 +87,7 @@ class SemanticSegmentorMapper:
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             "label_formats": _label_formats(cfg.DATASETS.TRAIN) if is_train else {},
             "num_channels": len(cfg.MODEL.PIXEL_MEAN),
+            "keep_original": not is_train and cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.FROM_ORIGINAL,
         }
 
     def __call__(self, record: dict) -> dict:
@@ -94,13 +100,12 @@ class SemanticSegmentorMapper:
         record = dict(record)
         image = self._read_image(record)
         record["height"], record["width"] = image.shape[:2]
+        if self.keep_original:
+            record["original_image"] = _image_tensor(image)
         label = self._read_label(record, image) if self.is_train else None
         inputs = T.AugInput(image, sem_seg=label)
         self.augmentations(inputs)
-        image = np.ascontiguousarray(inputs.image.transpose(2, 0, 1))
-        if image.dtype != np.uint8:
-            image = image.astype(np.float32)
-        record["image"] = torch.from_numpy(image)
+        record["image"] = _image_tensor(inputs.image)
         if self.is_train:
             record["sem_seg"] = torch.from_numpy(inputs.sem_seg.astype(np.int64))
         return record
@@ -150,6 +155,12 @@ class SemanticSegmentorMapper:
         )
 
 
+def _image_tensor(image: np.ndarray) -> torch.Tensor:
+    """(H, W, C) to (C, H, W), uint8 or float32."""
+    image = np.ascontiguousarray(image.transpose(2, 0, 1))
+    return torch.from_numpy(image if image.dtype == np.uint8 else image.astype(np.float32))
+
+
 def build_augmentations(cfg, is_train: bool) -> list:
     """The augmentations that ``cfg.INPUT`` asks for, in the order of the papers.
 
@@ -157,7 +168,7 @@ def build_augmentations(cfg, is_train: bool) -> list:
     INPUT.CROP.TYPE "absolute": only then is there one size to pad to. Testing: resize.
     """
     if not is_train:
-        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)]
+        return [ResizeForTest.from_config(cfg)]
     crop, ignore_value = cfg.INPUT.CROP, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
     augmentations = [_build_resize(cfg)]
     if crop.ENABLED:
@@ -180,19 +191,20 @@ def build_augmentations(cfg, is_train: bool) -> list:
 
 def _build_resize(cfg) -> T.Augmentation:
     sizes, max_size = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN
-    sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    sampling, antialias = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING, cfg.INPUT.ANTIALIAS
     ratios, aspects = tuple(cfg.INPUT.RATIO_RANGE), tuple(cfg.INPUT.ASPECT_RANGE)
     if ratios == aspects == (1.0, 1.0):
-        return T.ResizeShortestEdge(sizes, max_size, sampling)
-    return ResizeRatioRange(sizes, max_size, ratios, sampling, aspects)
+        return ResizeShortestEdge(sizes, max_size, sampling, antialias)
+    return ResizeRatioRange(sizes, max_size, ratios, sampling, aspects, antialias)
 
 
 def _label_formats(names: Sequence[str]) -> dict[str, LabelFormat]:
+    register_builtin_datasets(names)
     unknown = [name for name in names if name not in DatasetCatalog]
     if unknown:
         raise DatasetError(
             f"DATASETS.TRAIN names '{unknown[0]}', which is not registered."
-            f"{suggest(unknown[0], DatasetCatalog.list())} Describe your own dataset in a YAML "
+            f"{suggest(unknown[0], dataset_names())} Describe your own dataset in a YAML "
             "file and list that in DATASETS.FOLDERS."
         )
     for name in names:

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,15 +19,40 @@ BUILTIN_FOLDER = Path(__file__).resolve().parent / "datasets"
 
 logger = logging.getLogger(__name__)
 
-# Name in the catalog -> (dataset, split), for the datasets registered here.
+# Names that Detectron2 or projects such as MaskFormer and Mask2Former register, or set colours of,
+# as they are imported. Detectron2's catalogs take each name, and each attribute of one, once.
+_SHARED = re.compile("ade20k_(full_)?sem_seg_|cityscapes_fine_|coco_2017_")
+# Name in the catalog -> (dataset, split), of the datasets registered here.
 _registered: dict[str, tuple[FolderDataset, str]] = {}
 # Datasets that can be made on the spot: name -> function of the folder to make.
 _generators = {"context_shapes": generate_context_shapes}
 
 
-def register_builtin_datasets() -> None:
-    """Register the datasets that are described in this package."""
-    register_folder_datasets(sorted(BUILTIN_FOLDER.glob("*.yaml")))
+def register_builtin_datasets(names: Iterable[str] | None = None) -> None:
+    """Register datasets that are described in this package.
+
+    Importing the package does so for ``unshared_names()``; the others are registered once they are
+    asked for. What another project has registered stays as it is. What Detectron2 itself has
+    registered gives way: it describes the same files, and says less of them.
+
+    Args:
+        names: in Detectron2's catalog; those that this package does not describe are skipped.
+            None: all that it describes.
+    """
+    described = _described()
+    for name in described if names is None else names:
+        if name in described and name not in _registered and _is_free(name):
+            _register_split(name, *described[name])
+
+
+def unshared_names() -> list[str]:
+    """The names of this package's datasets that no other project is known to register."""
+    return [name for name in _described() if not _SHARED.match(name)]
+
+
+def dataset_names() -> list[str]:
+    """The names of all datasets: those in Detectron2's catalog, and those described here."""
+    return list(dict.fromkeys([*DatasetCatalog.list(), *_described()]))
 
 
 def register_folder_datasets(yaml_paths: Iterable[str | Path]) -> list[str]:
@@ -58,9 +84,10 @@ def register_folder_dataset(yaml_path: str | Path) -> list[str]:
 
 def folder_dataset_of(name: str) -> tuple[FolderDataset, str]:
     """The (dataset, split) registered under ``name``; DatasetError if there is none."""
+    register_builtin_datasets([name])
     if name not in _registered:
         raise DatasetError(
-            f"'{name}' is not a folder dataset.{suggest(name, _registered)} "
+            f"'{name}' is not a folder dataset.{suggest(name, [*_described(), *_registered])} "
             f"Registered ones: {', '.join(_registered)}."
         )
     return _registered[name]
@@ -68,6 +95,7 @@ def folder_dataset_of(name: str) -> tuple[FolderDataset, str]:
 
 def has_labels(name: str) -> bool:
     """Whether the dataset ``name`` has labels; of those registered by others it is assumed."""
+    register_builtin_datasets([name])
     dataset, split = _registered.get(name, (None, None))
     return dataset is None or dataset.has_labels(split)
 
@@ -94,6 +122,7 @@ def generate_missing(names: Iterable[str]) -> None:
 
 
 def _generate_if_missing(name: str) -> None:
+    register_builtin_datasets([name])
     dataset, _ = _registered.get(name, (None, None))
     if dataset is None or not _is_builtin(dataset):
         return
@@ -137,8 +166,9 @@ def _register_split(name: str, dataset: FolderDataset, split: str) -> None:
         "stuff_classes": list(dataset.classes),
         "stuff_colors": list(dataset.palette),
         "ignore_label": dataset.ignore_label,
-        "evaluator_type": "sem_seg",
     }
+    # Detectron2's own, of Cityscapes, stays: other projects choose an evaluator by it.
+    metadata.setdefault("evaluator_type", "sem_seg")
     if dataset.id_map is not None:
         metadata["id_map"] = dataset.id_map
     if dataset.original_ids is not None:
@@ -149,18 +179,35 @@ def _register_split(name: str, dataset: FolderDataset, split: str) -> None:
     _registered[name] = (dataset, split)
 
 
-def _take_over(name: str) -> dict:
-    """Free the name of a dataset that Detectron2 has registered; returns the metadata it had.
+@functools.cache
+def _described() -> dict[str, tuple[FolderDataset, str]]:
+    """The datasets of this package, by the names that they can be registered under."""
+    datasets = [read_folder_dataset(path) for path in sorted(BUILTIN_FOLDER.glob("*.yaml"))]
+    return {
+        name: (dataset, split)
+        for dataset in datasets
+        for name, split in dataset.registered_names().items()
+    }
 
-    It describes the same files as ours, and says less: its loader needs no more than that a folder
-    exists, and knows no colours.
-    """
+
+def _is_free(name: str) -> bool:
+    """Whether nobody has registered a name but Detectron2 itself."""
     if name not in DatasetCatalog:
-        return {}
+        return True
+    return (getattr(DatasetCatalog[name], "__module__", None) or "").startswith("detectron2.data.")
+
+
+def _take_over(name: str) -> dict:
+    """Free a name that Detectron2 has registered; returns the metadata that there are of it.
+
+    Its loader needs no more than that a folder exists, and it knows no colours. Metadata may be
+    there without it: other projects set colours of Detectron2's datasets.
+    """
     metadata = dict(MetadataCatalog.get(name).as_dict())
-    DatasetCatalog.remove(name)
     MetadataCatalog.remove(name)
     metadata.pop("name")
+    if name in DatasetCatalog:
+        DatasetCatalog.remove(name)
     return metadata
 
 

@@ -95,7 +95,11 @@ class ExportableSegmentor(nn.Module):
         # Not -(-side // divisor): in ONNX, division rounds negative numbers up.
         last = self.divisor - 1
         size = [(side + last) // self.divisor * self.divisor for side in (height, width)]
-        logits = self._cut(self.model.logits(self._pad(normalized, size)), (height, width))
+        is_padded = self.dynamic or (int(height), int(width)) != tuple(map(int, size))
+        image_sizes = [(height, width)] if is_padded else None
+        logits = self._cut(
+            self.model.logits(self._pad(normalized, size), image_sizes), (height, width)
+        )
         return logits if self.output == "logits" else logits.argmax(dim=1)
 
     def _pad(self, image: Tensor, size: list[int]) -> Tensor:
@@ -146,9 +150,9 @@ def export_segmentor(
     """Write the model to a file, read it again and compare what it gives with the model.
 
     Args:
-        model: a segmentor of this project in eval mode, without a sliding window; best without
-            what only training needs (``checkpoint.strip_training_only``). TorchScript and
-            torch.export files run on the kind of device that it is on.
+        model: a segmentor of this project in eval mode that pads test images, without a sliding
+            window; best without what only training needs (``checkpoint.strip_training_only``).
+            TorchScript and torch.export files run on the kind of device that it is on.
         path: the file; its name ends as SUFFIXES says. Weights of more than 2 GiB lie beside an
             ONNX file, in ``{path}.data``.
         export_format: a key of SUFFIXES.
@@ -170,6 +174,8 @@ def export_segmentor(
     check_arguments(path, export_format, shape, overwrite)
     if getattr(model, "sliding_window", None) is not None:
         raise UserError("The model predicts in sliding windows: set its sliding_window to None.")
+    if not getattr(model, "pad_test_images", True):
+        raise UserError("Exported files pad images: set the model's pad_test_images to True.")
     if shape.dynamic:
         _check_windows(model)
     module = ExportableSegmentor(model, output, dynamic=shape.dynamic).eval()

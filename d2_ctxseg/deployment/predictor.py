@@ -4,11 +4,12 @@ import numpy as np
 import torch
 
 from detectron2.data import MetadataCatalog
-from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 
 from ..checkpoint import load_weights
+from ..data import register_builtin_datasets
 from ..data.images import ALL_CHANNELS, read_image, to_display_image
+from ..data.resize import ResizeForTest
 from ..modeling.inference.test_time_augmentation import image_scores
 from ..utils.errors import UserError
 
@@ -44,13 +45,11 @@ class SemSegPredictor:
                 f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; predictions know 'RGB', 'BGR' and "
                 f"'{ALL_CHANNELS}'"
             )
+        register_builtin_datasets(cfg.DATASETS.TEST[:1])
         self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
         self.image_format = cfg.INPUT.FORMAT
         self.num_channels = len(cfg.MODEL.PIXEL_MEAN)
-        # The shortest side becomes MIN_SIZE_TEST, unless the longest then exceeds MAX_SIZE_TEST.
-        self.resize = T.ResizeShortestEdge(
-            [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST
-        )
+        self.resize = ResizeForTest.from_config(cfg)
         self.model = build_model(cfg).eval()
         load_weights(self.model, cfg.MODEL.WEIGHTS)
 

@@ -10,11 +10,11 @@ import torch
 from fvcore.common.registry import Registry
 
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
 from ..config import add_ctxseg_config
-from ..data import register_folder_datasets
+from ..data import dataset_names, register_builtin_datasets, register_folder_datasets
 from ..data.images import check_channels
 from ..modeling.backbones.normalization import KEYS as NORMALIZATION_KEYS
 from ..modeling.backbones.normalization import complete_normalization, has_encoder
@@ -81,6 +81,7 @@ def setup_config(config_file: str, opts: list[str], *, for_inference: bool = Fal
     else:
         _warn_of_frozen_random_weights(cfg)
     register_folder_datasets(cfg.DATASETS.FOLDERS)
+    register_builtin_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     _check_names(cfg)
     forget_old_default(cfg, config_file, opts)
     _check_pixel_loss(cfg)
@@ -160,7 +161,7 @@ def _check_precision(cfg: CfgNode) -> None:
 
 def _check_names(cfg: CfgNode) -> None:
     """Answer a name that nothing is registered under with the nearest that there is."""
-    datasets = DatasetCatalog.list()
+    datasets = dataset_names()
     checks = [
         ("MODEL.META_ARCHITECTURE", [cfg.MODEL.META_ARCHITECTURE], _names(META_ARCH_REGISTRY)),
         ("MODEL.BACKBONE.NAME", [cfg.MODEL.BACKBONE.NAME], _names(BACKBONE_REGISTRY)),

@@ -431,6 +431,7 @@ class Trainer(DefaultTrainer):
             prediction_key=prediction_key,
             output_dir=os.path.join(cfg.OUTPUT_DIR, "inference", task, dataset_name),
             boundary_iou=cfg.TEST.BOUNDARY_IOU,
+            absent_classes=cfg.TEST.ABSENT_CLASSES,
             save_predictions=cfg.TEST.SAVE_PREDICTIONS,
             num_examples=cfg.TEST.NUM_EXAMPLES,
             weights=cfg.MODEL.WEIGHTS,

@@ -21,7 +21,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from ..data.preparation.sources import read_source_ids
-from ..data.registration import has_labels
+from ..data.registration import has_labels, register_builtin_datasets
 from .saved_predictions import write_label_image
 
 PACKAGE = "cityscapesscripts"
@@ -51,6 +51,7 @@ def cityscapes_evaluators(
 
 def is_cityscapes(dataset_name: str) -> bool:
     """Whether a registered dataset has Cityscapes' 19 classes and label files of its names."""
+    register_builtin_datasets([dataset_name])
     classes = MetadataCatalog.get(dataset_name).get("stuff_classes") or ()
     if sorted(classes) != sorted(read_source_ids("cityscapes").values()):
         return False

@@ -12,6 +12,7 @@ _MOST_PIXELS = 1 << 24
 BOUNDARY_RATIO = 0.02
 # Boundaries are found in uint8, as Detectron2 does; 255 is left for "ignored".
 MOST_CLASSES_FOR_BOUNDARY = 254
+ABSENT_CLASSES = ("left_out", "zero_if_predicted")
 
 
 def smallest_label_type(num_classes: int) -> type[np.unsignedinteger]:
@@ -89,25 +90,33 @@ def segmentation_metrics(
     confusion: np.ndarray,
     class_names: Sequence[str],
     boundary_confusion: np.ndarray | None = None,
+    absent_classes: str = "left_out",
 ) -> dict[str, float]:
     """The metrics of Detectron2's SemSegEvaluator, in per cent.
 
-    Pixels whose truth is "ignored" do not count. Classes that are not in the truth have NaN and do
-    not count in means.
+    Pixels whose ground truth is "ignored" do not count. Classes that the ground truth does not show
+    have NaN, which does not count in means; for their IoU there is a choice.
 
     Args:
         confusion: (K + 1, K + 1), rows predicted, columns true, the last of each is "ignored".
         class_names: K names.
         boundary_confusion: the same of boundaries; None leaves boundary IoU out.
+        absent_classes: the IoU of a class that the ground truth does not show. "left_out": NaN, as
+            Detectron2 has it; "zero_if_predicted": 0 where it was predicted, as mmsegmentation has
+            it.
 
     Returns:
         "mIoU", "fwIoU" (weighted by the classes' frequencies), "mACC", "pACC"; for each class
         "IoU-" and "ACC-" and its name, and of boundaries "BoundaryIoU-" and "min(IoU, B-Iou)-".
     """
+    if absent_classes not in ABSENT_CLASSES:
+        raise ValueError(f"absent_classes is '{absent_classes}', expected one of {ABSENT_CLASSES}")
     hits, true, _ = class_counts(confusion[:-1, :-1])
     is_present = true > 0
     accuracy = _ratio(hits, true)
-    iou = np.where(is_present, iou_per_class(confusion[:-1, :-1]), np.nan)
+    iou = iou_per_class(confusion[:-1, :-1])
+    if absent_classes == "left_out":
+        iou = np.where(is_present, iou, np.nan)
     frequency = _ratio(true, true.sum())
     metrics = {"mIoU": _mean(iou), "fwIoU": np.sum((iou * frequency)[is_present])}
     boundary_iou = None

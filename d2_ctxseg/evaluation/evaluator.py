@@ -14,9 +14,16 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from ..data import DatasetError, LabelFormat, check_label_values, read_label
-from ..utils.errors import UserError
+from ..data import (
+    DatasetError,
+    LabelFormat,
+    check_label_values,
+    read_label,
+    register_builtin_datasets,
+)
+from ..utils.errors import UserError, suggest
 from .confusion import (
+    ABSENT_CLASSES,
     MOST_CLASSES_FOR_BOUNDARY,
     boundary,
     confusion_matrix,
@@ -34,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 def label_loader(dataset_name: str) -> Callable[..., np.ndarray]:
     """A function from a label file to class indices (H, W), as the dataset describes it."""
+    register_builtin_datasets([dataset_name])
     label_format = LabelFormat.from_metadata(MetadataCatalog.get(dataset_name))
     return partial(_load_label, label_format=label_format)
 
@@ -58,9 +66,14 @@ class SegmentationEvaluator(DatasetEvaluator):
         output_dir: results are written there; None writes nothing.
         distributed: gather over all workers.
         boundary_iou: compute Boundary IoU too (slow; at most 254 classes).
+        absent_classes: the IoU of classes that the ground truth does not show, "left_out" or
+            "zero_if_predicted"; see ``confusion.segmentation_metrics``.
         save_predictions: write label images and COCO RLE to ``output_dir``.
         weights: the checkpoint's name, to be noted in the results.
         num_examples: of how many of the worst, and of the best, images to keep the predictions.
+
+    Raises:
+        UserError: ``absent_classes`` is neither.
     """
 
     def __init__(
@@ -72,6 +85,7 @@ class SegmentationEvaluator(DatasetEvaluator):
         output_dir: str | None = None,
         distributed: bool = True,
         boundary_iou: bool = False,
+        absent_classes: str = "left_out",
         save_predictions: bool = False,
         num_examples: int = 0,
         weights: str = "",
@@ -79,10 +93,17 @@ class SegmentationEvaluator(DatasetEvaluator):
         self.dataset_name, self.task, self.prediction_key = dataset_name, task, prediction_key
         self._output_dir = Path(output_dir) if output_dir else None
         self._distributed = distributed
+        register_builtin_datasets([dataset_name])
         self._metadata = MetadataCatalog.get(dataset_name)
         self._label_format = LabelFormat.from_metadata(self._metadata)
         self._num_classes = self._label_format.num_classes
         self._dtype = smallest_label_type(self._num_classes)
+        if absent_classes not in ABSENT_CLASSES:
+            raise UserError(
+                f"TEST.ABSENT_CLASSES is '{absent_classes}', expected one of "
+                f"{', '.join(ABSENT_CLASSES)}.{suggest(absent_classes, ABSENT_CLASSES)}"
+            )
+        self._absent_classes = absent_classes
         self._boundary_iou = boundary_iou and self._can_have_boundaries()
         self._save_predictions = save_predictions and self._output_dir is not None
         self._weights = weights
@@ -211,7 +232,9 @@ class SegmentationEvaluator(DatasetEvaluator):
             )
             return OrderedDict()
         names = self._metadata.stuff_classes
-        metrics = segmentation_metrics(self.confusion, names, self._boundary_confusion)
+        metrics = segmentation_metrics(
+            self.confusion, names, self._boundary_confusion, self._absent_classes
+        )
         logger.info(
             "%s on %s (%d images), per class:\n%s",
             self.task,

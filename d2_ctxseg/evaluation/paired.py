@@ -8,8 +8,9 @@ the standard deviation of the seeds' differences in that resample of the images:
 never change this is the paired t interval, with seeds that never differ the bootstrap percentiles.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -41,24 +42,27 @@ class Difference:
         return float(np.mean(np.array(self.per_seed) > 0))
 
 
-def metrics_of_counts(counts: np.ndarray) -> np.ndarray:
-    """The metrics of summed counts, in per cent, as Detectron2's SemSegEvaluator defines them.
+def metrics_of_counts(counts: np.ndarray, absent_classes: str = "left_out") -> np.ndarray:
+    """The metrics of summed counts, in per cent, as ``confusion.segmentation_metrics`` has them.
 
     Args:
         counts: (..., 3, K): correct, true and predicted pixels of each class.
+        absent_classes: as of ``confusion.segmentation_metrics``.
 
     Returns:
-        (..., 3 + K): mIoU, mACC, pACC, then the IoU of each class. NaN for a class that is not in
-        the ground truth; means leave it out.
+        (..., 3 + K): mIoU, mACC, pACC, then the IoU of each class. Means leave out classes whose
+        value is NaN.
     """
     counts = np.asarray(counts, dtype=np.float64)
     correct, true, predicted = (counts[..., row, :] for row in (CORRECT, TRUE, PREDICTED))
     with np.errstate(divide="ignore", invalid="ignore"):
         accuracy = correct / true
-        iou = np.where(true > 0, correct / (true + predicted - correct), np.nan)
+        iou = correct / (true + predicted - correct)
+        if absent_classes == "left_out":
+            iou = np.where(true > 0, iou, np.nan)
         overall = correct.sum(-1) / true.sum(-1)
-        number = (true > 0).sum(-1)
-        means = np.nansum(iou, -1) / number, np.nansum(accuracy, -1) / number, overall
+        means = [np.nansum(values, -1) / (~np.isnan(values)).sum(-1) for values in (iou, accuracy)]
+        means.append(overall)
     return 100 * np.concatenate([np.stack(means, -1), iou], axis=-1)
 
 
@@ -69,6 +73,7 @@ def paired_differences(
     num_resamples: int = 4000,
     confidence: float = 0.95,
     seed: int = 0,
+    absent_classes: str = "left_out",
 ) -> list[Difference]:
     """Differences of all metrics, runs paired by seed and by image.
 
@@ -79,6 +84,7 @@ def paired_differences(
         num_resamples: of the bootstrap.
         confidence: of the interval, 0 to 1.
         seed: of the resampling: the same numbers give the same interval.
+        absent_classes: as of ``confusion.segmentation_metrics``.
 
     Returns:
         3 + K differences in the order of :func:`metrics_of_counts`. With one seed the interval is
@@ -92,9 +98,9 @@ def paired_differences(
             f"counts of shapes {baseline.shape} and {other.shape}, expected twice (S, N, 3, K)"
         )
     generator = np.random.default_rng(seed)
-    per_seed = metrics_of_counts(other.sum(1, dtype=np.int64))
-    per_seed = per_seed - metrics_of_counts(baseline.sum(1, dtype=np.int64))
-    resampled = _resampled_differences(baseline, other, num_resamples, generator)
+    metrics = partial(metrics_of_counts, absent_classes=absent_classes)
+    per_seed = metrics(other.sum(1, dtype=np.int64)) - metrics(baseline.sum(1, dtype=np.int64))
+    resampled = _resampled_differences(baseline, other, num_resamples, generator, metrics)
     draws = resampled.mean(0)
     num_seeds = len(per_seed)
     if num_seeds > 1:
@@ -111,7 +117,11 @@ def paired_differences(
 
 
 def _resampled_differences(
-    baseline: np.ndarray, other: np.ndarray, num_resamples: int, generator: np.random.Generator
+    baseline: np.ndarray,
+    other: np.ndarray,
+    num_resamples: int,
+    generator: np.random.Generator,
+    metrics: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
     """(S, R, 3 + K): the differences of each pair of runs on each resample of the images."""
     num_seeds, num_images, _, num_classes = baseline.shape
@@ -129,9 +139,7 @@ def _resampled_differences(
                 )
                 for counts in (baseline[index], other[index])
             ]
-            differences[index, start : start + rows] = metrics_of_counts(
-                sums[1]
-            ) - metrics_of_counts(sums[0])
+            differences[index, start : start + rows] = metrics(sums[1]) - metrics(sums[0])
     return differences
 
 

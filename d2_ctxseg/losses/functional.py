@@ -138,6 +138,27 @@ def class_membership(labels: Tensor, num_classes: int) -> Tensor:
     return (labels.flatten(1)[:, None] == classes[:, None]).float()
 
 
+def valid_mask(sizes: Tensor, height: int, width: int) -> Tensor:
+    """Where feature maps show the image and not the padding below it and on its right.
+
+    Args:
+        sizes: (B, 2) integer, height and width of the valid part of each feature map.
+        height: h of the feature maps.
+        width: w of the feature maps.
+
+    Returns:
+        (B, 1, h, w) boolean.
+    """
+    rows = torch.arange(height, device=sizes.device) < sizes[:, :1]
+    columns = torch.arange(width, device=sizes.device) < sizes[:, 1:]
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+def zero_outside(maps: Tensor, sizes: Tensor | None) -> Tensor:
+    """Maps (B, C, h, w) with zeros outside their valid parts; ``sizes`` None: all is valid."""
+    return maps if sizes is None else maps * valid_mask(sizes, *maps.shape[-2:])
+
+
 def weighted_class_means(
     features: Tensor, weights: Tensor, epsilon: float = 1e-12, *, of_batch: bool = False
 ) -> Tensor:
@@ -145,7 +166,7 @@ def weighted_class_means(
 
     Args:
         features: (B, C, h, w).
-        weights: (B, K, h * w), non-negative.
+        weights: (B, K, h * w), non-negative; 0 leaves a pixel out, such as one of the padding.
         epsilon: keeps a class without any weight at 0 instead of NaN.
         of_batch: average over the whole batch instead of over each image.
 

@@ -1,6 +1,6 @@
 """Meta-architectures: any backbone, any head with the contract, a classifier of this project."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -29,6 +29,7 @@ from .heads.adapter import HeadAdapter, build_head
 from .heads.layers import resize
 from .inference.scores import Logits, Resized, Scores
 from .inference.sliding_window import SlidingWindow, sliding_window_scores
+from .padding import feature_sizes, sizes_if_padded
 
 
 @META_ARCH_REGISTRY.register()
@@ -45,6 +46,8 @@ class PixelClassifierSegmentor(nn.Module):
         classifier: pixel features to class scores and losses, or None.
         auxiliary_head: a head whose losses are added in training, or None.
         sliding_window: predict in windows, or None for whole images.
+        pad_test_images: pad images and windows to the backbone's ``size_divisibility`` at test
+            time, as Detectron2 does. False: they go in one by one, in their own size.
         pixel_mean: one value a channel, subtracted from the image.
         pixel_std: one value a channel, that the image is divided by.
     """
@@ -64,6 +67,7 @@ class PixelClassifierSegmentor(nn.Module):
         classifier: PixelClassifier | None,
         auxiliary_head: nn.Module | None = None,
         sliding_window: SlidingWindow | None = None,
+        pad_test_images: bool = True,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
     ):
@@ -73,6 +77,7 @@ class PixelClassifierSegmentor(nn.Module):
         self.classifier = classifier
         self.auxiliary_head = auxiliary_head
         self.sliding_window = sliding_window
+        self.pad_test_images = pad_test_images
         predicting = classifier or self.head
         self.ignore_label = predicting.ignore_label
         self.align_corners = predicting.align_corners
@@ -93,6 +98,7 @@ class PixelClassifierSegmentor(nn.Module):
             "classifier": classifier,
             "auxiliary_head": auxiliary_head,
             "sliding_window": SlidingWindow.from_config(cfg),
+            "pad_test_images": cfg.TEST.PAD,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
@@ -126,11 +132,11 @@ class PixelClassifierSegmentor(nn.Module):
             In training a dict of scalars. Otherwise one dict an image with "sem_seg", logits
             (K, height, width).
         """
-        images = self.normalized_images(batched_inputs)
         if self.training:
+            images = self.normalized_images(batched_inputs)
             labels = self.padded_labels(batched_inputs, images.tensor.shape[-2:])
-            return self.losses(images.tensor, labels)
-        return [{"sem_seg": scores.tensor()} for scores in self._scores(images, batched_inputs)]
+            return self.losses(images.tensor, labels, sizes_if_padded(images))
+        return [{"sem_seg": scores.tensor()} for scores in self._scores(batched_inputs)]
 
     @torch.no_grad()
     def image_scores(self, batched_inputs: list[dict]) -> Iterator[Scores]:
@@ -139,9 +145,15 @@ class PixelClassifierSegmentor(nn.Module):
         Args:
             batched_inputs: as at test time, see :meth:`forward`.
         """
-        yield from self._scores(self.normalized_images(batched_inputs), batched_inputs)
+        yield from self._scores(batched_inputs)
 
-    def _scores(self, images: ImageList, batched_inputs: list[dict]) -> Iterator[Scores]:
+    def _scores(self, batched_inputs: list[dict]) -> Iterator[Scores]:
+        # Images of several sizes in one batch would have to be padded.
+        batches = [batched_inputs] if self.pad_test_images else [[one] for one in batched_inputs]
+        for batch in batches:
+            yield from self._batch_scores(self.normalized_images(batch), batch)
+
+    def _batch_scores(self, images: ImageList, batched_inputs: list[dict]) -> Iterator[Scores]:
         if self.sliding_window is None:
             of_images = self._whole_scores(images)
         else:
@@ -156,24 +168,40 @@ class PixelClassifierSegmentor(nn.Module):
 
     def _window_scores(self, windows: Tensor) -> Iterator[Scores]:
         """The scores (K, H, W) of each of the windows (B, C, H, W) of a normalised image."""
-        padded = ImageList.from_tensors(
-            list(windows),
-            self.backbone.size_divisibility,
-            padding_constraints=self.backbone.padding_constraints,
-        )
-        return self._whole_scores(padded)
+        return self._whole_scores(self._padded(list(windows)))
 
     def _whole_scores(self, images: ImageList) -> Iterator[Scores]:
         """The scores of each image without its padding."""
         padded_size = images.tensor.shape[-2:]
-        for logits, size in zip(self.low_resolution_logits(images.tensor), images.image_sizes):
+        try:
+            batch = self.low_resolution_logits(images.tensor, sizes_if_padded(images))
+        except (RuntimeError, AssertionError) as error:
+            self._explain_missing_padding(error, padded_size)
+            raise
+        for logits, size in zip(batch, images.image_sizes):
             yield Resized(Logits(logits), padded_size, size, self.align_corners)
+
+    def _explain_missing_padding(self, error: Exception, size: Sequence[int]) -> None:
+        """Raise UserError where a model that needs padding has failed for want of it."""
+        divisor = max(self.backbone.size_divisibility, 1)
+        fits = all(side % divisor == 0 for side in size)
+        if self.pad_test_images or fits or isinstance(error, torch.cuda.OutOfMemoryError):
+            return
+        raise UserError(
+            f"TEST.PAD is False, but the model takes no image of {size[0]} x {size[1]} pixels "
+            f"({error}). Set TEST.PAD to True, or INPUT.SIZE_DIVISIBILITY_TEST to {divisor}."
+        ) from error
 
     def normalized_images(self, batched_inputs: list[dict]) -> ImageList:
         """The images of ``batched_inputs`` as the backbone takes them, padded to one size."""
         images = [inputs["image"].to(self.device, non_blocking=True) for inputs in batched_inputs]
+        return self._padded([(image - self.pixel_mean) / self.pixel_std for image in images])
+
+    def _padded(self, images: list[Tensor]) -> ImageList:
+        if not (self.training or self.pad_test_images):
+            return ImageList.from_tensors(images)
         return ImageList.from_tensors(
-            [(image - self.pixel_mean) / self.pixel_std for image in images],
+            images,
             self.backbone.size_divisibility,
             padding_constraints=self.backbone.padding_constraints,
         )
@@ -187,33 +215,62 @@ class PixelClassifierSegmentor(nn.Module):
             padded.append(F.pad(labels, (0, right, 0, bottom), value=self.ignore_label))
         return torch.stack(padded)
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Normalised, padded images (B, C, H, W) to logits (B, K, H, W)."""
-        return resize(self.low_resolution_logits(images), images.shape[-2:], self.align_corners)
+    def logits(
+        self, images: Tensor, image_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> Tensor:
+        """Normalised, padded images (B, C, H, W) to logits (B, K, H, W).
 
-    def low_resolution_logits(self, images: Tensor) -> Tensor:
-        """Such images to logits (B, K, h, w) of the size that the head works in."""
+        Args:
+            images: with the padding below and on the right.
+            image_sizes: height and width of each without its padding, or of all in one entry; None
+                where nothing is padded.
+        """
+        logits = self.low_resolution_logits(images, image_sizes)
+        return resize(logits, images.shape[-2:], self.align_corners)
+
+    def low_resolution_logits(
+        self, images: Tensor, image_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> Tensor:
+        """As :meth:`logits`, but (B, K, h, w) of the size that the head works in."""
         features = self.backbone(images)
         if self.classifier is None:
             return self.head.class_scores(features)
-        return self.classifier(self.head.pixel_features(features)[0])
+        pixel_features, _ = self.head.pixel_features(features)
+        return self.classifier(
+            pixel_features, **self._valid_sizes(pixel_features, images, image_sizes)
+        )
 
-    def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The weighted losses of such images and their labels (B, H, W) int64."""
+    def losses(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> dict[str, Tensor]:
+        """The weighted losses: images as :meth:`logits` takes them, labels (B, H, W) int64."""
         features = self.backbone(images)
         if self.classifier is None:
             losses = self.head.losses(features, labels)
         else:
-            losses = self._classifier_losses(features, labels)
+            pixel_features, head_losses = self.head.pixel_features(features, labels)
+            sizes = self._valid_sizes(pixel_features, images, image_sizes)
+            losses = self.classifier.losses(pixel_features, labels, **sizes)
+            weight = self.head.loss_weight
+            losses = {name: weight * loss for name, loss in losses.items()} | head_losses
         if self.auxiliary_head is not None:
             losses.update(self.auxiliary_head(features, labels)[1])
         return losses
 
-    def _classifier_losses(self, features: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
-        head = self.head
-        pixel_features, head_losses = head.pixel_features(features, labels)
-        losses = self.classifier.losses(pixel_features, labels)
-        return {name: head.loss_weight * loss for name, loss in losses.items()} | head_losses
+    def _valid_sizes(
+        self,
+        features: Tensor,
+        images: Tensor,
+        image_sizes: Sequence[tuple[int, int]] | None,
+    ) -> dict[str, Tensor]:
+        """The argument ``sizes`` for a classifier that takes it, where something is padded."""
+        if image_sizes is None or not self.classifier.takes_sizes:
+            return {}
+        sizes = feature_sizes(image_sizes, images.shape[-2:], features.shape[-2:])
+        return {"sizes": sizes.to(features.device, non_blocking=True)}
 
 
 @META_ARCH_REGISTRY.register()

@@ -7,7 +7,7 @@ import numpy as np
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..data import generate_palette, register_folder_datasets
+from ..data import generate_palette, register_builtin_datasets, register_folder_datasets
 from ..evaluation.evaluator import label_loader
 from ..utils.errors import UserError
 from .run import Run
@@ -53,6 +53,7 @@ def classes_of(dataset: str, names: Sequence[str]) -> DatasetClasses:
     their colours are made up.
     """
     palette = generate_palette(len(names))
+    register_builtin_datasets([dataset])
     if dataset not in DatasetCatalog:
         reason = f"The dataset {dataset} is not registered: no truth, and colours of its own."
         return DatasetClasses(names, palette, None, reason)

@@ -82,6 +82,29 @@ class TestMetrics:
         assert metrics["pACC"] == pytest.approx(100 * 4 / 6)
         assert list(metrics)[:2] == ["mIoU", "fwIoU"]
 
+    def test_a_class_that_is_only_predicted_may_count_as_0(self):
+        """As mmsegmentation has it: mIoU alone changes, and what nobody names stays out."""
+        usual = segmentation_metrics(self.confusion, self.names)
+        metrics = segmentation_metrics(self.confusion, self.names, None, "zero_if_predicted")
+        assert metrics["IoU-c"] == 0 and np.isnan(metrics["ACC-c"])
+        assert metrics["mIoU"] == pytest.approx(100 * (2 / 4 + 2 / 3 + 0) / 3)
+        for name in ("fwIoU", "mACC", "pACC", "IoU-a", "IoU-b"):
+            assert metrics[name] == usual[name]
+        neither = self.confusion.copy()
+        neither[2, 0] = 0
+        metrics = segmentation_metrics(neither, self.names, None, "zero_if_predicted")
+        assert np.isnan(metrics["IoU-c"])
+        assert metrics["mIoU"] == pytest.approx(50 * (2 / 3 + 2 / 3))
+
+    def test_predictions_at_ignored_pixels_do_not_count(self):
+        ignored_only = np.array([[2, 0, 0], [0, 0, 9], [0, 0, 0]])
+        metrics = segmentation_metrics(ignored_only, ["a", "b"], None, "zero_if_predicted")
+        assert metrics["mIoU"] == 100 and np.isnan(metrics["IoU-b"])
+
+    def test_an_unknown_rule_is_refused(self):
+        with pytest.raises(ValueError, match="absent_classes is 'zero', expected one of"):
+            segmentation_metrics(self.confusion, self.names, None, "zero")
+
     def test_of_one_image(self):
         metrics = image_metrics(self.confusion)
         assert metrics == pytest.approx({"mIoU": 50 * (2 / 4 + 2 / 3), "pACC": 100 * 4 / 6})

@@ -339,6 +339,25 @@ class TestOriginalIds:
             self.ids(id_map={0: 0, 1: 1, 2: 2})
 
 
+class TestAbsentClasses:
+    def test_are_left_out_or_0_if_predicted(self, make_dataset):
+        name, records = make_dataset()
+        pairs = list(predictions(records))
+        pairs[0][1]["label_map"][:] = NUM_CLASSES - 1  # a class that the ground truth does not show
+        left_out = evaluate(SegmentationEvaluator(name, distributed=False), pairs)["sem_seg"]
+        zero = evaluate(
+            SegmentationEvaluator(name, absent_classes="zero_if_predicted", distributed=False),
+            pairs,
+        )["sem_seg"]
+        assert np.isnan(left_out["IoU-car"]) and zero["IoU-car"] == 0
+        assert zero["mIoU"] == pytest.approx(left_out["mIoU"] * 3 / 4)
+
+    def test_an_unknown_rule_is_answered_with_the_nearest(self, make_dataset):
+        name, _ = make_dataset()
+        with pytest.raises(UserError, match="ABSENT_CLASSES is 'leftout'.*mean 'left_out'"):
+            SegmentationEvaluator(name, absent_classes="leftout", distributed=False)
+
+
 class TestMistakes:
     def test_are_explained(self, make_dataset):
         name, records = make_dataset()

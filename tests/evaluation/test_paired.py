@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2_ctxseg.evaluation.confusion import segmentation_metrics
+from d2_ctxseg.evaluation.confusion import ABSENT_CLASSES, segmentation_metrics
 from d2_ctxseg.evaluation.image_counts import ImageCounts, image_counts
 from d2_ctxseg.evaluation.paired import (
     Difference,
@@ -16,16 +16,16 @@ from d2_ctxseg.evaluation.paired import (
 )
 
 
-@given(st.integers(1, 6), st.integers(0, 2**32 - 1))
+@given(st.integers(1, 6), st.integers(0, 2**32 - 1), st.sampled_from(ABSENT_CLASSES))
 @settings(max_examples=30, deadline=None)
-def test_metrics_of_summed_counts_are_those_of_the_summed_confusions(num_classes, seed):
+def test_metrics_of_summed_counts_are_those_of_the_summed_confusions(num_classes, seed, absent):
     rng = np.random.default_rng(seed)
     size = num_classes + 1
     confusions = rng.integers(0, 5, (3, size, size)) * rng.integers(0, 2, (3, size, size))
     names = [f"class {i}" for i in range(num_classes)]
     counts = np.stack([image_counts(confusion) for confusion in confusions])
-    found = dict(zip(metric_names(names), metrics_of_counts(counts.sum(0))))
-    expected = segmentation_metrics(confusions.sum(0), names)
+    found = dict(zip(metric_names(names), metrics_of_counts(counts.sum(0), absent)))
+    expected = segmentation_metrics(confusions.sum(0), names, None, absent)
     for name, value in found.items():
         np.testing.assert_allclose(value, expected[name], equal_nan=True)
 

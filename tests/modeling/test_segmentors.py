@@ -89,7 +89,10 @@ class TestSegmentor:
         assert sizes == [(5, 100, 140), (5, 64, 33)]
 
     def test_padding_of_smaller_images_takes_no_part_in_the_losses(self, cfg):
-        """A batch padded by the model gives the losses of one that was padded with ignore."""
+        """A batch padded by the model gives the losses of one that was padded with ignore.
+
+        If the classifier is told what is padding, as it is by the model.
+        """
         cfg.MODEL.CLASSIFIER.DROPOUT = 0.0
         cfg.MODEL.CLASSIFIER.PROTOTYPE.ASSIGNMENT = "argmax"
         # Batch statistics apart, eval mode would do; updates of buffers must not show.
@@ -99,13 +102,14 @@ class TestSegmentor:
         model = build_model(cfg)
         model.sem_seg_head.decoder.dropout.p = 0.0
         small, large = batch((40, 64), (64, 64))
-        mean = model.pixel_mean.view(3, 1, 1)
-        image = mean.expand(3, 64, 64).clone()
-        image[:, :40] = small["image"]
-        labels = torch.full((64, 64), 255)
-        labels[:40] = small["sem_seg"]
+        images = torch.stack([torch.zeros(3, 64, 64), large["image"]])
+        images[0, :, :40] = small["image"]
+        images = (images - model.pixel_mean) / model.pixel_std
+        images[0, :, 40:] = 0
+        labels = torch.stack([torch.full((64, 64), 255), large["sem_seg"]])
+        labels[0, :40] = small["sem_seg"]
         losses = model([small, large])
-        expected = model([{"image": image, "sem_seg": labels}, large])
+        expected = model.losses(images, labels, [(40, 64), (64, 64)])
         for name, loss in losses.items():
             torch.testing.assert_close(loss, expected[name])
 

@@ -5,6 +5,7 @@ built, the encoders compute what mmsegmentation's do, and take the weights train
 """
 
 import torch.nn.functional as F
+from timm.models.hrnet import HighResolutionModule
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
@@ -36,7 +37,9 @@ def adapt_to_segmentation(model: nn.Module, name: str, output_stride: int) -> No
     """
     if name.startswith("tu-hrnet"):
         _interpolate_bilinearly(model)
-    elif name.startswith("tu-swin_"):
+    elif name.startswith("tu-swin"):
+        # To whole patches, on the right and below.
+        model.patch_embed.dynamic_img_pad = True
         _pad_before_shifting(model)
     elif name.startswith("tu-mobilenetv2") and output_stride != 32:
         _dilate_first_blocks(model.blocks, output_stride)
@@ -47,6 +50,30 @@ def _interpolate_bilinearly(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Upsample):
             module.mode, module.align_corners = "bilinear", False
+        elif type(module) is HighResolutionModule:
+            module.__class__ = SegmentationHighResolutionModule
+
+
+class SegmentationHighResolutionModule(HighResolutionModule):
+    """Adds branches up in the size that each has, also where it is not a multiple of the next."""
+
+    def forward(self, x: list[Tensor]) -> list[Tensor]:
+        """Branches (B, C_i, h_i, w_i), from the largest to the smallest, to as many new ones."""
+        if self.num_branches == 1:
+            return [self.branches[0](x[0])]
+        branches = [branch(maps) for branch, maps in zip(self.branches, x)]
+        fused = []
+        for layers, branch in zip(self.fuse_layers, branches):
+            size = branch.shape[-2:]
+            terms = [_resized(layer(maps), size) for layer, maps in zip(layers, branches)]
+            fused.append(self.fuse_act(sum(terms[1:], terms[0])))
+        return fused
+
+
+def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if maps.shape[-2:] == size:
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
 class SegmentationSwinBlock(SwinTransformerBlock):

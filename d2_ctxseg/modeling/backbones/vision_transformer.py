@@ -12,6 +12,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 
 from ...utils.errors import UserError, suggest
+from ..padding import pad_to_multiple
 from .activation_checkpointing import checkpoint_activations
 from .encoder import is_file_name, load_local_weights
 from .feature_pyramid import STRIDES, FeaturePyramid
@@ -114,14 +115,17 @@ class VisionTransformerBackbone(FreezableBackbone):
         }
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Images (B, C, H, W), H and W multiples of ``size_divisibility``, to feature maps.
+        """Images (B, C, H, W) to feature maps; those that are not whole patches are padded.
 
         Returns:
             One map a chosen block, ``{"block5": ..., "block7": ..., ...}``, each
             (B, channels, H/stride, W/stride); or the pyramid, ``{"res2": ..., "res5": ...}``.
         """
         features = self.encoder.forward_intermediates(
-            image, indices=list(self.out_indices), norm=False, intermediates_only=True
+            pad_to_multiple(image, self._stride),
+            indices=list(self.out_indices),
+            norm=False,
+            intermediates_only=True,
         )
         if self.pyramid is not None:
             return self.pyramid(features)

@@ -13,6 +13,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
 from ...utils.errors import UserError, suggest
+from ..padding import pad_to_multiple
 from .base import SemSegHead, config_arguments
 
 # The decoder's class, and values for arguments to which the class itself gives no default.
@@ -102,7 +103,10 @@ class SMPDecoderHead(SemSegHead):
 
     def pixel_features(self, features: dict[str, Tensor]) -> Tensor:
         """Feature maps by name to (B, C, h, w) at ``common_stride``."""
-        return self.decoder([features[name] for name in self.in_features])
+        image, *maps = (features[name] for name in self.in_features)
+        # Of the image decoders take nothing but the size. Segformer's divides it by 4 and rounds
+        # down, where the feature maps are rounded up.
+        return self.decoder([pad_to_multiple(image, 4), *maps])
 
 
 def build_decoder(name: str, shapes: list[ShapeSpec], options: dict[str, object]) -> nn.Module:

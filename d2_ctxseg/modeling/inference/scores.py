@@ -147,8 +147,8 @@ class Resized(Scores):
         return self._table
 
 
-class Mirrored(Scores):
-    """Scores mirrored left to right."""
+class HorizontallyFlipped(Scores):
+    """Scores flipped left to right."""
 
     def __init__(self, scores: Scores):
         self._scores = scores

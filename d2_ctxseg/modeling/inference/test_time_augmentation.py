@@ -8,22 +8,26 @@ from torch import Tensor, nn
 
 from detectron2.data import transforms as T
 
+from ...data.resize import ResizeForTest, scaled_size
 from ...utils.errors import UserError
-from .scores import Logits, Mean, Mirrored, Probabilities, Scores
+from .scores import HorizontallyFlipped, Logits, Mean, Probabilities, Scores
 
 AVERAGES = ("probabilities", "logits")
 
 
 @dataclass(frozen=True)
 class TestTimeAugmentation:
-    """Which scaled and mirrored copies of an image are predicted, and how they are averaged.
+    """Which scaled and flipped views of an image are predicted, and how they are averaged.
 
     Attributes:
         ratios: scales relative to the image that the model is given.
         min_sizes: where there are no ratios: lengths of the shortest edge, in pixels.
         max_size: the longest edge does not exceed it; for ``min_sizes`` only.
-        flip: whether each scale is also seen mirrored.
+        flip: whether each scale is also predicted horizontally flipped.
         average: "probabilities" or "logits".
+        from_original: whether views are resized from the image as it was read, under
+            "original_image" in the inputs, or from the image that the model is given.
+        resize: how the image that the model is given was resized; views are resized alike.
 
     Raises:
         UserError: a value that is not positive, no scale at all, or an unknown average.
@@ -36,6 +40,8 @@ class TestTimeAugmentation:
     max_size: int = 4000
     flip: bool = True
     average: str = "probabilities"
+    from_original: bool = False
+    resize: ResizeForTest = ResizeForTest(0, 0)
 
     def __post_init__(self):
         scales = self.ratios or self.min_sizes
@@ -49,7 +55,7 @@ class TestTimeAugmentation:
 
     @classmethod
     def from_config(cls, cfg) -> "TestTimeAugmentation":
-        """As TEST.AUG says."""
+        """As TEST.AUG and INPUT say."""
         options = cfg.TEST.AUG
         return cls(
             tuple(options.RATIOS),
@@ -57,28 +63,58 @@ class TestTimeAugmentation:
             options.MAX_SIZE,
             options.FLIP,
             options.AVERAGE,
+            options.FROM_ORIGINAL,
+            ResizeForTest.from_config(cfg),
         )
 
     def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Heights and widths of the copies of an image."""
-        if self.ratios:
+        """Heights and widths of the views, before ``resize`` rounds them up to multiples.
+
+        Args:
+            height: of the image that they are resized from.
+            width: of the image that they are resized from.
+        """
+        if not self.ratios:
             return [
-                (max(round(height * ratio), 1), max(round(width * ratio), 1))
-                for ratio in self.ratios
+                T.ResizeShortestEdge.get_output_shape(height, width, size, self.max_size)
+                for size in self.min_sizes
             ]
-        return [
-            T.ResizeShortestEdge.get_output_shape(height, width, size, self.max_size)
-            for size in self.min_sizes
-        ]
+        if self.from_original:
+            return [self.resize.size(height, width, ratio) for ratio in self.ratios]
+        return [scaled_size(height, width, ratio) for ratio in self.ratios]
+
+    def scaled(self, inputs: dict) -> Iterator[Tensor]:
+        """The image (C, h, w) of each scale; the one of the inputs itself where it has the size.
+
+        Raises:
+            UserError: views shall be made from the original image, which is not in the inputs.
+        """
+        image = source = inputs["image"]
+        if self.from_original:
+            if "original_image" not in inputs:
+                raise UserError(
+                    "TEST.AUG.FROM_ORIGINAL needs the image as it was read, 'original_image' "
+                    "(C, H, W), in the model's inputs. SemanticSegmentorMapper puts it there where "
+                    "TEST.AUG.ENABLED is True."
+                )
+            source = inputs["original_image"]
+        height, width = source.shape[-2:]
+        pixels = source.permute(1, 2, 0).cpu().numpy()
+        for size in self.sizes(height, width):
+            if self.resize.rounded_up(size) == tuple(image.shape[-2:]):
+                yield image
+            else:
+                transform = self.resize.transform_to((height, width), size)
+                yield torch.tensor(transform.apply_image(pixels)).permute(2, 0, 1)
 
 
 class SemanticSegmentorWithTTA(nn.Module):
-    """Averages what a model says about scaled and mirrored copies of the image.
+    """Averages the predictions of a model on scaled and flipped views of the image.
 
     Args:
         model: takes and returns what Detectron2's SemanticSegmentor does. One of this project's
-            keeps only its own logits of each copy; of another one the full scores are added up.
-        augmentation: the copies and the average.
+            keeps only its own logits of each view; of another one the full scores are added up.
+        augmentation: the views and the average.
     """
 
     def __init__(self, model: nn.Module, augmentation: TestTimeAugmentation):
@@ -93,28 +129,22 @@ class SemanticSegmentorWithTTA(nn.Module):
 
     @torch.no_grad()
     def scores(self, inputs: dict) -> tuple[Scores | None, Scores]:
-        """The scores of the image as it is, if that is one of the copies, and the average."""
+        """The scores of the image as it is, if that is one of the views, and the average."""
         plain, views = None, _Views(self.augmentation.average)
-        for view, is_plain, is_mirrored in self._copies(inputs):
+        for view, is_plain, is_flipped in self._views(inputs):
             (scores,) = image_scores(self.model, [view])
             plain = scores if is_plain else plain
-            views.add(scores, is_mirrored)
+            views.add(scores, is_flipped)
         return plain, views.mean()
 
-    def _copies(self, inputs: dict) -> Iterator[tuple[dict, bool, bool]]:
-        """Inputs for each copy, whether it is the image as it is, and whether it is mirrored."""
+    def _views(self, inputs: dict) -> Iterator[tuple[dict, bool, bool]]:
+        """Inputs for each view, whether it is the image as it is, and whether it is flipped."""
         height, width = inputs["image"].shape[-2:]
         size = {"height": inputs.get("height", height), "width": inputs.get("width", width)}
-        image = inputs["image"].permute(1, 2, 0).cpu().numpy()
-        for scaled_size in self.augmentation.sizes(height, width):
-            is_same = scaled_size == (height, width)
-            scaled = inputs["image"]
-            if not is_same:
-                resize = T.ResizeTransform(height, width, *scaled_size)
-                scaled = torch.tensor(resize.apply_image(image)).permute(2, 0, 1)
-            yield {"image": scaled, **size}, is_same, False
+        for image in self.augmentation.scaled(inputs):
+            yield {"image": image, **size}, image is inputs["image"], False
             if self.augmentation.flip:
-                yield {"image": scaled.flip(-1), **size}, False, True
+                yield {"image": image.flip(-1), **size}, False, True
 
 
 def image_scores(model: nn.Module, batched_inputs: list[dict]) -> Iterator[Scores]:
@@ -133,10 +163,10 @@ class _Views:
         self._lazy: list[Scores] = []
         self._stored, self._num_stored = None, 0
 
-    def add(self, scores: Scores, is_mirrored: bool) -> None:
+    def add(self, scores: Scores, is_flipped: bool) -> None:
         is_stored = isinstance(scores, Logits)
-        if is_mirrored:
-            scores = Mirrored(scores)
+        if is_flipped:
+            scores = HorizontallyFlipped(scores)
         if self._average == "probabilities":
             scores = Probabilities(scores)
         if not is_stored:
@@ -149,5 +179,5 @@ class _Views:
     def mean(self) -> Scores:
         if self._stored is None:
             return Mean(self._lazy)
-        # A model stores the scores of all copies or of none.
+        # A model stores the scores of all views or of none.
         return Logits(self._stored / self._num_stored)

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2_ctxseg.modeling.inference.scores import (
+    HorizontallyFlipped,
     Logits,
     Mean,
-    Mirrored,
     Probabilities,
     Resized,
     Windows,
@@ -134,8 +134,8 @@ class LargestTensor(torch.overrides.TorchFunctionMode):
 class TestOthers:
     views = [torch.randn(4, 9, 7) for _ in range(3)]
 
-    def test_mirrored(self):
-        scores = Mirrored(Logits(self.views[0]))
+    def test_horizontally_flipped(self):
+        scores = HorizontallyFlipped(Logits(self.views[0]))
         assert torch.equal(scores.tensor(), self.views[0].flip(-1))
         assert_rows_are_those_of_the_whole(scores)
 
