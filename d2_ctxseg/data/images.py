@@ -93,10 +93,11 @@ def check_channels(cfg) -> None:
             f"INPUT.FORMAT '{image_format}' has 3 channels, but MODEL.PIXEL_MEAN has {len(mean)} "
             f"values. For images with other channels set INPUT.FORMAT to '{ALL_CHANNELS}'."
         )
-    if image_format not in _COLOR_FORMATS and cfg.INPUT.COLOR_AUG_SSD:
+    changes = [key for key in ("COLOR_AUG_SSD", "BRIGHTNESS_SHIFT") if cfg.INPUT[key]]
+    if image_format not in _COLOR_FORMATS and changes:
         raise UserError(
-            f"INPUT.COLOR_AUG_SSD changes the hue of 8-bit colours, and INPUT.FORMAT is "
-            f"'{image_format}'. Set INPUT.COLOR_AUG_SSD to False."
+            f"INPUT.{changes[0]} changes 8-bit colours, and INPUT.FORMAT is '{image_format}'. Set "
+            f"INPUT.{changes[0]} to {type(cfg.INPUT[changes[0]])()}."
         )
 
 

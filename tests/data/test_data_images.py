@@ -202,6 +202,7 @@ class TestConfig:
                 ["INPUT.FORMAT", "ALL", "INPUT.COLOR_AUG_SSD", True],
                 "Set INPUT.COLOR_AUG_SSD to False",
             ),
+            (["INPUT.FORMAT", "L", "INPUT.BRIGHTNESS_SHIFT", 9], "Set INPUT.BRIGHTNESS_SHIFT to 0"),
         ],
     )
     def test_that_disagrees_with_itself_is_refused(self, options, message):
