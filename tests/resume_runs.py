@@ -8,6 +8,7 @@ import os
 import runpy
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from tiny_training import TinyTestBackbone  # noqa: F401  (registers it)
+from tqdm import tqdm
 from train_net_runs import ROOT
 
 import d2_ctxseg.engine  # noqa: F401  (imported before the forks)
@@ -96,6 +98,8 @@ def start(*arguments, console: Path, before: Callable[[], None] = lambda: None) 
         os.dup2(output, 2)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
         torch.set_num_threads(1)
+        # The one of before is shared by all forks, and would stay locked by one that was killed.
+        tqdm.set_lock(threading.RLock())
         sys.argv = ["train_net.py", *map(str, arguments)]
         before()
         runpy.run_path(str(ROOT / "train_net.py"), run_name="__main__")

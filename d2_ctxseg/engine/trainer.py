@@ -4,7 +4,6 @@ import logging
 import os
 import weakref
 from collections import OrderedDict
-from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -20,18 +19,16 @@ from detectron2.data import (
     build_detection_train_loader,
 )
 from detectron2.engine import (
-    DefaultTrainer,
     HookBase,
     SimpleTrainer,
     TrainerBase,
     create_ddp_model,
     hooks,
 )
-from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, verify_results
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 from detectron2.utils.events import (
     CommonMetricPrinter,
-    EventStorage,
     EventWriter,
     TensorboardXWriter,
 )
@@ -43,14 +40,12 @@ from ..evaluation.cityscapes import cityscapes_evaluators
 from ..evaluation.evaluator import label_loader
 from ..modeling import LabelMapPredictor, TestTimeAugmentation
 from ..utils.errors import UserError
-from ..utils.files import WriteError, write_errors
 from .checkpoints import BestCheckpoint, PeriodicCheckpoint, StopOnInterrupt
 from .cost import CostOfTraining, TimedModel, count_test_parameters, record_cost
 from .data_loader import ResumableLoader
 from .ema import UpdateEMA, build_ema
 from .hooks import PredictionOverlays
 from .interrupts import (
-    Interrupted,
     InterruptibleEvaluator,
     deferred_interrupts,
     leave_interrupts_to_parent,
@@ -59,23 +54,23 @@ from .lr_scheduler import build_lr_scheduler
 from .metrics import MetricsWriter, WriteMetrics
 from .model_options import compile_model, synchronize_batch_norm, use_channels_last
 from .optimizer import build_optimizer
-from .processes import broadcast_buffers, on_main_process
+from .processes import broadcast_buffers
 from .progress import WithProgressBar
 from .random_state import preserved_random_state, seeded
-from .run_folder import set_seed, settle_seed
+from .run_folder import settle_seed
 from .run_state import RunState
+from .train_loop import ResumableTrainer
 from .train_step import MicroBatchTrainer
 
 logger = logging.getLogger(__name__)
 
 
-class Trainer(DefaultTrainer):
+class Trainer(ResumableTrainer):
     """Trains, evaluates and keeps the checkpoints of one run, as ``cfg`` says.
 
     Differs from DefaultTrainer in that it trains with several CPU processes as well, goes on after
-    an interruption as if there had been none, writes checkpoints atomically, leaves one behind on
-    Ctrl-C, keeps the best one and draws predictions, and in gradient accumulation, bfloat16, EMA
-    and the other keys of this project.
+    an interruption as if there had been none, keeps the best checkpoint and draws predictions, and
+    in gradient accumulation, bfloat16, EMA and the other keys of this project.
     """
 
     def __init__(self, cfg):
@@ -93,7 +88,7 @@ class Trainer(DefaultTrainer):
         if cfg.SOLVER.EMA.ENABLED:
             self.ema = build_ema(model, cfg.SOLVER.EMA.DECAY)
         self.run_state = RunState(cfg.SEED, {})
-        data_loader = self._build_loader("train", cfg)
+        data_loader = self.build_seeded_loader()
 
         self._trainer = _build_step(cfg, _wrap_for_processes(model), data_loader, optimizer)
         model = self._trainer.model
@@ -106,47 +101,11 @@ class Trainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 
-    def resume_or_load(self, resume: bool = True) -> None:
-        """Continue the training in OUTPUT_DIR, or start from the weights in MODEL.WEIGHTS.
-
-        A poly schedule that is resumed goes to this run's MAX_ITER.
-
-        Args:
-            resume: continue, if there is a checkpoint.
-
-        Raises:
-            UserError: there are checkpoints, but none that training can go on from.
-        """
-        path = on_main_process(self.checkpointer.get_checkpoint_file) if resume else ""
-        if not path:
-            self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
-            return
-        self.checkpointer.load(path)
-        self.start_iter = self.iter + 1
-        self._resume_data()
-        # The checkpoint brings the length of its own schedule along; past it the rate has no value.
-        before = getattr(self.scheduler, "max_iters", self.max_iter)
-        if before != self.max_iter:
-            logger.warning(
-                "The checkpoint's schedule had %d iterations; it now goes to SOLVER.MAX_ITER %d.",
-                before,
-                self.max_iter,
-            )
-            self.scheduler.max_iters = self.max_iter
-
-    def _resume_data(self) -> None:
-        """Go on with the run's images, in its order, and with its random numbers."""
-        state, cfg = self.run_state, self.cfg
-        if state.loaded_seed not in (None, cfg.SEED):
-            logger.warning("SEED is %d, as the run was started with", state.loaded_seed)
-            state.seed = state.loaded_seed
-            set_seed(cfg, state.seed)
-            self._trainer.reset_data_loader(lambda: self._build_loader("train", cfg))
-        state.warn_if_inexact()
-        state.restore_loaders(self.start_iter * cfg.SOLVER.IMS_PER_BATCH)
+    def build_seeded_loader(self):
+        """The loader of ``build_train_loader``; checkpoints know where it stands."""
+        return self._build_loader("train", self.cfg)
 
     def _build_loader(self, name: str, cfg):
-        """The loader of ``build_train_loader``; the run's checkpoints know where it stands."""
         with seeded(cfg.SEED):  # Detectron2 draws the order of some samplers
             loader = self.build_train_loader(cfg)
         if isinstance(loader, ResumableLoader):
@@ -157,136 +116,6 @@ class Trainer(DefaultTrainer):
                 "images will be another one."
             )
         return loader
-
-    def save_checkpoint(
-        self, name: str, hook: HookBase | None = None, *, tag: bool = True, **content
-    ) -> None:
-        """Write ``{name}.pth`` into OUTPUT_DIR. All processes call this together.
-
-        Args:
-            name: of the file.
-            hook: the one that asks for it after a step; resuming calls those that come after it.
-            tag: whether resuming starts from this checkpoint.
-            content: more entries of the file.
-
-        Raises:
-            WriteError: it cannot be written.
-        """
-        if hook is not None:
-            self.run_state.last_hook = type(hook).__qualname__
-        iteration = self._iterations_done() - 1
-        self.run_state.gather(self.storage, iteration)
-        save = self.checkpointer.save if tag else self.checkpointer.write
-        save(name, iteration=iteration, **content)
-
-    def _iterations_done(self) -> int:
-        # After training, Detectron2's hooks expect ``iter`` to be ``max_iter``.
-        return min(self.iter + 1, self.max_iter)
-
-    def state_dict(self) -> dict:
-        """As DefaultTrainer's; "iteration" is the last one that is done."""
-        return {**super().state_dict(), "iteration": self._iterations_done() - 1}
-
-    def train(self) -> OrderedDict | None:
-        """Train up to SOLVER.MAX_ITER; the last evaluation's results on the main process.
-
-        Raises:
-            UserError: the loss became infinite or NaN; the message names the iteration.
-            WriteError: OUTPUT_DIR cannot be written to any more.
-            KeyboardInterrupt: on Ctrl-C or SIGTERM, after a checkpoint was written.
-        """
-        try:
-            with deferred_interrupts():
-                self._train()
-        except FloatingPointError as error:
-            raise UserError(
-                f"Training stopped. {error}\nCommon causes: a learning rate (SOLVER.BASE_LR) that "
-                "is too high, no warm-up, half precision. SOLVER.CLIP_GRADIENTS may help; the "
-                "checkpoints written before are in OUTPUT_DIR."
-            ) from error
-        except WriteError as error:
-            raise WriteError(
-                f"Training stopped after iteration {self._iterations_done() - 1}. {error} "
-                "--resume goes on from the last checkpoint that is there."
-            ) from error
-        results = getattr(self, "_last_eval_results", None)
-        if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
-            verify_results(self.cfg, results)
-        return results
-
-    def _train(self) -> None:
-        """TrainerBase's loop, which can begin in the middle of what hooks do after a step."""
-        with write_errors(self.cfg.OUTPUT_DIR):
-            os.makedirs(self.cfg.OUTPUT_DIR, exist_ok=True)
-        logger.info("Starting training from iteration %d", self.start_iter)
-        self.iter = self.start_iter
-        with EventStorage(self.start_iter) as self.storage:
-            try:
-                self.before_train()
-                self._finish_step()
-                for iteration in range(self.start_iter, self.max_iter):
-                    self.iter = iteration
-                    self.before_step()
-                    self.run_step()
-                    self.after_step()
-                self.iter = self.max_iter
-                self.after_train()
-            except BaseException as error:
-                self._stop(error)
-                raise
-
-    def _finish_step(self) -> None:
-        """Let the hooks do what they had not done when the checkpoint was written."""
-        if self.start_iter == 0:
-            return
-        self.iter = self.storage.iter = self.start_iter - 1
-        self.run_state.restore_process(self.storage)
-        names = [type(hook).__qualname__ for hook in self._hooks]
-        if self.run_state.last_hook in names:
-            self._call_after_step(self._hooks[names.index(self.run_state.last_hook) + 1 :])
-        self.iter = self.start_iter
-
-    def after_step(self) -> None:
-        """Call the hooks' ``after_step``."""
-        self.run_state.last_hook = ""
-        self._call_after_step(self._hooks)
-
-    def _call_after_step(self, hooks: list[HookBase]) -> None:
-        for hook in hooks:
-            hook.after_step()
-            self.run_state.last_hook = type(hook).__qualname__
-
-    def _stop(self, error: BaseException) -> None:
-        """After an error or an interruption: save what is whole, let hooks close their files."""
-        try:
-            if isinstance(error, Interrupted):
-                self._save_interrupted()
-        finally:
-            if not isinstance(error, (UserError, FloatingPointError, KeyboardInterrupt)):
-                logger.exception("Exception during training:")
-            # Where the last iteration was reached, hooks evaluate.
-            self.iter = min(self.iter, self.max_iter - 2)
-            for hook in self._hooks:
-                with suppress(Exception):  # often the consequence of the first error
-                    hook.after_train()
-
-    def _save_interrupted(self) -> None:
-        if self.iter >= self.max_iter:
-            logger.warning(
-                "Interrupted in the evaluation after the training, which is complete. --resume "
-                "evaluates again."
-            )
-            return
-        name = f"model_{self.iter:07d}"
-        try:
-            self.save_checkpoint(name)
-        finally:
-            comm.synchronize()  # the end of one process ends the others
-        logger.warning(
-            "Interrupted after iteration %d; %s is saved. Continue with --resume.",
-            self.iter,
-            os.path.join(self.cfg.OUTPUT_DIR, f"{name}.pth"),
-        )
 
     def build_hooks(self) -> list[HookBase]:
         """What happens around the steps, in this order.

@@ -52,6 +52,16 @@ class TestCheck:
         report = check(tmp_path, id_map={7: 2, 8: "ignore"})
         assert (report.pixels, report.ignored_pixels) == ([0, 0, 2], 2)
 
+    def test_names_that_are_not_utf8_are_a_problem(self, tmp_path, capsys):
+        write_pairs(tmp_path, ["good", "bad"])
+        for folder in ("images", "labels"):
+            path = tmp_path / folder / "bad.png"
+            path.rename(path.with_name("caf\udce9.png"))
+        report = check(tmp_path)
+        [problem] = report.problems
+        assert "1 files whose names are not UTF-8: b'caf\\xe9.png'. Rename them." in problem
+        print(report.as_text())
+
     def test_collects_every_problem_and_goes_on(self, tmp_path):
         write_pairs(tmp_path, ["good", "value", "size", "image", "label", "alone", "lonely"])
         write_image(tmp_path / "labels/value.png", np.full((12, 16), 9, np.uint8))

@@ -72,6 +72,15 @@ def test_other_weights_stay_and_a_frozen_config_stays_frozen(tiny_run):
     assert cfg.is_frozen() and len(cfg.MODEL.PIXEL_LOSS.CLASS_WEIGHTS) == 6
 
 
+@pytest.mark.parametrize("content", ["MODEL: [", "MODEL: 3", "MODEL: {PIXEL_LOSS: 1}"])
+def test_a_damaged_config_of_before_is_counted_anew(tiny_run, tmp_path, content):
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "config.yaml").write_text(content)
+    cfg = setup_config(str(tiny_run), list(BALANCED))
+    balance_classes(cfg, resume=True)
+    assert len(cfg.MODEL.PIXEL_LOSS.CLASS_WEIGHTS) == 6
+
+
 def test_what_cannot_be_counted_is_an_error_with_its_key(tiny_run, monkeypatch, tmp_path):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
     cfg = setup_config(str(tiny_run), list(BALANCED))
