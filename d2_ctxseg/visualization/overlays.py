@@ -156,7 +156,7 @@ def draw_legend_strip(metadata, labels: np.ndarray, width: int) -> np.ndarray:
 
     Args:
         metadata: as in :func:`draw_overlay`.
-        labels: the classes, integers; those that are no class are left out.
+        labels: the classes, integers; those that are no class are listed as one, "ignored".
         width: of the picture, in pixels.
 
     Returns:
@@ -166,13 +166,13 @@ def draw_legend_strip(metadata, labels: np.ndarray, width: int) -> np.ndarray:
     size = _font_size(width // 4)
     font, step = _font(size), round(1.9 * size)
     x, y, places = size, size // 2 + step // 2, []
-    for label in labels.tolist():
-        if 0 <= label < len(names):
-            entry_width = round(1.6 * size) + _width(font, class_name(metadata, label))
-            if x > size and x + entry_width > width - size:
-                x, y = size, y + step
-            places.append((label, x, y))
-            x += entry_width + round(1.5 * size)
+    shown = [label for label in labels.tolist() if 0 <= label < len(names)]
+    for label in [*shown, None] if len(shown) < len(labels) else shown:
+        entry_width = round(1.6 * size) + _width(font, class_name(metadata, label))
+        if x > size and x + entry_width > width - size:
+            x, y = size, y + step
+        places.append((label, x, y))
+        x += entry_width + round(1.5 * size)
 
     picture = Image.new("RGB", (width, y + step // 2 + size // 2), GROUND)
     for label, x, y in places:
@@ -270,12 +270,19 @@ def _side_by_side(panels: dict[str, np.ndarray]) -> np.ndarray:
     return np.asarray(picture)
 
 
-def _draw_entry(picture: Image.Image, x: int, y: int, font, metadata, label: int) -> None:
-    """A patch of the class's colour and its name, to the right of ``x``, in line with ``y``."""
+def _draw_entry(picture: Image.Image, x: int, y: int, font, metadata, label: int | None) -> None:
+    """A patch of the class's colour and its name, to the right of ``x``, in line with ``y``.
+
+    None stands for what is ignored, whose patch is hatched.
+    """
     size, half = round(font.size), round(0.6 * font.size)
     draw = ImageDraw.Draw(picture)
     patch = (x, y - half, x + 2 * half, y + half)
-    draw.rectangle(patch, class_color(metadata, label), FRAME)
+    if label is None:
+        draw.rectangle(patch, IGNORED_DARK, FRAME)
+        draw.line((x + 1, y + half - 1, x + 2 * half - 1, y - half + 1), IGNORED_LIGHT, size // 4)
+    else:
+        draw.rectangle(patch, class_color(metadata, label), FRAME)
     name = class_name(metadata, label)
     draw.text((x + round(1.6 * size), y), name, INK, font, anchor="lm")
 
@@ -315,8 +322,10 @@ def class_color(metadata, label: int) -> tuple[int, int, int]:
 _palette = lru_cache(generate_palette)
 
 
-def class_name(metadata, label: int) -> str:
-    """A class's name, shortened if it is long."""
+def class_name(metadata, label: int | None) -> str:
+    """A class's name, shortened if it is long; "ignored" for None."""
+    if label is None:
+        return "ignored"
     name = metadata.stuff_classes[label]
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 

@@ -10,6 +10,7 @@ from d2_ctxseg.visualization import (
     class_shares,
     draw_comparison,
     draw_legend,
+    draw_legend_strip,
     draw_overlay,
 )
 from detectron2.data import MetadataCatalog
@@ -204,6 +205,13 @@ def test_a_comparison_shows_ignored_truth_in_grey(image, labels, metadata):
     assert ignored.max() < 110
     # The stripes: two shades, both of them often.
     assert 0.1 < (ignored.mean(axis=2) > 75).mean() < 0.6
+
+
+@pytest.mark.parametrize("ignored", [[], [255]])
+def test_the_legend_of_a_comparison_names_what_is_ignored(metadata, ignored):
+    strip = draw_legend_strip(metadata, np.array([0, 2, *ignored]), 600)
+    assert has_color(strip, (33, 33, 33)) == bool(ignored)
+    assert has_color(strip, COLORS[2]) and not has_color(strip, COLORS[1])
 
 
 def strip_height(picture):
