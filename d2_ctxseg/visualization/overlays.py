@@ -1,4 +1,4 @@
-"""Pictures of label maps: an overlay with a legend, and image, truth and prediction side by side.
+"""Pictures of label maps: an overlay with a legend; image, ground truth and prediction in a row.
 
 Labels outside the dataset's classes (255 and other ignored ones) get no colour.
 """
@@ -46,10 +46,10 @@ def draw_overlay(image_rgb, sem_seg, metadata, alpha: float = 0.6, legend: bool 
 
 
 def draw_comparison(image_rgb, truth, prediction, metadata, alpha: float = 0.6):
-    """Image, truth and prediction side by side, with the accuracy and a legend.
+    """Image, ground truth and prediction side by side, with the accuracy and a legend.
 
-    Pixels that the truth ignores are hatched in grey. The accuracy is the share of the other
-    pixels whose prediction is right.
+    Pixels that the ground truth ignores are hatched in grey. The accuracy is the share of the other
+    pixels whose prediction is correct.
 
     Args:
         image_rgb: uint8 array (H, W, 3).
@@ -68,14 +68,14 @@ def draw_comparison(image_rgb, truth, prediction, metadata, alpha: float = 0.6):
     caption = "prediction (no labelled pixels)"
     if labelled.any():
         accuracy = (truth == prediction)[labelled].mean()
-        caption = f"prediction ({accuracy:.1%} of pixels right)".replace("%", " %")
+        caption = f"prediction ({accuracy:.1%} of pixels correct)".replace("%", " %")
 
     image, truth, prediction = _enlarged(image, truth, prediction)
     # On grey, so that a class has the legend's colour whatever the colour of the object.
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     panels = {
         "image": image,
-        "truth": _overlay(grey, truth, metadata, alpha, hatch_ignored=True),
+        "ground truth": _overlay(grey, truth, metadata, alpha, hatch_ignored=True),
         caption: _overlay(grey, prediction, metadata, alpha),
     }
     row = _side_by_side(panels)
