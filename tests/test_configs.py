@@ -1,10 +1,10 @@
 """configs/: every leaf loads, is what its name says, builds and trains."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from d2_ctxseg.engine import Trainer, setup_config
 from d2_ctxseg.modeling.build_classifier import build_classifier
@@ -12,7 +12,6 @@ from d2_ctxseg.utils.errors import UserError
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-ROOT = CONFIGS.parent
 # models/ holds the parts without a dataset; upstream/ has a test of its own.
 LEAVES = sorted(
     path
@@ -53,6 +52,7 @@ def classifier_of(path: Path) -> str:
     return next(name for name in META_ARCHITECTURES if path.stem.endswith(f"_{name}"))
 
 
+@cache
 def load(path: Path, *overrides: str):
     return setup_config(str(path), ["MODEL.DEVICE", "cpu", *overrides], for_inference=True)
 
@@ -104,14 +104,6 @@ class TestEveryLeaf:
         if path.stem == "segvit_vit_l_linear":  # classifies by itself, with learned tokens
             expected = "WholeHeadSegmentor"
         assert expected == cfg.MODEL.META_ARCHITECTURE
-
-    def test_is_short(self, path):
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 16
-
-    def test_names_bases_that_are_there(self, path):
-        bases = yaml.safe_load(path.read_text(encoding="utf-8"))["_BASE_"]
-        for base in [bases] if isinstance(bases, str) else bases:
-            assert (path.parent / base).is_file()
 
     def test_differs_from_its_vanilla_twin_in_the_classifier_only(self, path):
         twin = path.with_name(path.name.replace(classifier_of(path), "linear"))
@@ -246,22 +238,6 @@ def test_the_largest_train_where_nothing_is_computed(path):
     assert logits.shape == (2, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, DIVISOR, DIVISOR)
 
 
-def test_the_systems_of_the_papers_are_there():
-    systems = {
-        "context_aware": (
-            "fcn_mobilenet_v2 fcn_r101 deeplabv3plus_r50 ocrnet_hrnet_w18 ocrnet_hrnet_w48 "
-            "pspnet_r50 upernet_r50 upernet_swin_t upernet_swin_b upernet_swin_l "
-            "segformer_mit_b2 segformer_mit_b5"
-        ),
-        "semantic_spatial": "ocrnet_hrnet_w48 upernet_swin_t upernet_swin_l segformer_mit_b5",
-        "prototype": "fcn_r101 fcn_hrnet_w48 segformer_swin_b segformer_mit_b2 segformer_mit_b4",
-        "explicit_class": "ecenet_swin_b ecenet_swin_t ecenet_r101 ecenet_vit_l segvit_vit_l",
-    }
-    names = {leaf_id(path) for path in LEAVES}
-    for classifier, models in systems.items():
-        assert names >= {f"ade20k/{model}_{classifier}" for model in models.split()}
-
-
 def test_a_mistyped_key_in_a_leaf_is_answered_with_the_nearest(tmp_path):
     path = CONFIGS / "ade20k/fcn_r101_linear.yaml"
     text = path.read_text(encoding="utf-8")
@@ -278,22 +254,9 @@ def test_a_mistyped_key_in_a_leaf_is_answered_with_the_nearest(tmp_path):
         (("DATASETS.TRAIN", "('ade20k_semseg_train',)"), "Did you mean 'ade20k_sem_seg_train'"),
         (("MODEL.SEM_SEG_HEAD.NAME", "FCNHaed"), "Did you mean 'FCNHead'"),
         (("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "151"), "has 150 classes. Set it to 150"),
-        (("MODEL.ENCODER.NAME", "tu-resnet101"), None),
     ],
 )
 def test_a_mistyped_value_too(override, message):
     path = CONFIGS / "ade20k/fcn_r101_linear.yaml"
-    if message is None:
-        load(path, *override)
-        return
     with pytest.raises(UserError, match=message):
         load(path, *override)
-
-
-def test_every_model_file_is_used():
-    used = set()
-    for path in LEAVES:
-        bases = yaml.safe_load(path.read_text(encoding="utf-8"))["_BASE_"]
-        used.update((path.parent / base).resolve() for base in bases if "models/" in base)
-    models = {p for p in (CONFIGS / "models").glob("*.yaml") if not p.name.startswith("Base-")}
-    assert used == models

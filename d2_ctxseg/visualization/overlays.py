@@ -1,4 +1,4 @@
-"""Pictures of label maps: an overlay with a legend, and image, truth and prediction side by side.
+"""Pictures of label maps: an overlay with a legend; image, ground truth and prediction in a row.
 
 Labels outside the dataset's classes (255 and other ignored ones) get no colour.
 """
@@ -46,10 +46,10 @@ def draw_overlay(image_rgb, sem_seg, metadata, alpha: float = 0.6, legend: bool 
 
 
 def draw_comparison(image_rgb, truth, prediction, metadata, alpha: float = 0.6):
-    """Image, truth and prediction side by side, with the accuracy and a legend.
+    """Image, ground truth and prediction side by side, with the accuracy and a legend.
 
-    Pixels that the truth ignores are hatched in grey. The accuracy is the share of the other
-    pixels whose prediction is right.
+    Pixels that the ground truth ignores are hatched in grey. The accuracy is the share of the other
+    pixels whose prediction is correct.
 
     Args:
         image_rgb: uint8 array (H, W, 3).
@@ -68,14 +68,14 @@ def draw_comparison(image_rgb, truth, prediction, metadata, alpha: float = 0.6):
     caption = "prediction (no labelled pixels)"
     if labelled.any():
         accuracy = (truth == prediction)[labelled].mean()
-        caption = f"prediction ({accuracy:.1%} of pixels right)".replace("%", " %")
+        caption = f"prediction ({accuracy:.1%} of pixels correct)".replace("%", " %")
 
     image, truth, prediction = _enlarged(image, truth, prediction)
     # On grey, so that a class has the legend's colour whatever the colour of the object.
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     panels = {
         "image": image,
-        "truth": _overlay(grey, truth, metadata, alpha, hatch_ignored=True),
+        "ground truth": _overlay(grey, truth, metadata, alpha, hatch_ignored=True),
         caption: _overlay(grey, prediction, metadata, alpha),
     }
     row = _side_by_side(panels)
@@ -156,7 +156,7 @@ def draw_legend_strip(metadata, labels: np.ndarray, width: int) -> np.ndarray:
 
     Args:
         metadata: as in :func:`draw_overlay`.
-        labels: the classes, integers; those that are no class are left out.
+        labels: the classes, integers; those that are no class are listed as one, "ignored".
         width: of the picture, in pixels.
 
     Returns:
@@ -166,13 +166,13 @@ def draw_legend_strip(metadata, labels: np.ndarray, width: int) -> np.ndarray:
     size = _font_size(width // 4)
     font, step = _font(size), round(1.9 * size)
     x, y, places = size, size // 2 + step // 2, []
-    for label in labels.tolist():
-        if 0 <= label < len(names):
-            entry_width = round(1.6 * size) + _width(font, class_name(metadata, label))
-            if x > size and x + entry_width > width - size:
-                x, y = size, y + step
-            places.append((label, x, y))
-            x += entry_width + round(1.5 * size)
+    shown = [label for label in labels.tolist() if 0 <= label < len(names)]
+    for label in [*shown, None] if len(shown) < len(labels) else shown:
+        entry_width = round(1.6 * size) + _width(font, class_name(metadata, label))
+        if x > size and x + entry_width > width - size:
+            x, y = size, y + step
+        places.append((label, x, y))
+        x += entry_width + round(1.5 * size)
 
     picture = Image.new("RGB", (width, y + step // 2 + size // 2), GROUND)
     for label, x, y in places:
@@ -270,12 +270,19 @@ def _side_by_side(panels: dict[str, np.ndarray]) -> np.ndarray:
     return np.asarray(picture)
 
 
-def _draw_entry(picture: Image.Image, x: int, y: int, font, metadata, label: int) -> None:
-    """A patch of the class's colour and its name, to the right of ``x``, in line with ``y``."""
+def _draw_entry(picture: Image.Image, x: int, y: int, font, metadata, label: int | None) -> None:
+    """A patch of the class's colour and its name, to the right of ``x``, in line with ``y``.
+
+    None stands for what is ignored, whose patch is hatched.
+    """
     size, half = round(font.size), round(0.6 * font.size)
     draw = ImageDraw.Draw(picture)
     patch = (x, y - half, x + 2 * half, y + half)
-    draw.rectangle(patch, class_color(metadata, label), FRAME)
+    if label is None:
+        draw.rectangle(patch, IGNORED_DARK, FRAME)
+        draw.line((x + 1, y + half - 1, x + 2 * half - 1, y - half + 1), IGNORED_LIGHT, size // 4)
+    else:
+        draw.rectangle(patch, class_color(metadata, label), FRAME)
     name = class_name(metadata, label)
     draw.text((x + round(1.6 * size), y), name, INK, font, anchor="lm")
 
@@ -315,8 +322,10 @@ def class_color(metadata, label: int) -> tuple[int, int, int]:
 _palette = lru_cache(generate_palette)
 
 
-def class_name(metadata, label: int) -> str:
-    """A class's name, shortened if it is long."""
+def class_name(metadata, label: int | None) -> str:
+    """A class's name, shortened if it is long; "ignored" for None."""
+    if label is None:
+        return "ignored"
     name = metadata.stuff_classes[label]
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 

@@ -87,8 +87,7 @@ def assert_gives_logits(run, model, images):
 
 
 class TestWhatIsExported:
-    @pytest.mark.parametrize("dynamic", [False, True])
-    @pytest.mark.parametrize("size", [(64, 96), (70, 100), (33, 65)])
+    @pytest.mark.parametrize(("size", "dynamic"), [((70, 100), False), ((33, 65), True)])
     def test_gives_the_models_logits_and_their_argmax(self, build, size, dynamic):
         model, images = build("ContextAwareSegmentor"), 255 * torch.rand(2, 3, *size)
         expected = logits_of(model, images)

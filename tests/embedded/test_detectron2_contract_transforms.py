@@ -161,7 +161,7 @@ class TestResize:
         assert resized.dtype == np.uint8
         assert set(np.unique(resized)) == set(np.unique(sem_seg))
 
-    @pytest.mark.parametrize("shape", [(48, 64), (48, 64, 1), (48, 64, 3)])
+    @pytest.mark.parametrize("shape", [(48, 64), (48, 64, 1)])
     @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
     def test_keeps_dtype_and_dimensions(self, shape, dtype):
         resized = T.ResizeTransform(48, 64, 24, 32).apply_image(np.full(shape, 7, dtype=dtype))

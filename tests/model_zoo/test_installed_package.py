@@ -50,3 +50,11 @@ def test_every_config_is_found_and_its_bases_with_it(installed, tmp_path):
     folder = installed / "d2_ctxseg" / "model_zoo" / "configs"
     assert paths == [str(folder / f"{name}.yaml") for name in config_names()]
     assert schedule == "WarmupPolyLR" and has_trained_models == "True"
+
+
+def test_the_templates_of_pages_are_there(installed):
+    package = ROOT / "d2_ctxseg"
+    files = [path for kind in ("html", "css", "js") for path in package.rglob(f"*.{kind}")]
+    assert len(files) >= 5
+    missing = [path for path in files if not (installed / path.relative_to(ROOT)).exists()]
+    assert missing == []

@@ -152,9 +152,7 @@ class TestDamage:
         with pytest.raises(UserError, match="damaged"):
             model_zoo.get_checkpoint_path("quickstart", folder=zoo)
 
-    @pytest.mark.parametrize(
-        "index", ["[1, 2", "- a list", "quickstart: {file: a}", "quickstart: text", "{a: {b: 1}}"]
-    )
+    @pytest.mark.parametrize("index", ["[1, 2", "- a list", "quickstart: {file: a}"])
     def test_a_damaged_index_is_named(self, zoo, index):
         (zoo / "models.yaml").write_text(index)
         with pytest.raises(UserError, match=r"index of trained models '.*models.yaml' is damaged"):
