@@ -68,7 +68,8 @@ class CityscapesScriptsEvaluator(DatasetEvaluator):
     2016, section 4.1). The package itself computes all of it, from label ids in files.
 
     Its mIoU is that of SegmentationEvaluator where all classes are in the labels, as in the
-    official splits. (A class that is predicted and never true counts as 0 here, not at all there.)
+    official splits. A class that is predicted, but not in the labels, counts as 0 here, and there
+    with TEST.ABSENT_CLASSES "zero_if_predicted" only.
 
     Where it cannot be computed, one line in the log says why, and there are no results: the package
     is not installed, official files are missing beside the labels, or the workers are on several
@@ -78,9 +79,9 @@ class CityscapesScriptsEvaluator(DatasetEvaluator):
         dataset_name: a registered dataset for which :func:`is_cityscapes` holds.
         task: of the other evaluator; the results are named "sem_seg_cityscapesscripts" for
             "sem_seg", "sem_seg_cityscapesscripts_TTA" for "sem_seg_TTA".
-        prediction_key: which of the model's outputs is rated, label maps (H, W). Where a model has
-            none of that name, the highest scores of "sem_seg" (K, H, W) are taken.
-        distributed: rate the predictions of all workers together.
+        prediction_key: name of the model's output to evaluate, label maps (H, W). If a model has
+            no such output, the classes of the highest scores of "sem_seg" (K, H, W) are evaluated.
+        distributed: evaluate the predictions of all workers together.
     """
 
     def __init__(
@@ -191,7 +192,7 @@ class CityscapesScriptsEvaluator(DatasetEvaluator):
         return comm.is_main_process() or not self._distributed
 
     def _problem(self) -> str | None:
-        """Why the package cannot rate this dataset here, if it cannot."""
+        """Why the package cannot evaluate this dataset here, if it cannot."""
         files = [
             path.replace(_OFFICIAL_SUFFIXES[0], suffix)
             for path in self._labels.values()

@@ -8,7 +8,7 @@ import numpy as np
 
 # OpenCV counts in single precision, which is exact up to here.
 _MOST_PIXELS = 1 << 24
-# The width of a boundary as a part of the image's diagonal (Boundary IoU, arXiv 2103.16562).
+# The width of a boundary as a fraction of the image's diagonal (Boundary IoU, arXiv 2103.16562).
 BOUNDARY_RATIO = 0.02
 # Boundaries are found in uint8, as Detectron2 does; 255 is left for "ignored".
 MOST_CLASSES_FOR_BOUNDARY = 254
@@ -20,28 +20,31 @@ def smallest_label_type(num_classes: int) -> type[np.unsignedinteger]:
     return np.uint8 if num_classes <= 255 else np.uint16
 
 
-def confusion_matrix(prediction: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:
-    """Pixels of each (predicted, true) pair, (K + 1, K + 1) int64.
+def confusion_matrix(
+    prediction: np.ndarray, ground_truth: np.ndarray, num_classes: int
+) -> np.ndarray:
+    """Pixels of each (predicted, true) pair of classes, (K + 1, K + 1) int64.
 
     Args:
         prediction: (H, W), class indices; K means "ignored".
-        truth: the same; K means "ignored". Both of one type, uint8 or uint16.
+        ground_truth: the same; K means "ignored". Both of one type, uint8 or uint16.
         num_classes: K.
 
     Raises:
         ValueError: shapes or types differ, or a value above K.
     """
-    if prediction.shape != truth.shape or prediction.dtype != truth.dtype:
+    if prediction.shape != ground_truth.shape or prediction.dtype != ground_truth.dtype:
         raise ValueError(
-            f"prediction {prediction.dtype} {prediction.shape} and truth {truth.dtype} "
-            f"{truth.shape} must have one type and one shape"
+            f"prediction {prediction.dtype} {prediction.shape} and ground truth "
+            f"{ground_truth.dtype} {ground_truth.shape} must have one type and one shape"
         )
     size = num_classes + 1
     total = np.zeros((size, size), np.int64)
     rows = max(_MOST_PIXELS // max(prediction.shape[1], 1), 1)
     for start in range(0, len(prediction), rows):
         pair = [
-            np.ascontiguousarray(labels[start : start + rows]) for labels in (prediction, truth)
+            np.ascontiguousarray(labels[start : start + rows])
+            for labels in (prediction, ground_truth)
         ]
         # Two to three times as fast as NumPy's bincount of joint indices.
         counts = cv2.calcHist(pair, [0, 1], None, [size, size], [0, size, 0, size])
@@ -52,10 +55,10 @@ def confusion_matrix(prediction: np.ndarray, truth: np.ndarray, num_classes: int
 
 
 def boundary(labels: np.ndarray) -> np.ndarray:
-    """What is left of a label map if its erosion is taken away from it, as Detectron2 does it.
+    """A label map minus its erosion, as Detectron2 computes it.
 
     That is the label where the neighbourhood has a pixel of class 0, else the difference to the
-    lowest label there; it is compared between prediction and truth. What lies beyond the image is
+    lowest label there; it is compared between prediction and ground truth. Beyond the image is
     class 0. At most 255 labels.
 
     Args:
@@ -76,12 +79,12 @@ def iou_per_class(confusion: np.ndarray) -> np.ndarray:
 
     NaN for a class that is neither predicted nor true.
     """
-    hits, true, predicted = class_counts(confusion)
-    return _ratio(hits, true + predicted - hits)
+    correct, true, predicted = class_counts(confusion)
+    return _ratio(correct, true + predicted - correct)
 
 
 def class_counts(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels of each class in (K, K) counts: hits, true ones, predicted ones; (K,) float64."""
+    """Pixels of each class in (K, K) counts: correct, true, predicted ones; (K,) float64."""
     counted = confusion.astype(np.float64)
     return counted.diagonal(), counted.sum(axis=0), counted.sum(axis=1)
 
@@ -111,9 +114,9 @@ def segmentation_metrics(
     """
     if absent_classes not in ABSENT_CLASSES:
         raise ValueError(f"absent_classes is '{absent_classes}', expected one of {ABSENT_CLASSES}")
-    hits, true, _ = class_counts(confusion[:-1, :-1])
+    correct, true, _ = class_counts(confusion[:-1, :-1])
     is_present = true > 0
-    accuracy = _ratio(hits, true)
+    accuracy = _ratio(correct, true)
     iou = iou_per_class(confusion[:-1, :-1])
     if absent_classes == "left_out":
         iou = np.where(is_present, iou, np.nan)
@@ -129,21 +132,21 @@ def segmentation_metrics(
             # Python's min: NaN only if the class is absent, not for want of a boundary.
             metrics[f"min(IoU, B-Iou)-{name}"] = min(iou[index], boundary_iou[index])
     metrics["mACC"] = _mean(accuracy)
-    metrics["pACC"] = _ratio(hits.sum(), true.sum())
+    metrics["pACC"] = _ratio(correct.sum(), true.sum())
     metrics.update({f"ACC-{name}": accuracy[i] for i, name in enumerate(class_names)})
     return {name: 100 * float(value) for name, value in metrics.items()}
 
 
 def image_metrics(confusion: np.ndarray) -> dict[str, float]:
-    """ "mIoU" over the classes in the truth of one image, and "pACC", in per cent.
+    """ "mIoU" over the classes in the ground truth of one image, and "pACC", in per cent.
 
     Args:
         confusion: as in :func:`segmentation_metrics`. NaN if nothing is labelled.
     """
-    hits, true, predicted = class_counts(confusion[:-1, :-1])
+    correct, true, predicted = class_counts(confusion[:-1, :-1])
     present = true > 0
-    iou = _ratio(hits[present], (true + predicted - hits)[present])
-    return {"mIoU": 100 * float(_mean(iou)), "pACC": 100 * float(_ratio(hits.sum(), true.sum()))}
+    iou = _ratio(correct[present], (true + predicted - correct)[present])
+    return {"mIoU": 100 * float(_mean(iou)), "pACC": 100 * float(_ratio(correct.sum(), true.sum()))}
 
 
 def _ratio(part, whole):

@@ -56,13 +56,13 @@ class SegmentationEvaluator(DatasetEvaluator):
     """mIoU, fwIoU, mACC, pACC and their values per class, in per cent.
 
     Equal to Detectron2's SemSegEvaluator on the same predictions. Images without labels are
-    predicted (and saved) but not rated.
+    predicted (and saved) but not evaluated.
 
     Args:
         dataset_name: a registered dataset.
         task: the name of the results, "sem_seg" or "sem_seg_TTA".
-        prediction_key: which of the model's outputs is rated, label maps (H, W). Where a model has
-            none of that name, the highest scores of "sem_seg" (K, H, W) are taken.
+        prediction_key: name of the model's output to evaluate, label maps (H, W). If a model has
+            no such output, the classes of the highest scores of "sem_seg" (K, H, W) are evaluated.
         output_dir: results are written there; None writes nothing.
         distributed: gather over all workers.
         boundary_iou: compute Boundary IoU too (slow; at most 254 classes).
@@ -149,7 +149,7 @@ class SegmentationEvaluator(DatasetEvaluator):
         return comm.get_rank() if self._distributed else 0
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Take in one batch.
+        """Count the pixels of one batch.
 
         Args:
             inputs: dicts with "file_name". An image that was there before is not counted again.
@@ -186,19 +186,19 @@ class SegmentationEvaluator(DatasetEvaluator):
         label_file = self._label_files[file_name]
         if label_file is None:
             return
-        truth = self._load_truth(label_file, file_name, prediction.shape)
-        confusion = confusion_matrix(prediction, truth, self._num_classes)
+        ground_truth = self._load_ground_truth(label_file, file_name, prediction.shape)
+        confusion = confusion_matrix(prediction, ground_truth, self._num_classes)
         self.confusion += confusion
         if self._boundary_confusion is not None:
             self._boundary_confusion += confusion_matrix(
-                boundary(prediction), boundary(truth), self._num_classes
+                boundary(prediction), boundary(ground_truth), self._num_classes
             )
         metrics = image_metrics(confusion)
         self._images[file_name] = metrics
         self._counts[file_name] = image_counts(confusion)
         self._examples.add(file_name, label_file, metrics["mIoU"], prediction)
 
-    def _load_truth(self, label_file: str, file_name: str, shape: tuple) -> np.ndarray:
+    def _load_ground_truth(self, label_file: str, file_name: str, shape: tuple) -> np.ndarray:
         """The label (H, W), in which the number of classes means "ignored"."""
         label = read_label(label_file, self._label_format.id_map)
         check_label_values(label, self._label_format, label_file)

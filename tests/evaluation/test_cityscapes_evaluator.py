@@ -68,17 +68,19 @@ def read_ids(record, kind):
 
 
 def predictions(records):
-    """Label maps of classes, most of them right; and the ids they stand for."""
+    """Label maps of classes, most of them correct; and the ids they stand for."""
     rng = np.random.default_rng(0)
     ids = np.array(list(CITYSCAPES))
     for record in records:
-        truth = read_ids(record, "labelTrainIds")
-        random = rng.integers(0, 19, truth.shape)
-        labels = np.where((truth == 255) | (rng.random(truth.shape) < 0.4), random, truth)
+        ground_truth = read_ids(record, "labelTrainIds")
+        random = rng.integers(0, 19, ground_truth.shape)
+        labels = np.where(
+            (ground_truth == 255) | (rng.random(ground_truth.shape) < 0.4), random, ground_truth
+        )
         yield record, labels, ids[labels]
 
 
-def rated(evaluator, records, key="label_map"):
+def evaluated(evaluator, records, key="label_map"):
     evaluator.reset()
     for record, labels, _ in predictions(records):
         output = {key: torch.from_numpy(labels)}
@@ -97,9 +99,9 @@ def package():
 class TestFigures:
     def test_iou_is_that_of_our_evaluator(self, root, package):
         records = DatasetCatalog.get(NAME)
-        ours = rated(SegmentationEvaluator(NAME, distributed=False), records)["sem_seg"]
+        ours = evaluated(SegmentationEvaluator(NAME, distributed=False), records)["sem_seg"]
         [evaluator] = cityscapes_evaluators(NAME, distributed=False)
-        theirs = rated(evaluator, records)[TASK]
+        theirs = evaluated(evaluator, records)[TASK]
         assert 20 < theirs["mIoU"] < 80
         assert theirs["mIoU"] == pytest.approx(ours["mIoU"], abs=1e-9)
         classes = MetadataCatalog.get(NAME).stuff_classes
@@ -112,12 +114,14 @@ class TestFigures:
     )
     def test_iiou_weights_objects_by_their_average_size(self, root, package, name, ids):
         records = DatasetCatalog.get(NAME)
-        metrics = rated(CityscapesScriptsEvaluator(NAME, distributed=False), records)[TASK]
+        metrics = evaluated(CityscapesScriptsEvaluator(NAME, distributed=False), records)[TASK]
         hits = misses = false = 0.0
         for record, _, predicted in predictions(records):
-            truth, instances = read_ids(record, "labelIds"), read_ids(record, "instanceIds")
+            ground_truth, instances = read_ids(record, "labelIds"), read_ids(record, "instanceIds")
             found = np.isin(predicted, ids)
-            false += (found & np.isin(truth, list(CITYSCAPES)) & ~np.isin(truth, ids)).sum()
+            false += (
+                found & np.isin(ground_truth, list(CITYSCAPES)) & ~np.isin(ground_truth, ids)
+            ).sum()
             for instance in np.unique(instances[np.isin(instances // 1000, ids)]):
                 of_object = instances == instance
                 weight = AVERAGE[instance // 1000] / of_object.sum()
@@ -126,7 +130,7 @@ class TestFigures:
         assert metrics[name] == pytest.approx(100 * hits / (hits + misses + false))
 
     def test_names_are_those_of_the_report_and_of_the_benchmark(self, root, package):
-        metrics = rated(CityscapesScriptsEvaluator(NAME), DatasetCatalog.get(NAME))[TASK]
+        metrics = evaluated(CityscapesScriptsEvaluator(NAME), DatasetCatalog.get(NAME))[TASK]
         assert list(metrics)[:4] == ["mIoU", "iIoU", "IoU_sup", "iIoU_sup"]
         names = {key: [n.partition("-")[2] for n in metrics if n.startswith(key)] for key in KEYS}
         assert [len(names[key]) for key in KEYS] == [19, 8, 7, 2]
@@ -137,11 +141,11 @@ class TestFigures:
 
     def test_scores_and_other_outputs_can_be_rated(self, root, package):
         records = DatasetCatalog.get(NAME)
-        expected = rated(CityscapesScriptsEvaluator(NAME), records)[TASK]
-        assert rated(CityscapesScriptsEvaluator(NAME), records, "sem_seg")[TASK] == expected
+        expected = evaluated(CityscapesScriptsEvaluator(NAME), records)[TASK]
+        assert evaluated(CityscapesScriptsEvaluator(NAME), records, "sem_seg")[TASK] == expected
         options = {"task": "sem_seg_TTA", "prediction_key": "label_map_TTA"}
         [evaluator] = cityscapes_evaluators(NAME, **options)
-        assert rated(evaluator, records, "label_map_TTA") == {f"{TASK}_TTA": expected}
+        assert evaluated(evaluator, records, "label_map_TTA") == {f"{TASK}_TTA": expected}
 
     def test_an_evaluator_starts_anew_and_leaves_nothing_behind(self, root, package, monkeypatch):
         monkeypatch.setattr("tempfile.tempdir", str(root / "temporary"))
@@ -151,8 +155,8 @@ class TestFigures:
         before = dict(vars(package.args))
         records = DatasetCatalog.get(NAME)
         evaluator = CityscapesScriptsEvaluator(NAME)
-        expected = rated(evaluator, records)
-        assert rated(evaluator, records) == expected
+        expected = evaluated(evaluator, records)
+        assert evaluated(evaluator, records) == expected
         assert vars(package.args) == before
         assert package.np is np
         assert not list((root / "temporary").iterdir())
@@ -161,13 +165,13 @@ class TestFigures:
         record, labels, _ = next(predictions(DatasetCatalog.get(NAME)))
         evaluator = CityscapesScriptsEvaluator(NAME)
         evaluator.reset()
-        truth = torch.from_numpy(read_ids(record, "labelTrainIds"))
-        output = {"label_map": torch.where(truth == 255, 0, truth)}
+        ground_truth = torch.from_numpy(read_ids(record, "labelTrainIds"))
+        output = {"label_map": torch.where(ground_truth == 255, 0, ground_truth)}
         evaluator.process([{"file_name": record["file_name"]}], [output])
         assert evaluator.evaluate()[TASK]["mIoU"] == 100
 
     def test_the_quiet_package_prints_nothing(self, root, package, capsys):
-        rated(CityscapesScriptsEvaluator(NAME), DatasetCatalog.get(NAME))
+        evaluated(CityscapesScriptsEvaluator(NAME), DatasetCatalog.get(NAME))
         assert capsys.readouterr().out == ""
 
 
@@ -175,7 +179,7 @@ class TestWhereItIsLeftOut:
     def left_out(self, caplog, evaluator=None):
         evaluator = evaluator or CityscapesScriptsEvaluator(NAME)
         with caplog.at_level(logging.WARNING):
-            assert rated(evaluator, DatasetCatalog.get(NAME)) == {}
+            assert evaluated(evaluator, DatasetCatalog.get(NAME)) == {}
         [line] = [r.getMessage() for r in caplog.records if "is left out" in r.getMessage()]
         assert "\n" not in line
         return line
@@ -242,7 +246,7 @@ def one_worker(rank, folder, shares):
 
 @pytest.mark.slow
 def test_two_workers_have_the_results_of_one(root, package):
-    expected = rated(CityscapesScriptsEvaluator(NAME), DatasetCatalog.get(NAME))
+    expected = evaluated(CityscapesScriptsEvaluator(NAME), DatasetCatalog.get(NAME))
     shares = [slice(0, 1), slice(1, 3)]
     run_in_two_processes(one_worker, root, root, shares)
     assert json.loads((root / "results.json").read_text()) == expected

@@ -23,9 +23,9 @@ def random_labels(shape, num_classes, seed, patch=4):
     return labels.astype(smallest_label_type(num_classes))
 
 
-def plain_confusion(prediction, truth, num_classes):
+def plain_confusion(prediction, ground_truth, num_classes):
     matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
-    np.add.at(matrix, (prediction.astype(int).ravel(), truth.astype(int).ravel()), 1)
+    np.add.at(matrix, (prediction.astype(int).ravel(), ground_truth.astype(int).ravel()), 1)
     return matrix
 
 
@@ -38,10 +38,10 @@ class TestConfusionMatrix:
     )
     def test_counts_every_pair(self, num_classes, shape, seed):
         prediction = random_labels(shape, num_classes, seed)
-        truth = random_labels(shape, num_classes, seed + 1)
-        matrix = confusion_matrix(prediction, truth, num_classes)
+        ground_truth = random_labels(shape, num_classes, seed + 1)
+        matrix = confusion_matrix(prediction, ground_truth, num_classes)
         assert matrix.dtype == np.int64
-        assert np.array_equal(matrix, plain_confusion(prediction, truth, num_classes))
+        assert np.array_equal(matrix, plain_confusion(prediction, ground_truth, num_classes))
 
     def test_is_exact_where_single_precision_is_not(self):
         labels = np.ones((4100, 4100), np.uint8)

@@ -43,7 +43,7 @@ def make_dataset(tmp_path):
         for index, shape in enumerate(SHAPES):
             record = {"file_name": str(tmp_path / f"images/{index}.jpg")}
             if index not in unlabelled:
-                # The last class never occurs in the truth.
+                # The last class never occurs in the ground truth.
                 labels = random_labels(shape, len(names) - 1, index)
                 labels[labels == len(names) - 1] = 255
                 path = tmp_path / f"labels/{index}.png"
@@ -101,22 +101,22 @@ RECORDED = {
 
 
 def cars_on_a_road(index):
-    """Truth and prediction (40, 60): the latter shifted, with sky that reaches into "ignored"."""
-    truth = np.zeros((40, 60), dtype=np.uint8)
-    truth[8 : 20 + index, 5:25] = 1
-    truth[25:35, 30:50] = 1
-    prediction = np.roll(truth, (1, 2 + index), (0, 1))
+    """Ground truth and prediction (40, 60): shifted, with sky that reaches into "ignored"."""
+    ground_truth = np.zeros((40, 60), dtype=np.uint8)
+    ground_truth[8 : 20 + index, 5:25] = 1
+    ground_truth[25:35, 30:50] = 1
+    prediction = np.roll(ground_truth, (1, 2 + index), (0, 1))
     prediction[:6, 40:58] = 2
-    truth[:, 54:] = 255
-    return truth, prediction
+    ground_truth[:, 54:] = 255
+    return ground_truth, prediction
 
 
 class TestAgainstDetectron2:
     def test_figures_that_were_recorded_on_it(self, tmp_path):
         name, records, pairs = unique_name(), [], []
         for index in range(2):
-            truth, prediction = cars_on_a_road(index)
-            label_file = write_labels(tmp_path / f"{index}.png", truth)
+            ground_truth, prediction = cars_on_a_road(index)
+            label_file = write_labels(tmp_path / f"{index}.png", ground_truth)
             records.append({"file_name": f"{index}.jpg", "sem_seg_file_name": label_file})
             output = {"label_map": torch.from_numpy(prediction).long()}
             pairs.append(({"file_name": f"{index}.jpg"}, output))

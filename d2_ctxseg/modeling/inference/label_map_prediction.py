@@ -1,4 +1,4 @@
-"""What evaluation asks of a model: label maps, from one view and from several at once."""
+"""Label maps for evaluation, from one view and from several in one pass."""
 
 import torch
 from torch import Tensor, nn

@@ -1,8 +1,8 @@
-"""Class scores of an image that are made a band of rows at a time.
+"""Class scores of an image that are computed a band of rows at a time.
 
 Detectron2 resizes logits (K, h, w) to the image and takes the argmax. With many classes and large
 images that takes the most memory of a prediction: 847 classes at 1024x2048 are 7 GB. Here resizing,
-averaging over windows and views, and the argmax happen in bands, so that only what the network
+averaging over windows and views, and the argmax are computed in bands; only what the network
 itself gives is kept whole.
 """
 
@@ -35,11 +35,11 @@ class Scores(ABC):
 
     @abstractmethod
     def tensor(self) -> Tensor:
-        """All of them, (K, H, W)."""
+        """All scores, (K, H, W)."""
 
     @abstractmethod
     def rows(self, start: int, stop: int) -> Tensor:
-        """Those of the rows ``start`` to ``stop``, (K, stop - start, W)."""
+        """The scores of the rows ``start`` to ``stop``, (K, stop - start, W)."""
 
     def label_map(self, band_elements: int | None = None) -> Tensor:
         """The class with the highest score at each pixel, (H, W) int64.
@@ -59,13 +59,13 @@ class Scores(ABC):
         for start in range(0, height, step):
             stop = min(start + step, height)
             band = _at_least_float32(self.rows(start, stop))
-            # Bands of logits that are there already are parts of them, which stay as they are.
+            # Bands of stored logits are views of them; the logits must not change.
             labels[start:stop] = _first_argmax(band.clone() if band._is_view() else band)
         return labels
 
 
 class Logits(Scores):
-    """Scores (K, H, W) that are there already, of any floating-point type."""
+    """Stored scores (K, H, W), of any floating-point type."""
 
     def __init__(self, logits: Tensor):
         self._logits = logits

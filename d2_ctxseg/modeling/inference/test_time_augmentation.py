@@ -33,7 +33,7 @@ class TestTimeAugmentation:
         UserError: a value that is not positive, no scale at all, or an unknown average.
     """
 
-    __test__ = False  # pytest: the name says something else
+    __test__ = False  # no test, whatever pytest makes of the name
 
     ratios: tuple[float, ...] = ()
     min_sizes: tuple[int, ...] = ()
@@ -179,5 +179,5 @@ class _Views:
     def mean(self) -> Scores:
         if self._stored is None:
             return Mean(self._lazy)
-        # A model stores the scores of all views or of none.
+        # A model gives stored scores for all views, or for none.
         return Logits(self._stored / self._num_stored)
