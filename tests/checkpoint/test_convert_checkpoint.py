@@ -107,6 +107,23 @@ def test_the_oracle_that_only_training_needs_is_converted(name):
     assert torch.equal(converted(name)["classifier.oracle_projector.2.weight"], expected)
 
 
+def test_a_semantic_and_spatial_classifier_is_converted_with_its_model():
+    options = {**SYSTEMS["swin_uper"], "META_ARCHITECTURE": "SemanticSpatialSegmentor"}
+    segmentor = build_model(config(options))
+    ours = segmentor.classifier.state_dict()
+    others = ("decode_head.proj.", "decode_head.apd_proj.")
+    state = {k: v for k, v in official("swin_uper").items() if not k.startswith(others)}
+    with np.load(FIXTURES / "semantic_spatial.npz") as arrays:
+        keys = [key.removeprefix("state/") for key in arrays.files if key.startswith("state/")]
+    numbers = {key: torch.tensor(number) for number, key in enumerate(keys)}
+    names = convert_official_state_dict(numbers, "ssa")
+    state |= {f"decode_head.{keys[number]}": ours[name] for name, number in names.items()}
+    whole = convert_official_model(state, segmentor)
+    assert len(names) == len(ours)
+    for name, tensor in ours.items():
+        assert torch.equal(whole[f"classifier.{name}"], tensor)
+
+
 def test_the_other_images_that_protoseg_takes_are_pointed_out(caplog):
     convert_official_model(official("segformer"), model("segformer"))
     assert not caplog.records

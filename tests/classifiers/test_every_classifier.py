@@ -200,7 +200,7 @@ class TestConstruction:
 
 @pytest.mark.parametrize(
     "classifier_class",
-    [c for c in CLASSIFIERS if c is not PrototypeClassifier],  # whose prototypes replace it
+    [c for c in CLASSIFIERS if c not in WITHOUT_PREDICTOR],
 )
 def test_a_predictor_of_another_shape_is_refused(classifier_class):
     with pytest.raises(ValueError, match=r"expected \(4, 8, 1, 1\)"):

@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2_ctxseg.losses import interpolation_bands as bands
 from d2_ctxseg.losses.functional import segmentation_cross_entropy
-from d2_ctxseg.losses.interpolation_bands import interpolation_matrix
 from d2_ctxseg.losses.upsampled_cross_entropy import (
     plain_upsampled_cross_entropy,
     upsampled_cross_entropy,
@@ -62,14 +60,6 @@ class TestAgainstInterpolation:
             for function in (upsampled_cross_entropy, plain_upsampled_cross_entropy)
         )
         torch.testing.assert_close(result, expected)
-
-    @pytest.mark.parametrize("align_corners", [False, True])
-    def test_matrix_is_the_interpolation(self, align_corners):
-        line = torch.randn(1, 1, 5, 1, dtype=torch.float64)
-        matrix = interpolation_matrix(5, 13, align_corners, line)
-        expected = F.interpolate(line, size=(13, 1), mode="bilinear", align_corners=align_corners)
-        torch.testing.assert_close(matrix @ line[0, 0], expected[0, 0])
-        torch.testing.assert_close(matrix.sum(dim=1), torch.ones(13, dtype=torch.float64))
 
     def test_large_logits_do_not_overflow(self):
         logits, labels = 1e4 * torch.randn(1, 4, 3, 3), torch.randint(0, 4, (1, 12, 12))

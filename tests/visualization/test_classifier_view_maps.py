@@ -20,6 +20,7 @@ from classifier_view_runs import (
 
 from d2_ctxseg.classifiers import LinearClassifier
 from d2_ctxseg.classifiers.mixture_density import component_log_density
+from d2_ctxseg.losses.boundary import canny_edges
 from d2_ctxseg.visualization.classifier_views.context_aware import two_predictions
 from d2_ctxseg.visualization.classifier_views.explicit_class import (
     classifier_masks,
@@ -40,6 +41,10 @@ from d2_ctxseg.visualization.classifier_views.prototype import (
     principal_plane,
     prototype_maps,
     sample_of_each,
+)
+from d2_ctxseg.visualization.classifier_views.semantic_spatial import (
+    predicted_boundary,
+    spatial_attention,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -275,6 +280,30 @@ class TestLearnedPrototypes:
                 torch.testing.assert_close(products[:, m], expected, atol=1e-5, rtol=0)
         finally:
             classifier.num_prototypes, classifier.weight = 10, weight
+
+
+class TestSemanticSpatial:
+    def test_attention_is_the_softmax_over_the_pixels_relative_to_its_largest(self, predictor_of):
+        scene = scene_of(predictor_of("SemanticSpatialSegmentor"))
+        attention = spatial_attention(scene, [4, 0])
+        with torch.no_grad():
+            features, padded_size = features_of(scene)
+            vanilla = scene.model.classifier.predictor(features)[:, [4, 0]]
+        weights = vanilla.flatten(2).softmax(dim=2)
+        weights = (weights / weights.amax(dim=2, keepdim=True)).view_as(vanilla)
+        torch.testing.assert_close(attention, at_image_size(weights, padded_size, scene))
+
+    def test_boundaries_are_those_of_the_predicted_classes(self, predictor_of):
+        keys = "MODEL.CLASSIFIER.SEMANTIC_SPATIAL"
+        options = (f"{keys}.BOUNDARY_FRAME", "0", f"{keys}.BOUNDARY_DILATION", "0")
+        scene = scene_of(predictor_of("SemanticSpatialSegmentor", *options))
+        with torch.no_grad():
+            features, padded_size = features_of(scene)
+            labels = scene.model.classifier(features).argmax(dim=1)
+        expected = canny_edges(labels)[:, None].float()
+        assert 0 < expected.mean() < 1
+        boundary = predicted_boundary(scene)
+        torch.testing.assert_close(boundary, at_image_size(expected, padded_size, scene)[0])
 
 
 class TestMasks:
