@@ -198,10 +198,7 @@ class TestConstruction:
             assert unused == []
 
 
-@pytest.mark.parametrize(
-    "classifier_class",
-    [c for c in CLASSIFIERS if c is not PrototypeClassifier],  # whose prototypes replace it
-)
+@pytest.mark.parametrize("classifier_class", [c for c in CLASSIFIERS if c not in WITHOUT_PREDICTOR])
 def test_a_predictor_of_another_shape_is_refused(classifier_class):
     with pytest.raises(ValueError, match=r"expected \(4, 8, 1, 1\)"):
         classifier_class(8, 4, predictor=torch.nn.Conv2d(8, 4, 3))
