@@ -64,11 +64,13 @@ class TensorboardXWriter(EventWriter):
     Args:
         log_dir: the folder for the file.
         window_size: the median of this many iterations is written for noisy scalars.
+        **kwargs: further arguments of ``torch.utils.tensorboard.SummaryWriter``.
     """
 
-    def __init__(self, log_dir: str, window_size: int = 20):
+    def __init__(self, log_dir: str, window_size: int = 20, **kwargs):
         self._window_size = window_size
         self._log_dir = log_dir
+        self._options = kwargs
         self._last_write = -1
 
     @cached_property
@@ -76,7 +78,7 @@ class TensorboardXWriter(EventWriter):
         # Imported and opened at the first write: a run that never writes needs no tensorboard.
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(self._log_dir)
+        return SummaryWriter(self._log_dir, **self._options)
 
     def write(self) -> None:
         """Write what is new. Pictures are then dropped from the storage."""
