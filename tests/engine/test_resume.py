@@ -13,7 +13,7 @@ from d2_ctxseg.engine.checkpoints import BestCheckpoint
 from d2_ctxseg.engine.metrics import MetricsWriter
 from d2_ctxseg.engine.random_state import preserved_random_state
 from d2_ctxseg.utils.errors import UserError
-from detectron2.engine import CallbackHook
+from detectron2.engine import HookBase
 from detectron2.utils.env import seed_all_rng
 
 
@@ -42,12 +42,15 @@ def run(folder, name, *opts, resume=False, hook=None, steps=9):
     return trainer
 
 
-def killed_after(iteration):
-    def end(trainer):
-        if trainer.iter == iteration:
-            raise Killed
+class KilledAfter(HookBase):
+    """Ends the training after this iteration."""
 
-    return CallbackHook(after_step=end)
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def after_step(self):
+        if self.trainer.iter == self.iteration:
+            raise Killed
 
 
 class TestInOneProcess:
@@ -55,14 +58,14 @@ class TestInOneProcess:
         run(folder, "whole")
         for end in (2, 5):
             with pytest.raises(Killed):
-                run(folder, "killed", resume=True, hook=killed_after(end))
+                run(folder, "killed", resume=True, hook=KilledAfter(end))
         run(folder, "killed", "DATALOADER.NUM_WORKERS", 1, resume=True)
         assert differences(folder / "whole", folder / "killed") == []
 
     def test_a_drawn_seed_stays_the_runs(self, folder, caplog):
         caplog.set_level("INFO")
         with pytest.raises(Killed):
-            run(folder, "killed", "SEED", -1, hook=killed_after(4), steps=6)
+            run(folder, "killed", "SEED", -1, hook=KilledAfter(4), steps=6)
         last = torch.load(folder / "killed" / "model_0000003.pth", weights_only=True)
         seed = last["run"]["seed"]
         assert f"SEED is {seed}, drawn at random" in caplog.text

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections import OrderedDict
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -99,7 +99,9 @@ def inference_on_dataset(model: nn.Module, data_loader, evaluator: DatasetEvalua
     evaluator.reset()
     timer = _PhaseTimer()
     num_warmup, last_line = min(_WARMUP_BATCHES, total - 1), -math.inf
-    with inference_context(model), torch.no_grad():
+    # A model may be any callable.
+    eval_mode = inference_context(model) if isinstance(model, nn.Module) else nullcontext()
+    with eval_mode, torch.no_grad():
         timer.restart()
         for index, inputs in enumerate(data_loader):
             timer.end("data")
