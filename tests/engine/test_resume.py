@@ -7,13 +7,13 @@ import signal
 import pytest
 import torch
 from resume_runs import differences, start, wait, write_config
+from tiny_training import AfterStep
 
 from d2_ctxseg.engine import Trainer, setup_config
 from d2_ctxseg.engine.checkpoints import BestCheckpoint
 from d2_ctxseg.engine.metrics import MetricsWriter
 from d2_ctxseg.engine.random_state import preserved_random_state
 from d2_ctxseg.utils.errors import UserError
-from detectron2.engine import CallbackHook
 from detectron2.utils.env import seed_all_rng
 
 
@@ -47,7 +47,7 @@ def killed_after(iteration):
         if trainer.iter == iteration:
             raise Killed
 
-    return CallbackHook(after_step=end)
+    return AfterStep(end)
 
 
 class TestInOneProcess:
