@@ -1,34 +1,22 @@
 """Tiny models and trainers for the tests of the engine, on an installed or embedded Detectron2."""
 
 import logging
-import shutil
-import weakref
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from d2_ctxseg.engine.optimizer import parameter_groups
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
-from detectron2.engine import (
-    DefaultTrainer,
-    HookBase,
-    SimpleTrainer,
-    TrainerBase,
-    create_ddp_model,
-)
+from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.layers import Conv2d, get_norm
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 from detectron2.solver import build_lr_scheduler
 from detectron2.solver.build import maybe_add_gradient_clipping
-from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 NUM_CLASSES = 3
-CHECKPOINTS = Path(__file__).parent / "fixtures" / "detectron2"
 
 
 @BACKBONE_REGISTRY.register()
@@ -75,8 +63,6 @@ def tiny_cfg(output_dir, max_iter=6):
     cfg.SOLVER.BASE_LR = 0.1
     cfg.SOLVER.STEPS = (4,)
     cfg.SOLVER.WARMUP_ITERS = 2
-    cfg.SOLVER.CHECKPOINT_PERIOD = 3
-    cfg.TEST.EVAL_PERIOD = 2
     return cfg
 
 
@@ -127,40 +113,7 @@ class AfterStep(HookBase):
 
 
 class TinyTrainer(DefaultTrainer):
-    """A DefaultTrainer on synthetic data that remembers each iteration's loss and rate.
-
-    What it builds, and in which order, is what Detectron2's constructor does.
-
-    Attributes:
-        losses: total loss by iteration.
-        rates: learning rate by iteration, as it was in the step.
-    """
-
-    def __init__(self, cfg):
-        TrainerBase.__init__(self)
-        self.cfg = cfg
-        model = self.build_model(cfg)
-        optimizer = _build_sgd(cfg, model)
-        options = {} if next(model.parameters()).is_cuda else {"device_ids": None}
-        model = create_ddp_model(model, broadcast_buffers=False, **options)
-        self._trainer = SimpleTrainer(model, EndlessBatches(), optimizer)
-        self.scheduler = build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = DetectionCheckpointer(
-            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
-        )
-        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
-        self.register_hooks(self.build_hooks())
-        self.losses, self.rates = {}, {}
-        if comm.is_main_process():  # the only one that stores the total loss
-            self.register_hooks([AfterStep(TinyTrainer._remember)])
-
-    def _remember(self):
-        self.losses[self.iter] = self.storage.history("total_loss").latest()
-        self.rates[self.iter] = self.storage.history("lr").latest()
-
-    @classmethod
-    def build_train_loader(cls, cfg):
-        return EndlessBatches()
+    """Tests on synthetic data."""
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):
@@ -169,6 +122,17 @@ class TinyTrainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
         return PixelAccuracy()
+
+
+def train_tiny(cfg):
+    """Train the config's model; returns total loss and learning rate of each iteration."""
+    model = build_model(cfg)
+    optimizer = _build_sgd(cfg, model)
+    trainer = SimpleTrainer(model, EndlessBatches(), optimizer)
+    trainer.scheduler = build_lr_scheduler(cfg, optimizer)
+    trainer.register_hooks([hooks.LRScheduler()])
+    trainer.train(0, cfg.SOLVER.MAX_ITER)
+    return history(trainer, "total_loss"), history(trainer, "lr")
 
 
 def _build_sgd(cfg, model):
@@ -227,27 +191,3 @@ def detectron2_log():
             logger.propagate = propagate
             logger.handlers[:] = handlers
         setup_logger.cache_clear()  # it would not add the handlers again otherwise
-
-
-def checkpoint_cfg(name, output_dir, max_iter=6):
-    """The config with which ``fixtures/detectron2/<name>`` was trained on Detectron2."""
-    cfg = tiny_cfg(output_dir, max_iter)
-    if name == "cosine_clipped":
-        cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
-        cfg.SOLVER.BASE_LR_END = 0.02
-        cfg.SOLVER.NESTEROV = True
-        cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
-        cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "norm"
-        cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.1
-    return cfg
-
-
-def make_checkpoint(name):
-    """Train ``fixtures/detectron2/<name>`` anew; run it where Detectron2 is installed."""
-    shutil.rmtree(CHECKPOINTS / name, ignore_errors=True)
-    torch.manual_seed(0)
-    TinyTrainer(checkpoint_cfg(name, CHECKPOINTS / name)).train()
-    keep = {"last_checkpoint", "metrics.json", "model_final.pth"}
-    for path in (CHECKPOINTS / name).iterdir():
-        if path.name not in keep:
-            path.unlink()

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+from two_processes import run_in_two_processes
 
 from d2_ctxseg.classifiers import GaussianMixtureClassifier
 
@@ -53,11 +53,8 @@ class Model(torch.nn.Module):
 
 
 def one_worker(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.set_num_threads(1)
     torch.save({case: some_steps(rank, case) for case in OPTIONS}, f"{folder}/worker{rank}.pth")
     torch.save(overflowing_step(rank), f"{folder}/overflow{rank}.pth")
-    dist.destroy_process_group()
 
 
 def some_steps(rank, case):
@@ -89,7 +86,7 @@ def overflowing_step(rank):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workers")
-    torch.multiprocessing.spawn(one_worker, (str(folder),), nprocs=2)
+    run_in_two_processes(one_worker, folder, str(folder))
     return folder
 
 

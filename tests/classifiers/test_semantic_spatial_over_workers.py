@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+from two_processes import run_in_two_processes
 
 from d2_ctxseg.classifiers import SemanticSpatialClassifier
 
@@ -44,8 +44,6 @@ class Model(torch.nn.Module):
 
 
 def one_worker(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.set_num_threads(1)
     results = {}
     for case, options in CASES.items():
         classifier = make_classifier(**options)
@@ -58,14 +56,13 @@ def one_worker(rank, folder):
         losses = {name: loss.detach() for name, loss in losses.items()}
         results[case] = {"losses": losses, "gradients": gradients}
     torch.save(results, f"{folder}/worker{rank}.pth")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory):
     """What the two workers have after two steps, in every case."""
     folder = tmp_path_factory.mktemp("workers")
-    torch.multiprocessing.spawn(one_worker, (str(folder),), nprocs=2)
+    run_in_two_processes(one_worker, folder, str(folder))
     return [torch.load(folder / f"worker{rank}.pth", weights_only=True) for rank in (0, 1)]
 
 

@@ -1,6 +1,5 @@
 """What this project relies on in Detectron2's event storage and writers, on either runtime."""
 
-import json
 import logging
 
 import pytest
@@ -11,7 +10,6 @@ from detectron2.utils.events import (
     CommonMetricPrinter,
     EventStorage,
     EventWriter,
-    JSONWriter,
     TensorboardXWriter,
     get_event_storage,
 )
@@ -57,6 +55,7 @@ class TestEventStorage:
         for storage.iter, value in enumerate([100.0, 9.0, 1.0, 5.0]):
             storage.put_scalar("noisy", value)
             storage.put_scalar("exact", value, smoothing_hint=False)
+        assert storage.smoothing_hints() == {"noisy": True, "exact": False}
         assert storage.count_samples("noisy", 3) == 3
         assert storage.latest_with_smoothing_hint(3) == {"noisy": (5.0, 3), "exact": (5.0, 3)}
         assert storage.latest_with_smoothing_hint(4)["noisy"] == (7.0, 3)
@@ -139,31 +138,6 @@ class TestWriters:
         assert lines[0].startswith(" iter: 0")
         assert lines[1].startswith(" eta: 0:00:00  iter: 1")
         assert " lr: N/A " in lines[1]
-
-    def test_metrics_file(self, training, tmp_path):
-        path = tmp_path / "metrics.json"
-        writer = JSONWriter(str(path), window_size=4)
-        training(writer.write, after=[2, 6])
-        writer.close()
-        assert path.read_text().splitlines() == [
-            '{"iteration": 2, "loss_ce": 0.5, "lr": 0.009819818665965752, "total_loss": 9.2876544}',
-            '{"data_time": 0.045, "iteration": 6, "loss_ce": 0.18333333333333335, '
-            '"lr": 0.009458343193786321, "time": 0.545, "total_loss": 6.7944448}',
-            '{"[metric]acc": 0.5, "iteration": 4}',
-            '{"data_time": 0.07500000000000001, "iteration": 9, "loss_ce": 0.11805555555555555, '
-            '"lr": 0.009186228693518995, "time": 0.575, "total_loss": 4.657408, "val/miou": 55.5}',
-        ]
-
-    def test_metrics_file_is_appended_to(self, tmp_path):
-        path = tmp_path / "metrics.json"
-        for start in (0, 7):
-            writer = JSONWriter(str(path))
-            with EventStorage(start) as storage:
-                storage.put_scalar("lr", 0.5)
-                writer.write()
-            writer.close()
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        assert lines == [{"iteration": 0, "lr": 0.5}, {"iteration": 7, "lr": 0.5}]
 
     def test_tensorboard_gets_scalars_and_pictures(self, tmp_path):
         writer = TensorboardXWriter(str(tmp_path))

@@ -1,6 +1,5 @@
 """What detectron2.engine's hooks promise, installed or embedded."""
 
-import json
 import re
 
 import numpy as np
@@ -9,9 +8,7 @@ import torch
 from tiny_training import detectron2_log, simple_trainer
 from torch import nn
 
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.engine import HookBase, SimpleTrainer, hooks
-from detectron2.utils.events import JSONWriter
+from detectron2.engine import SimpleTrainer, hooks
 
 
 def test_iteration_timer():
@@ -24,68 +21,6 @@ def test_iteration_timer():
         r"Overall training speed: 4 iterations in 0:00:00 \(\d\.\d{4} s / it\)", log[1]
     )
     assert log[2] == "Total training time: 0:00:00 (0:00:00 on hooks)"
-
-
-def test_periodic_writer(tmp_path):
-    trainer = simple_trainer()
-    writer = JSONWriter(str(tmp_path / "metrics.json"))
-    trainer.register_hooks([hooks.PeriodicWriter([writer], period=2)])
-    trainer.train(0, 5)
-    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
-    assert [line["iteration"] for line in lines] == [1, 3, 4]
-
-
-def test_periodic_checkpointer(tmp_path):
-    trainer = simple_trainer()
-    checkpointer = DetectionCheckpointer(trainer.model, str(tmp_path))
-    trainer.register_hooks([hooks.PeriodicCheckpointer(checkpointer, 2)])
-    trainer.train(0, 5)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "last_checkpoint", "model_0000001.pth", "model_0000003.pth", "model_final.pth",
-    ]  # fmt: skip
-    assert torch.load(tmp_path / "model_0000003.pth", weights_only=True)["iteration"] == 3
-
-
-class Scores(HookBase):
-    """Stores one score an iteration, as an evaluation would."""
-
-    def __init__(self, scores):
-        self.scores = scores
-
-    def after_step(self):
-        score = self.scores[self.trainer.iter]
-        self.trainer.storage.put_scalar("sem_seg/mIoU", score, smoothing_hint=False)
-
-
-@pytest.mark.parametrize(
-    ("scores", "best"),
-    [
-        ([0.5, 0.7, 0.6, 0.6], 1),
-        ([0.5, 0.6, 0.6, 0.9], 3),
-        ([float("nan"), 0.4, 0.3, 0.2], 1),
-    ],
-)
-def test_best_checkpointer(tmp_path, scores, best):
-    trainer = simple_trainer()
-    checkpointer = DetectionCheckpointer(trainer.model, str(tmp_path))
-    hook = hooks.BestCheckpointer(1, checkpointer, "sem_seg/mIoU")
-    trainer.register_hooks([Scores(scores), hook])
-    with detectron2_log() as log:
-        trainer.train(0, 4)
-    first = next(i for i, score in enumerate(scores) if score == score)
-    assert f"Saved first model at {scores[first]:.5f} @ {first} steps" in log
-    assert (hook.best_metric, hook.best_iter) == (scores[best], best)
-    assert torch.load(tmp_path / "model_best.pth", weights_only=True)["iteration"] == best
-
-
-def test_best_checkpointer_without_its_metric(tmp_path):
-    trainer = simple_trainer()
-    checkpointer = DetectionCheckpointer(trainer.model, str(tmp_path))
-    trainer.register_hooks([hooks.BestCheckpointer(1, checkpointer, "no/such")])
-    with detectron2_log() as log:
-        trainer.train(0, 2)
-    assert sum("no/such does not seem to be computed" in message for message in log) == 2
-    assert not (tmp_path / "model_best.pth").exists()
 
 
 @pytest.mark.parametrize(("period", "expected"), [(2, [1, 3, 5]), (0, [5])])

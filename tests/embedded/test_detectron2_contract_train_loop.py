@@ -1,9 +1,11 @@
 """What detectron2.engine's training loop promises, installed or embedded."""
 
 import pytest
+import torch
 from tiny_training import AfterStep, Quadratic, detectron2_log, history, simple_trainer
 
 from detectron2.engine import HookBase, TrainerBase
+from detectron2.utils.events import EventStorage
 
 
 class Recorder(HookBase):
@@ -105,6 +107,15 @@ def test_a_model_in_eval_mode_is_an_error():
     trainer.model.eval()
     with detectron2_log(), pytest.raises(AssertionError, match=r"\[SimpleTrainer\].*eval mode"):
         trainer.train(0, 1)
+
+
+def test_reset_data_loader():
+    trainer = simple_trainer(batches=(1.0,))
+    trainer.train(0, 1)
+    trainer.reset_data_loader(lambda: [torch.tensor(0.0)])
+    with EventStorage():
+        trainer.run_step()
+    assert trainer.data_loader == [torch.tensor(0.0)]
 
 
 def test_trainer_state():

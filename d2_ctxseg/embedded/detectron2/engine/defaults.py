@@ -1,28 +1,18 @@
 """The trainer that a config describes."""
 
 import logging
-import os
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
 from .._coverage import not_covered
 from ..config import CfgNode
-from ..evaluation import (
-    DatasetEvaluator,
-    inference_on_dataset,
-    print_csv_format,
-    verify_results,
-)
+from ..evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from ..modeling import build_model
 from ..utils import comm
-from ..utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
-from ..utils.file_io import PathManager
-from . import hooks
 from ._setup import create_ddp_model, default_argument_parser, default_setup
-from .train_loop import HookBase, TrainerBase
+from .train_loop import TrainerBase
 
 __all__ = ["DefaultTrainer", "create_ddp_model", "default_argument_parser", "default_setup"]
 
@@ -35,18 +25,14 @@ def _of_inner_trainer(name: str) -> property:
 
 
 class DefaultTrainer(TrainerBase):
-    """Trains what a config describes, with the usual hooks.
+    """Builds, steps and tests what a config describes.
 
-    A subclass has a constructor of its own, which sets the attributes (``start_iter`` and
-    ``max_iter`` too) and registers ``build_hooks()``, and the classmethods
-    ``build_train_loader(cfg)``, ``build_test_loader(cfg, dataset_name)`` and
+    A subclass has a constructor of its own, which sets ``_trainer``, the inner trainer that does a
+    step, and the classmethods ``build_test_loader(cfg, dataset_name)`` and
     ``build_evaluator(cfg, dataset_name)``.
 
     Attributes:
-        cfg: the config; `auto_scale_workers` may have changed it.
-        scheduler: the learning rate schedule.
-        checkpointer: saves and loads model and trainer in ``cfg.OUTPUT_DIR``.
-        model, data_loader, optimizer: those of the inner trainer, ``_trainer``, which does a step.
+        model, data_loader, optimizer: those of the inner trainer.
     """
 
     model = _of_inner_trainer("model")
@@ -55,77 +41,6 @@ class DefaultTrainer(TrainerBase):
 
     def __init__(self, cfg: CfgNode):
         raise NotImplementedError(not_covered("detectron2.engine.DefaultTrainer(cfg)"))
-
-    def resume_or_load(self, resume: bool = True) -> None:
-        """Continue the training in ``cfg.OUTPUT_DIR``, or load ``cfg.MODEL.WEIGHTS``.
-
-        Args:
-            resume: if there is a last checkpoint, load all of it (weights, optimizer, schedule) and
-                start at the iteration after its own. Otherwise only the weights of
-                ``cfg.MODEL.WEIGHTS`` are loaded, and training starts at iteration 0.
-        """
-        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
-        if resume and self.checkpointer.has_checkpoint():
-            self.start_iter = self.iter + 1
-
-    def build_hooks(self) -> list[HookBase | None]:
-        """Timer, schedule, PreciseBN, checkpoints, evaluation, writers; in this order.
-
-        Checkpoints come after PreciseBN, which changes the model, and before the evaluation, which
-        may fail. The writers are last, to see what all others stored.
-        """
-        cfg = self.cfg
-        is_main = comm.is_main_process()
-        result = [hooks.IterationTimer(), hooks.LRScheduler(), self._build_precise_bn()]
-        if is_main:
-            period = cfg.SOLVER.CHECKPOINT_PERIOD
-            result.append(hooks.PeriodicCheckpointer(self.checkpointer, period))
-
-        def test_and_keep_results():
-            self._last_eval_results = self.test(self.cfg, self.model)
-            return self._last_eval_results
-
-        result.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, test_and_keep_results))
-        if is_main:
-            result.append(hooks.PeriodicWriter(self.build_writers(), period=20))
-        return result
-
-    def _build_precise_bn(self) -> hooks.PreciseBN | None:
-        options = self.cfg.TEST.PRECISE_BN
-        if not (options.ENABLED and get_bn_modules(self.model)):
-            return None
-        # A data loader of its own leaves the batches of the training as they are.
-        cfg = self.cfg.clone()
-        cfg.defrost()
-        cfg.DATALOADER.NUM_WORKERS = 0
-        data_loader = self.build_train_loader(cfg)
-        return hooks.PreciseBN(self.cfg.TEST.EVAL_PERIOD, self.model, data_loader, options.NUM_ITER)
-
-    def build_writers(self) -> list[EventWriter]:
-        """Writers to the log, to ``metrics.json`` and to TensorBoard's files in ``OUTPUT_DIR``."""
-        folder = self.cfg.OUTPUT_DIR
-        PathManager.mkdirs(folder)
-        return [
-            CommonMetricPrinter(self.max_iter),
-            JSONWriter(os.path.join(folder, "metrics.json")),
-            TensorboardXWriter(folder),
-        ]
-
-    def train(self) -> dict | None:
-        """Train.
-
-        Returns:
-            The last evaluation's results if ``cfg.TEST.EXPECTED_RESULTS`` asks to verify them, on
-            the main process; otherwise None.
-        """
-        super().train(self.start_iter, self.max_iter)
-        if not (self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process()):
-            return None
-        assert hasattr(self, "_last_eval_results"), (
-            "TEST.EXPECTED_RESULTS is set, but nothing was evaluated during training."
-        )
-        verify_results(self.cfg, self._last_eval_results)
-        return self._last_eval_results
 
     def run_step(self):
         """One step of the inner trainer."""

@@ -3,29 +3,23 @@
 import datetime
 import itertools
 import logging
-import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
-from fvcore.common.checkpoint import Checkpointer
-from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
 from fvcore.common.timer import Timer
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 
 from ..evaluation.testing import flatten_results_dict
 from ..utils import comm
-from ..utils.events import EventStorage, EventWriter
+from ..utils.events import EventStorage
 from .train_loop import HookBase
 
 __all__ = [
-    "BestCheckpointer",
     "EvalHook",
     "IterationTimer",
     "LRScheduler",
-    "PeriodicCheckpointer",
-    "PeriodicWriter",
     "PreciseBN",
 ]
 
@@ -92,104 +86,6 @@ class IterationTimer(HookBase):
 
 def _hms(seconds: float) -> datetime.timedelta:
     return datetime.timedelta(seconds=int(seconds))
-
-
-class PeriodicWriter(HookBase):
-    """Calls the writers every ``period`` iterations, after the last one and at the end."""
-
-    def __init__(self, writers: Sequence[EventWriter], period: int = 20):
-        for writer in writers:
-            if not isinstance(writer, EventWriter):
-                raise TypeError(f"Expected a subclass of EventWriter, got {writer!r}.")
-        self._writers = writers
-        self._period = period
-
-    def after_step(self):
-        if _is_due(self.trainer, self._period) or _is_last_step(self.trainer):
-            for writer in self._writers:
-                writer.write()
-
-    def after_train(self):
-        for writer in self._writers:
-            writer.write()  # other hooks' after_train may have added something
-            writer.close()
-
-
-class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
-    """fvcore's PeriodicCheckpointer as a hook: saves every ``period`` iterations and at the end."""
-
-    def before_train(self):
-        self.max_iter = self.trainer.max_iter
-
-    def after_step(self):
-        self.step(self.trainer.iter)
-
-
-class BestCheckpointer(HookBase):
-    """Keeps the checkpoint with the best value of a metric. It comes after the hook that evaluates.
-
-    Args:
-        eval_period: the period of the `EvalHook`.
-        checkpointer: saves the checkpoint.
-        val_metric: the metric's name in the event storage, such as "sem_seg/mIoU"; the largest
-            value is the best.
-        file_prefix: the checkpoint's name without ".pth".
-    """
-
-    def __init__(
-        self,
-        eval_period: int,
-        checkpointer: Checkpointer,
-        val_metric: str,
-        *,
-        file_prefix: str = "model_best",
-    ):
-        self._period = eval_period
-        self._checkpointer = checkpointer
-        self._val_metric = val_metric
-        self._file_prefix = file_prefix
-        self._logger = logging.getLogger(__name__)
-        self.best_metric = None
-        self.best_iter = None
-
-    def _check(self) -> None:
-        latest = self.trainer.storage.latest().get(self._val_metric)
-        if latest is None:
-            self._logger.warning(
-                f"Given val metric {self._val_metric} does not seem to be computed/stored. "
-                "Will not be checkpointing based on it."
-            )
-            return
-        value, iteration = latest
-        if self.best_metric is None:
-            if math.isfinite(value):
-                self._save(value, iteration)
-                self._logger.info(f"Saved first model at {value:0.5f} @ {iteration} steps")
-        elif math.isfinite(value) and value > self.best_metric:
-            previous = f"{self.best_metric:0.5f} @ iteration {self.best_iter}"
-            self._save(value, iteration)
-            self._logger.info(
-                f"Saved best model as latest eval score for {self._val_metric} is "
-                f"{value:0.5f}, better than last best score {previous}."
-            )
-        else:
-            self._logger.info(
-                f"Not saving as latest eval score for {self._val_metric} is {value:0.5f}, "
-                f"not better than best score {self.best_metric:0.5f} @ iteration {self.best_iter}."
-            )
-
-    def _save(self, value: float, iteration: int) -> None:
-        self._checkpointer.save(self._file_prefix, iteration=iteration)
-        self.best_metric = value
-        self.best_iter = iteration
-
-    def after_step(self):
-        if _is_due(self.trainer, self._period) and not _is_last_step(self.trainer):
-            self._check()
-
-    def after_train(self):
-        if _is_finished(self.trainer):
-            self._check()
 
 
 class LRScheduler(HookBase):

@@ -3,7 +3,7 @@
 import logging
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -192,6 +192,12 @@ class SimpleTrainer(TrainerBase):
         if self._data_loader_iter_obj is None:
             self._data_loader_iter_obj = iter(self.data_loader)
         return self._data_loader_iter_obj
+
+    def reset_data_loader(self, data_loader_builder: Callable[[], Iterable]) -> None:
+        """Replace the data loader. The old one is given up before the new one is built."""
+        del self.data_loader
+        self._data_loader_iter_obj = None
+        self.data_loader = data_loader_builder()
 
     def _write_metrics(self, loss_dict: Mapping[str, torch.Tensor], data_time: float) -> None:
         try:

@@ -1,17 +1,13 @@
-"""Writers: they take the data of the current ``EventStorage`` to a file, tensorboard or the log."""
+"""Writers: they take the data of the current ``EventStorage`` to tensorboard or the log."""
 
 import datetime
-import json
 import logging
-import os
 import time
-from collections import defaultdict
 from functools import cached_property
 
 import torch
 
 from .event_storage import get_event_storage
-from .file_io import PathManager
 
 
 class EventWriter:
@@ -25,39 +21,6 @@ class EventWriter:
         """Called once, at the end."""
 
 
-class JSONWriter(EventWriter):
-    """Scalars in a file with one JSON object a line: ``{"iteration": 19, "lr": 0.01, ...}``.
-
-    Args:
-        json_file: lines are appended to it.
-        window_size: the median of this many iterations is written for noisy scalars.
-    """
-
-    def __init__(self, json_file: str, window_size: int = 20):
-        self._file = PathManager.open(json_file, "a")
-        self._window_size = window_size
-        self._last_write = -1
-
-    def write(self) -> None:
-        """Write one line for each iteration that has scalars since the last call."""
-        storage = get_event_storage()
-        lines = defaultdict(dict)
-        for name, (value, iteration) in storage.latest_with_smoothing_hint(
-            self._window_size
-        ).items():
-            if iteration > self._last_write:
-                lines[iteration][name] = value
-        for iteration, scalars in lines.items():
-            self._file.write(json.dumps({**scalars, "iteration": iteration}, sort_keys=True) + "\n")
-        self._last_write = max([self._last_write, *lines])
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
 class TensorboardXWriter(EventWriter):
     """Scalars and pictures in a file for tensorboard.
 
@@ -69,8 +32,7 @@ class TensorboardXWriter(EventWriter):
 
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs):
         self._window_size = window_size
-        self._log_dir = log_dir
-        self._options = kwargs
+        self._arguments = {"log_dir": log_dir, **kwargs}
         self._last_write = -1
 
     @cached_property
@@ -78,7 +40,7 @@ class TensorboardXWriter(EventWriter):
         # Imported and opened at the first write: a run that never writes needs no tensorboard.
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(self._log_dir, **self._options)
+        return SummaryWriter(**self._arguments)
 
     def write(self) -> None:
         """Write what is new. Pictures are then dropped from the storage."""
