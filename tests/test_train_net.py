@@ -156,9 +156,16 @@ class TestSignals:
 
     options = ("SOLVER.MAX_ITER", 400, "SOLVER.CHECKPOINT_PERIOD", 400, "TEST.EVAL_PERIOD", 0)
 
-    @pytest.mark.parametrize("to", ["group", "first process"])
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    @pytest.mark.parametrize("num_processes", [1, 2])
+    @pytest.mark.parametrize(
+        ("num_processes", "number", "to"),
+        [
+            (1, signal.SIGINT, "group"),
+            (1, signal.SIGTERM, "group"),
+            (1, signal.SIGTERM, "first process"),
+            (2, signal.SIGINT, "launcher"),
+            (2, signal.SIGTERM, "group"),
+        ],
+    )
     def test_training_saves_its_state(self, tiny_run, tmp_path, num_processes, number, to):
         output = tmp_path / "output"
         arguments = ["--config-file", tiny_run, "--num-gpus", num_processes, *self.options]

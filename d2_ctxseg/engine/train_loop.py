@@ -167,7 +167,14 @@ class ResumableTrainer(DefaultTrainer):
         self.iter = self.start_iter
 
     def after_step(self) -> None:
-        """Call the hooks' ``after_step``."""
+        """Call the hooks' ``after_step``.
+
+        Raises:
+            WriteError: OUTPUT_DIR is gone.
+        """
+        if comm.is_main_process():
+            with write_errors(self.cfg.OUTPUT_DIR):
+                os.stat(self.cfg.OUTPUT_DIR)  # or an evaluation would make another one
         self.run_state.last_hook = ""
         self._call_after_step(self._hooks)
 

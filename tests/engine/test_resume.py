@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -13,6 +14,7 @@ from d2_ctxseg.engine.checkpoints import BestCheckpoint
 from d2_ctxseg.engine.metrics import MetricsWriter
 from d2_ctxseg.engine.random_state import preserved_random_state
 from d2_ctxseg.utils.errors import UserError
+from d2_ctxseg.utils.files import WriteError
 from detectron2.engine import HookBase
 from detectron2.utils.env import seed_all_rng
 
@@ -103,6 +105,14 @@ class TestInOneProcess:
         (folder / "run" / "last_checkpoint").write_text("model_final.pth")
         with pytest.raises(UserError, match="not the state of a training"):
             run(folder, "run", resume=True)
+
+    def test_a_folder_that_is_gone_is_one_message(self, folder):
+        def remove(trainer):
+            if trainer.iter == 4:
+                shutil.rmtree(folder / "run")
+
+        with pytest.raises(WriteError, match="after iteration 5.*cannot be written.*is gone"):
+            run(folder, "run", "DATASETS.TEST", "()", hook=CallbackHook(after_step=remove))
 
     @pytest.fixture
     def ctrl_c_in_evaluation(self, monkeypatch):

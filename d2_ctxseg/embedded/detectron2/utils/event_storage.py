@@ -113,10 +113,6 @@ class EventStorage:
         """For each scalar, its last value and that value's iteration."""
         return self._latest_scalars
 
-    def smoothing_hints(self) -> dict[str, bool]:
-        """For each scalar, whether it is noisy."""
-        return self._smoothing_hints
-
     def latest_with_smoothing_hint(self, window_size: int = 20) -> dict[str, tuple[float, int]]:
         """As ``latest``, but for noisy scalars the median over the last iterations.
 
