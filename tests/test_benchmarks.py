@@ -319,7 +319,7 @@ class TestTables:
         assert "Whole segmentors" not in output
         written = json.loads((tmp_path / "times.json").read_text())
         assert written["size"]["classes_present"] == 3
-        assert len(written["calls"]) == 18
+        assert len(written["calls"]) == 20
         assert all(len(call["seconds"]) == 1 for call in written["calls"])
         assert all(call["memory"] > 0 for call in written["calls"])
 
