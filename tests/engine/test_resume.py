@@ -44,15 +44,22 @@ def run(folder, name, *opts, resume=False, hook=None, steps=9):
     return trainer
 
 
-class KilledAfter(HookBase):
-    """Ends the training after this iteration."""
+class AfterStep(HookBase):
+    """Calls a function with the trainer after each step."""
 
-    def __init__(self, iteration):
-        self.iteration = iteration
+    def __init__(self, function):
+        self.function = function
 
     def after_step(self):
-        if self.trainer.iter == self.iteration:
+        self.function(self.trainer)
+
+
+def killed_after(iteration):
+    def end(trainer):
+        if trainer.iter == iteration:
             raise Killed
+
+    return AfterStep(end)
 
 
 class TestInOneProcess:
@@ -60,14 +67,14 @@ class TestInOneProcess:
         run(folder, "whole")
         for end in (2, 5):
             with pytest.raises(Killed):
-                run(folder, "killed", resume=True, hook=KilledAfter(end))
+                run(folder, "killed", resume=True, hook=killed_after(end))
         run(folder, "killed", "DATALOADER.NUM_WORKERS", 1, resume=True)
         assert differences(folder / "whole", folder / "killed") == []
 
     def test_a_drawn_seed_stays_the_runs(self, folder, caplog):
         caplog.set_level("INFO")
         with pytest.raises(Killed):
-            run(folder, "killed", "SEED", -1, hook=KilledAfter(4), steps=6)
+            run(folder, "killed", "SEED", -1, hook=killed_after(4), steps=6)
         last = torch.load(folder / "killed" / "model_0000003.pth", weights_only=True)
         seed = last["run"]["seed"]
         assert f"SEED is {seed}, drawn at random" in caplog.text
@@ -112,7 +119,7 @@ class TestInOneProcess:
                 shutil.rmtree(folder / "run")
 
         with pytest.raises(WriteError, match="after iteration 5.*cannot be written.*is gone"):
-            run(folder, "run", "DATASETS.TEST", "()", hook=CallbackHook(after_step=remove))
+            run(folder, "run", "DATASETS.TEST", "()", hook=AfterStep(remove))
 
     @pytest.fixture
     def ctrl_c_in_evaluation(self, monkeypatch):
