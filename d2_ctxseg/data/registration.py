@@ -19,9 +19,10 @@ BUILTIN_FOLDER = Path(__file__).resolve().parent / "datasets"
 
 logger = logging.getLogger(__name__)
 
-# Names that Detectron2 or projects such as MaskFormer and Mask2Former register, or set colours of,
-# as they are imported. Detectron2's catalogs take each name, and each attribute of one, once.
-_SHARED = re.compile("ade20k_(full_)?sem_seg_|cityscapes_fine_|coco_2017_")
+# Names that Detectron2 or projects such as MaskFormer, Mask2Former and those with an open vocabulary
+# register, or set colours of, as they are imported. Detectron2's catalogs take each name, and each
+# attribute of one, once.
+_SHARED = re.compile("ade20k_(full_)?sem_seg_|cityscapes_fine_|coco_2017_|pascal_context_59_")
 # Name in the catalog -> (dataset, split), of the datasets registered here.
 _registered: dict[str, tuple[FolderDataset, str]] = {}
 # Datasets that can be made on the spot: name -> function of the folder to make.

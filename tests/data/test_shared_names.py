@@ -100,8 +100,9 @@ for name, ask in {
         assert "does not exist" in str(error), error
     registered[name] = "stuff_colors" in MetadataCatalog.get(name).as_dict()
 registration.register_builtin_datasets()
-shared = [n for n in after if n.startswith(("ade20k_sem", "ade20k_full_sem", "coco_2017_"))]
-own = {"camvid_sem_seg_train", "pascal_context_59_sem_seg_val", "ade20k_full_150_sem_seg_val"}
+prefixes = "ade20k_sem", "ade20k_full_sem", "coco_2017_", "pascal_context_59"
+shared = [n for n in after if n.startswith(prefixes)]
+own = {"camvid_sem_seg_train", "pascal_context_60_sem_seg_val", "ade20k_full_150_sem_seg_val"}
 ours = own <= set(after)
 theirs = [name for name in shared if name not in before]
 print(json.dumps([theirs, ours, registered, DatasetCatalog.list()]))

@@ -13,6 +13,7 @@ from miniature_archives import CITYSCAPES, cityscapes
 from PIL import Image
 from two_processes import run_in_two_processes
 
+from d2_ctxseg.data import register_builtin_datasets
 from d2_ctxseg.evaluation import SegmentationEvaluator
 from d2_ctxseg.evaluation.cityscapes import (
     CityscapesScriptsEvaluator,
@@ -35,6 +36,7 @@ KEYS = ["IoU-", "iIoU-", "IoU_sup-", "iIoU_sup-"]
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """Three validation images with all label ids; an object is what has its id in 4 columns."""
+    register_builtin_datasets([NAME])
     made = cityscapes(tmp_path)
     official_files(tmp_path, "lindau_000000_000019", made.labels)
     for number in (20, 21):
