@@ -57,6 +57,7 @@ class TestEventStorage:
         for storage.iter, value in enumerate([100.0, 9.0, 1.0, 5.0]):
             storage.put_scalar("noisy", value)
             storage.put_scalar("exact", value, smoothing_hint=False)
+        assert storage.smoothing_hints() == {"noisy": True, "exact": False}
         assert storage.count_samples("noisy", 3) == 3
         assert storage.latest_with_smoothing_hint(3) == {"noisy": (5.0, 3), "exact": (5.0, 3)}
         assert storage.latest_with_smoothing_hint(4)["noisy"] == (7.0, 3)

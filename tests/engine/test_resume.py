@@ -8,6 +8,7 @@ import signal
 import pytest
 import torch
 from resume_runs import differences, start, wait, write_config
+from tiny_training import AfterStep
 
 from d2_ctxseg.engine import Trainer, setup_config
 from d2_ctxseg.engine.checkpoints import BestCheckpoint
@@ -15,7 +16,6 @@ from d2_ctxseg.engine.metrics import MetricsWriter
 from d2_ctxseg.engine.random_state import preserved_random_state
 from d2_ctxseg.utils.errors import UserError
 from d2_ctxseg.utils.files import WriteError
-from detectron2.engine import CallbackHook
 from detectron2.utils.env import seed_all_rng
 
 
@@ -49,7 +49,7 @@ def killed_after(iteration):
         if trainer.iter == iteration:
             raise Killed
 
-    return CallbackHook(after_step=end)
+    return AfterStep(end)
 
 
 class TestInOneProcess:
@@ -109,7 +109,7 @@ class TestInOneProcess:
                 shutil.rmtree(folder / "run")
 
         with pytest.raises(WriteError, match="after iteration 5.*cannot be written.*is gone"):
-            run(folder, "run", "DATASETS.TEST", "()", hook=CallbackHook(after_step=remove))
+            run(folder, "run", "DATASETS.TEST", "()", hook=AfterStep(remove))
 
     @pytest.fixture
     def ctrl_c_in_evaluation(self, monkeypatch):

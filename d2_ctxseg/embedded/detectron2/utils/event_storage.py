@@ -105,6 +105,10 @@ class EventStorage:
         """All values of all scalars."""
         return self._history
 
+    def smoothing_hints(self) -> dict[str, bool]:
+        """For each scalar, whether it is noisy."""
+        return self._smoothing_hints
+
     def latest(self) -> dict[str, tuple[float, int]]:
         """For each scalar, its last value and that value's iteration."""
         return self._latest_scalars
