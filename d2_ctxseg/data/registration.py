@@ -19,7 +19,7 @@ BUILTIN_FOLDER = Path(__file__).resolve().parent / "datasets"
 
 logger = logging.getLogger(__name__)
 
-# Names that Detectron2 or projects such as MaskFormer, Mask2Former and those with an open vocabulary
+# Names that Detectron2 or projects such as MaskFormer, Mask2Former and those with open vocabularies
 # register, or set colours of, as they are imported. Detectron2's catalogs take each name, and each
 # attribute of one, once.
 _SHARED = re.compile("ade20k_(full_)?sem_seg_|cityscapes_fine_|coco_2017_|pascal_context_59_")

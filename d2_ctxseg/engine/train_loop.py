@@ -70,7 +70,7 @@ class ResumableTrainer(DefaultTrainer):
             logger.warning("SEED is %d, as the run was started with", state.loaded_seed)
             state.seed = state.loaded_seed
             set_seed(cfg, state.seed)
-            self._trainer.reset_data_loader(self.build_seeded_loader)
+            self.data_loader = self.build_seeded_loader()
         state.warn_if_inexact()
         state.restore_loaders(self.start_iter * cfg.SOLVER.IMS_PER_BATCH)
 

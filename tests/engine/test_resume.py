@@ -8,6 +8,7 @@ import signal
 import pytest
 import torch
 from resume_runs import differences, start, wait, write_config
+from tiny_training import AfterStep
 
 from d2_ctxseg.engine import Trainer, setup_config
 from d2_ctxseg.engine.checkpoints import BestCheckpoint
@@ -15,7 +16,6 @@ from d2_ctxseg.engine.metrics import MetricsWriter
 from d2_ctxseg.engine.random_state import preserved_random_state
 from d2_ctxseg.utils.errors import UserError
 from d2_ctxseg.utils.files import WriteError
-from detectron2.engine import HookBase
 from detectron2.utils.env import seed_all_rng
 
 
@@ -42,16 +42,6 @@ def run(folder, name, *opts, resume=False, hook=None, steps=9):
             trainer.register_hooks([hook])
         trainer.train()
     return trainer
-
-
-class AfterStep(HookBase):
-    """Calls a function with the trainer after each step."""
-
-    def __init__(self, function):
-        self.function = function
-
-    def after_step(self):
-        self.function(self.trainer)
 
 
 def killed_after(iteration):
