@@ -21,6 +21,7 @@ from classifier_view_runs import (
 from d2_ctxseg.classifiers import LinearClassifier
 from d2_ctxseg.classifiers.mixture_density import component_log_density
 from d2_ctxseg.losses.boundary import canny_edges
+from d2_ctxseg.modeling.padding import feature_sizes
 from d2_ctxseg.visualization.classifier_views.context_aware import two_predictions
 from d2_ctxseg.visualization.classifier_views.explicit_class import (
     classifier_masks,
@@ -54,6 +55,11 @@ def features_of(scene):
     """The pixel features (1, C, h, w) of a model with a classifier, and the padded size."""
     images = scene.model.normalized_images(scene.inputs).tensor
     return scene.model.sem_seg_head.layers(scene.model.backbone(images)), images.shape[-2:]
+
+
+def sizes_of(scene, features, padded_size):
+    """What of the features (1, C, h, w) is not padding, as the model tells its classifier."""
+    return feature_sizes([scene.image.shape[:2]], padded_size, features.shape[-2:])
 
 
 def at_image_size(maps, padded_size, scene):
@@ -182,6 +188,8 @@ class TestGaussianMixtures:
 class CosineOnly(torch.nn.Module):
     """A classifier of one channel: the cosine of LayerNorm's features and one prototype."""
 
+    takes_sizes = False
+
     def __init__(self, classifier, label, prototype):
         super().__init__()
         self.norm, self.prototype = classifier.feature_norm, classifier.prototypes[label, prototype]
@@ -299,7 +307,8 @@ class TestSemanticSpatial:
         scene = scene_of(predictor_of("SemanticSpatialSegmentor", *options))
         with torch.no_grad():
             features, padded_size = features_of(scene)
-            labels = scene.model.classifier(features).argmax(dim=1)
+            sizes = sizes_of(scene, features, padded_size)
+            labels = scene.model.classifier(features, sizes).argmax(dim=1)
         expected = canny_edges(labels)[:, None].float()
         assert 0 < expected.mean() < 1
         boundary = predicted_boundary(scene)
@@ -314,8 +323,9 @@ class TestMasks:
         with torch.no_grad():
             features, padded_size = features_of(scene)
             seed = classifier.predictor(features)
-            embeddings = classifier.seed_extraction(seed)
-            attention = classifier.attention(classifier.lateral(features), embeddings)[1]
+            sizes = sizes_of(scene, features, padded_size)
+            embeddings = classifier.seed_extraction(seed, sizes)
+            attention = classifier.attention(classifier.lateral(features), embeddings, sizes)[1]
         expected = {"seed": seed, "attention": attention, "sum": seed + attention}
         assert list(masks) == list(expected)
         for title, mask in expected.items():
