@@ -52,7 +52,7 @@ def test_a_trainer_has_the_parts_and_the_state_of_the_one_that_does_the_step():
     TrainerBase.__init__(trainer)
     trainer._trainer = inner
     assert (trainer.model, trainer.optimizer) == (inner.model, inner.optimizer)
-    trainer.train(3, 5)
+    TrainerBase.train(trainer, 3, 5)
     state = trainer.state_dict()
     assert set(state) == {"iteration", "_trainer"}
     assert set(state["_trainer"]) == {"iteration", "optimizer"}

@@ -188,6 +188,8 @@ class TestGaussianMixtures:
 class CosineOnly(torch.nn.Module):
     """A classifier of one channel: the cosine of LayerNorm's features and one prototype."""
 
+    takes_sizes = False
+
     def __init__(self, classifier, label, prototype):
         super().__init__()
         self.norm, self.prototype = classifier.feature_norm, classifier.prototypes[label, prototype]
