@@ -2,6 +2,8 @@
 what a class looks like there into its weight, in training a second one sees the true labels.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,7 +34,7 @@ def project(projector: nn.Module, first: Tensor, second: Tensor) -> Tensor:
 
 
 def oracle_labels(
-    labels: Tensor, size: tuple[int, int], ignore_label: int, oracle: nn.Module | None
+    labels: Tensor, size: Sequence[int], ignore_label: int, oracle: nn.Module | None
 ) -> Tensor:
     """Labels (B, H, W) as ``oracle_context`` takes them: (B, h, w) int64, -1 where ignored.
 

@@ -123,7 +123,8 @@ def make_predictor(
     if predictor is None:
         predictor = nn.Conv2d(in_channels, num_classes, kernel_size=1)
         nn.init.normal_(predictor.weight, std=0.01)
-        nn.init.zeros_(predictor.bias)
+        if predictor.bias is not None:
+            nn.init.zeros_(predictor.bias)
     if tuple(predictor.weight.shape) != (num_classes, in_channels, 1, 1):
         raise ValueError(
             f"The predictor's weight has shape {tuple(predictor.weight.shape)}, expected "

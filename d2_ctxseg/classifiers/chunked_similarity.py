@@ -4,6 +4,9 @@ The plain formulas write N x K x M numbers several times over. Here they are com
 chunk, while they are in the cache, and the backward pass needs no further copy.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.amp import is_autocast_available
@@ -63,7 +66,15 @@ class _Similarity(torch.autograd.Function):
     """Keeps one copy of the N x K x M similarities, where autograd would keep and make several."""
 
     @staticmethod
-    def forward(ctx, embeddings, table, labels, num_prototypes, distance, temperature):
+    def forward(
+        ctx: Any,
+        embeddings: Tensor,
+        table: Tensor,
+        labels: Tensor,
+        num_prototypes: int,
+        distance: str,
+        temperature: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The three tensors of PrototypeSimilarity."""
         shape = (num_prototypes, len(table) // num_prototypes)
         similarity = embeddings.new_empty(len(embeddings), len(table))
@@ -88,7 +99,9 @@ class _Similarity(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_scores, grad_own, grad_partition):
+    def backward(
+        ctx: Any, grad_scores: Tensor, grad_own: Tensor, grad_partition: Tensor
+    ) -> tuple[Tensor | None, ...]:
         """The gradient of the embeddings."""
         similarity, table, labels, class_scores, log_partition = ctx.saved_tensors
         shape, distance, temperature = ctx.options
@@ -138,7 +151,7 @@ def _chunk_length(embeddings: Tensor, table: Tensor) -> int:
     )
 
 
-def _chunks(embeddings: Tensor, table: Tensor):
+def _chunks(embeddings: Tensor, table: Tensor) -> Iterator[slice]:
     """Slices of pixels."""
     length = _chunk_length(embeddings, table)
     return (slice(start, start + length) for start in range(0, len(embeddings), length))

@@ -13,8 +13,10 @@ from torch import Tensor
 class WorkerReduction:
     """How tensors of several workers become one; here there is one worker."""
 
-    #: The number of this worker.
-    rank = 0
+    @property
+    def rank(self) -> int:
+        """The number of this worker."""
+        return 0
 
     def maximum(self, values: Tensor) -> Tensor:
         """Elementwise maximum over all workers."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..losses.checks import check_choice
+from ..losses.checks import check_choice, required
 from ..losses.distillation import DISTILLATION_TARGETS, DISTILLATION_WEIGHTINGS, distillation_loss
 from ..losses.functional import resize_labels, weighted_class_means, zero_outside
 from .adaptive_parts import (
@@ -181,7 +181,7 @@ class ContextAwareClassifier(PixelClassifier):
             sources = {"oracle": oracle, "estimated": refined, "vanilla": vanilla}
             losses["loss_kl"] = distillation_loss(
                 refined,
-                oracle,
+                required(oracle, "The oracle's prediction"),
                 resize_labels(labels, features.shape[-2:]),
                 target=self.distillation_target,
                 weighting=self.distillation_weighting,

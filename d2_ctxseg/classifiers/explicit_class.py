@@ -91,7 +91,7 @@ class ExplicitClassClassifier(PixelClassifier):
             channels = min(in_channels, _MAX_DEFAULT_CHANNELS)
         self.mask_loss = mask_loss
         self.predictor = make_predictor(in_channels, num_classes, predictor)
-        self.lateral = nn.Identity()
+        self.lateral: nn.Module = nn.Identity()
         if channels != in_channels:
             self.lateral = nn.Conv2d(in_channels, channels, kernel_size=1, bias=False)
         self.seed_extraction = ExplicitClassExtraction(num_classes, channels, pool_ratio=pool_ratio)

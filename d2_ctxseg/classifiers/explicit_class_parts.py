@@ -45,6 +45,9 @@ class PyramidAveragePool(nn.Module):
         sizes: side length of each grid.
     """
 
+    index: Tensor
+    count: Tensor
+
     def __init__(self, sizes: Sequence[int]):
         super().__init__()
         self.sizes = tuple(sizes)
@@ -67,7 +70,8 @@ class PyramidAveragePool(nn.Module):
             row by row.
         """
         height, width = masks.shape[-2:]
-        valid_height, valid_width = height, width
+        valid_height: int | Tensor = height
+        valid_width: int | Tensor = width
         if sizes is not None:
             valid_height, valid_width = (side[:, None, None, None] for side in sizes.unbind(1))
         # Shares such as 1/43 and sums over many pixels want more than half precision.

@@ -91,6 +91,10 @@ class GaussianMixtureClassifier(PixelClassifier):
     config_node = "GAUSSIAN_MIXTURE"
     default_loss_weights = {"sem_seg": 1.0, "contrast": 0.01}
     training_only = ("memory",)
+    means: Tensor
+    scales: Tensor
+    memory: ComponentMemory | None
+    log_scales: nn.Parameter | None
 
     def __init__(
         self,
@@ -168,6 +172,15 @@ class GaussianMixtureClassifier(PixelClassifier):
         self._add_mixtures(channels, memory_size)
         self._pending: list[MemberPixels] = []
         self._has_common_start = False
+
+    def _present_memory(self) -> ComponentMemory:
+        """The memory; ValueError where it was stripped from the model."""
+        if self.memory is None:
+            raise ValueError(
+                "This Gaussian mixture classifier was stripped for deployment: it has no memory "
+                "any more. Train from the full checkpoint."
+            )
+        return self.memory
 
     def _add_mixtures(self, channels: int, memory_size: int) -> None:
         shape = (self.num_classes, self.num_components, channels)
@@ -304,11 +317,7 @@ class GaussianMixtureClassifier(PixelClassifier):
     @torch.no_grad()
     def _prepare_fit(self) -> None:
         """Take the first worker's means, once: each may have drawn its own."""
-        if self.memory is None:
-            raise ValueError(
-                "This Gaussian mixture classifier was stripped for deployment: it has no memory "
-                "any more. Train from the full checkpoint."
-            )
+        self._present_memory()
         if not self._has_common_start:
             self.means.copy_(reduction_over_workers().gather(self.means)[0])
             self._has_common_start = True
@@ -377,17 +386,19 @@ class GaussianMixtureClassifier(PixelClassifier):
             self.max_samples,
             reduction,
         )
-        if self.memory.size:
-            self.memory.write(samples, weights, counts.where(usable, 0))
-            samples, weights = self.memory.samples, self.memory.weights
+        memory = self._present_memory()
+        kept_weights: Tensor | None = weights
+        if memory.size:
+            memory.write(samples, weights, counts.where(usable, 0))
+            samples, kept_weights = memory.samples, memory.weights
         else:
             samples = samples.transpose(1, 2)
         means, scales = F.normalize(self.means, dim=2), self.scales
-        if self.memory.count % self.refit_interval == 0:
-            means, scales = self._refit(means, samples, weights, present)
+        if memory.count % self.refit_interval == 0:
+            means, scales = self._refit(means, samples, kept_weights, present)
         self.means.copy_(means.where(usable, self.means))
         self.scales.copy_(scales.where(usable, self.scales))
-        self.memory.count_step()
+        memory.count_step()
 
     def _refit(
         self, means: Tensor, samples: Tensor, weights: Tensor | None, present: Tensor

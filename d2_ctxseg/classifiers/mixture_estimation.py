@@ -6,7 +6,7 @@ in the order image, row, column; the C = K * M components in the order class, co
 class. Nothing here has a gradient.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -211,6 +211,11 @@ class ComponentMemory(nn.Module):
             the host reads without waiting for the device.
     """
 
+    samples: Tensor
+    weights: Tensor | None
+    pointers: Tensor
+    steps: Tensor
+
     def __init__(
         self, num_components: int, channels: int, size: int, initial_weight: float | None = None
     ):
@@ -249,7 +254,7 @@ class ComponentMemory(nn.Module):
         self.steps += 1
         self.count += 1
 
-    def _load_from_state_dict(self, *arguments) -> None:
+    def _load_from_state_dict(self, *arguments: Any) -> None:
         super()._load_from_state_dict(*arguments)
         if not self.steps.is_meta:
             self.count = int(self.steps)

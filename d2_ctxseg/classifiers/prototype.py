@@ -71,6 +71,9 @@ class PrototypeClassifier(PixelClassifier):
 
     config_node = "PROTOTYPE"
     default_loss_weights = {"sem_seg": 1.0, "ppc": 0.01, "ppd": 0.001}
+    prototypes: Tensor
+    _sums: Tensor
+    _counts: Tensor
 
     def __init__(
         self,

@@ -6,13 +6,15 @@ Ma, Ni and Chen, "Efficient Semantic Segmentation by Semantic and Spatial Adapti
 https://github.com/xwmaxwma/SSA-Seg.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..losses.boundary import BOUNDARIES, class_boundary
-from ..losses.checks import check_choice
+from ..losses.checks import check_choice, required
 from ..losses.distillation import DISTILLATION_WEIGHTINGS, distillation_loss
 from ..losses.functional import resize_labels, valid_mask, weighted_class_means, zero_outside
 from ..losses.prototype_distillation import channel_distillation, relation_distillation
@@ -50,7 +52,9 @@ class Prototypes(NamedTuple):
 
     def sum(self) -> Tensor:
         """(B, K, C): the class's weight before its last projection."""
-        return sum(part for part in self if part is not None)
+        if self.semantic is None or self.spatial is None:
+            return required(self.semantic if self.spatial is None else self.spatial, "A prototype")
+        return self.semantic + self.spatial
 
 
 @CLASSIFIER_REGISTRY.register()
@@ -177,7 +181,8 @@ class SemanticSpatialClassifier(PixelClassifier):
 
         channels, has = in_channels, (self.semantic, self.spatial)
         self.predictor = make_predictor(in_channels, num_classes, predictor)
-        self.position_encoding = self.position_vectors = None
+        self.position_encoding: nn.Conv2d | None = None
+        self.position_vectors: nn.Parameter | None = None
         if self.spatial:
             # Not nn.Embedding: its weight decay would be that of position tables.
             self.position_vectors = nn.Parameter(torch.randn(num_classes, channels))
@@ -217,7 +222,7 @@ class SemanticSpatialClassifier(PixelClassifier):
         """Predictions, the prototypes that they are made with, and the oracle's."""
         vanilla = self.predictor(self.dropout(features))
         position = None
-        if self.spatial:
+        if self.position_encoding is not None:
             position = self.position_encoding(zero_outside(features, sizes))
         prototypes, oracle = self._prototypes(vanilla, features, position, sizes), None
         weights = [self.weight_projection(prototypes.sum())]
@@ -242,28 +247,35 @@ class SemanticSpatialClassifier(PixelClassifier):
         """Of the classes as the vanilla logits (B, K, h, w) have them."""
         weight = self.predictor.weight.flatten(1)
         semantic = spatial = None
-        if self.semantic:
+        if self.semantic_projector is not None:
             probabilities = zero_outside(vanilla.softmax(dim=1), sizes)
             center = weighted_class_means(features, probabilities.flatten(2))
             semantic = project(self.semantic_projector, center, weight)
-        if self.spatial:
+        if self.spatial_projector is not None:
+            vectors, position = self._of_positions(position)
             if sizes is not None:
                 valid = valid_mask(sizes, *vanilla.shape[-2:])
                 vanilla = vanilla.masked_fill(~valid, float("-inf"))
             center = weighted_class_means(position, vanilla.flatten(2).softmax(dim=2))
-            spatial = project(self.spatial_projector, self.position_vectors, center)
+            spatial = project(self.spatial_projector, vectors, center)
         return Prototypes(semantic, spatial)
+
+    def _of_positions(self, position: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Position vectors (K, C) and features (B, C, h, w), which spatial prototypes have."""
+        vectors = required(self.position_vectors, "position_vectors")
+        return vectors, required(position, "position_encoding")
 
     def _oracle_prototypes(
         self, labels: Tensor, features: Tensor, position: Tensor | None
     ) -> Prototypes:
         """Of the classes as labels (B, h, w), -1 where ignored, have them."""
-        weight, vectors = self.predictor.weight.flatten(1), self.position_vectors
+        weight = self.predictor.weight.flatten(1)
         semantic = spatial = None
-        if self.semantic:
+        if self.oracle_semantic_projector is not None:
             center = oracle_context(features, labels, weight, per_image=self.semantic_per_image)
             semantic = project(self.oracle_semantic_projector, center, weight)
-        if self.spatial:
+        if self.oracle_spatial_projector is not None:
+            vectors, position = self._of_positions(position)
             center = oracle_context(position, labels, vectors, per_image=self.spatial_per_image)
             # The other way round than the prediction's.
             spatial = project(self.oracle_spatial_projector, center, vectors)
@@ -290,17 +302,21 @@ class SemanticSpatialClassifier(PixelClassifier):
         )
         # Without a label there is nothing that the oracle knows better.
         known = labelled.any().float()
+        oracle = partial(required, name="The oracle")
         functions = {
             "loss_sem_seg": lambda: self._refined_cross_entropy(logits.refined, labels, labelled),
             "loss_vanilla": lambda: self._cross_entropy(logits.vanilla, labels),
-            "loss_oracle": lambda: self._cross_entropy(logits.oracle, labels),
+            "loss_oracle": lambda: self._cross_entropy(oracle(logits.oracle), labels),
             "loss_dice": lambda: self._dice(logits.refined, labels, labelled),
-            "loss_dice_oracle": lambda: self._dice(logits.oracle, labels, labelled),
+            "loss_dice_oracle": lambda: self._dice(oracle(logits.oracle), labels, labelled),
             "loss_response": lambda: self._response(logits, labels),
             "loss_semantic": lambda: (
-                known * relation_distillation(student.semantic, teacher.semantic)
+                known
+                * _distilled(relation_distillation, student.semantic, oracle(teacher).semantic)
             ),
-            "loss_spatial": lambda: known * channel_distillation(student.spatial, teacher.spatial),
+            "loss_spatial": lambda: (
+                known * _distilled(channel_distillation, student.spatial, oracle(teacher).spatial)
+            ),
         }
         return {name: weight * functions[name]() for name, weight in weights.items()}
 
@@ -332,7 +348,7 @@ class SemanticSpatialClassifier(PixelClassifier):
             )
         return distillation_loss(
             logits.refined,
-            logits.oracle,
+            required(logits.oracle, "The oracle"),
             labels,
             weighting=weighting,
             boundary=boundary,
@@ -345,7 +361,7 @@ class SemanticSpatialClassifier(PixelClassifier):
         refined = weight["sem_seg"] + weight["dice"] + weight["response"]
         oracle = weight["oracle"] + weight["dice_oracle"]
         semantic, spatial = weight["semantic"], weight["spatial"]
-        needed = {
+        needed: dict[nn.Module | Tensor | None, float] = {
             self.semantic_projector: refined + semantic,
             self.spatial_projector: refined + spatial,
             self.weight_projection: refined,
@@ -362,6 +378,12 @@ class SemanticSpatialClassifier(PixelClassifier):
         for part, weights in needed.items():
             if part is not None and not weights:
                 part.requires_grad_(False)
+
+
+def _distilled(
+    loss: Callable[[Tensor, Tensor], Tensor], student: Tensor | None, teacher: Tensor | None
+) -> Tensor:
+    return loss(required(student, "The prototypes"), required(teacher, "The oracle's prototypes"))
 
 
 def _sum_of_pixels(features: Tensor, position: Tensor | None) -> Tensor:

@@ -9,8 +9,9 @@ import socket
 import tempfile
 import types
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,19 +111,19 @@ class CityscapesScriptsEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """Forget all images. All workers call it together."""
         self._clean_up()
-        name = None
+        name = ""
         if self._is_main():
             self._temporary = tempfile.TemporaryDirectory(prefix="cityscapes_")
             name = self._temporary.name
         facts = (name, self._problem(), socket.gethostname())
-        names, problems, hosts = zip(*(comm.all_gather(facts) if self._distributed else [facts]))
-        problems = [problem for problem in problems if problem]
-        if len(set(hosts)) > 1:
+        of_workers = comm.all_gather(facts) if self._distributed else [facts]
+        problems = [problem for _, problem, _ in of_workers if problem]
+        if len({host for *_, host in of_workers}) > 1:
             problems.append("it does not work with several machines")
         if problems:
             self._leave_out(problems[0])
         else:
-            self._folder = Path(names[0])
+            self._folder = Path(of_workers[0][0])
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Write the predictions of one batch, as label ids, to files.
@@ -136,7 +137,8 @@ class CityscapesScriptsEvaluator(DatasetEvaluator):
         for input_, output in zip(inputs, outputs):
             if input_["file_name"] in self._numbers:
                 labels = self._predicted_labels(output)
-                write_label_image(self._prediction_file(input_["file_name"]), self._ids[labels])
+                path = self._prediction_file(self._folder, input_["file_name"])
+                write_label_image(path, self._ids[labels])
 
     def _predicted_labels(self, output: dict) -> np.ndarray:
         labels = output.get(self.prediction_key)
@@ -163,10 +165,11 @@ class CityscapesScriptsEvaluator(DatasetEvaluator):
     def _evaluate(self) -> OrderedDict:
         if self._folder is None:
             return OrderedDict()
+        files = {image: self._prediction_file(self._folder, image) for image in self._labels}
         pairs = [
-            (str(self._prediction_file(image)), label)
+            (str(files[image]), label)
             for image, label in self._labels.items()
-            if self._prediction_file(image).exists()
+            if files[image].exists()
         ]
         if not pairs:
             self._leave_out("no image was predicted")
@@ -184,9 +187,9 @@ class CityscapesScriptsEvaluator(DatasetEvaluator):
         )
         return OrderedDict({self.task: results})
 
-    def _prediction_file(self, image: str) -> Path:
+    def _prediction_file(self, folder: Path, image: str) -> Path:
         # Numbers, since the package finds nothing out from names.
-        return self._folder / f"{self._numbers[image]}.png"
+        return folder / f"{self._numbers[image]}.png"
 
     def _is_main(self) -> bool:
         return comm.is_main_process() or not self._distributed
@@ -253,16 +256,16 @@ def evaluate_files(predictions: Sequence[str], labels: Sequence[str]) -> dict[st
 class _Counted(list):
     """A list that moves a progress bar on when an item is taken."""
 
-    def __init__(self, items, bar):
+    def __init__(self, items: Iterable, bar: tqdm):
         super().__init__(items)
         self._bar = bar
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         self._bar.update()
         return super().__getitem__(index)
 
 
-def _in_per_cent(results: dict, evaluation) -> dict[str, float]:
+def _in_per_cent(results: dict, evaluation: types.ModuleType) -> dict[str, float]:
     classes = [label for label in evaluation.labels if not label.ignoreInEval]
     names = [label.name for label in classes]
     with_instances = [label.name for label in classes if label.hasInstances]
@@ -293,17 +296,18 @@ def _import_evaluation() -> types.ModuleType:
 
 
 @contextlib.contextmanager
-def _with_in1d(module: types.ModuleType):
+def _with_in1d(module: types.ModuleType) -> Iterator[None]:
     """Give a module numpy's function ``in1d``, which NumPy 2.4 removed and version 2.3 needs."""
-    numpy = module.np
+    names = vars(module)
+    numpy = names["np"]
     if not hasattr(numpy, "in1d"):
-        module.np = types.SimpleNamespace(
+        names["np"] = types.SimpleNamespace(
             **vars(numpy), in1d=lambda values, of: np.isin(values, of).ravel()
         )
     try:
         yield
     finally:
-        module.np = numpy
+        names["np"] = numpy
 
 
 def _official_label(record: dict) -> str | None:

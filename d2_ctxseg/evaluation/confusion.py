@@ -149,8 +149,8 @@ def image_metrics(confusion: np.ndarray) -> dict[str, float]:
     return {"mIoU": 100 * float(_mean(iou)), "pACC": 100 * float(_ratio(correct.sum(), true.sum()))}
 
 
-def _ratio(part, whole):
-    """part / whole; NaN where the whole is 0."""
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole; NaN where the whole is 0. Numbers of NumPy will do as well."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.true_divide(part, whole)
 

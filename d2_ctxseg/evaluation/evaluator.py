@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
@@ -46,7 +47,9 @@ def label_loader(dataset_name: str) -> Callable[..., np.ndarray]:
     return partial(_load_label, label_format=label_format)
 
 
-def _load_label(path: str, dtype=np.int64, *, label_format: LabelFormat) -> np.ndarray:
+def _load_label(
+    path: str, dtype: type[np.integer] = np.int64, *, label_format: LabelFormat
+) -> np.ndarray:
     label = read_label(path, label_format.id_map)
     check_label_values(label, label_format, path)
     return label.astype(dtype)
@@ -105,7 +108,7 @@ class SegmentationEvaluator(DatasetEvaluator):
             )
         self._absent_classes = absent_classes
         self._boundary_iou = boundary_iou and self._can_have_boundaries()
-        self._save_predictions = save_predictions and self._output_dir is not None
+        self._saved_to = self._output_dir if save_predictions else None
         self._weights = weights
         self._num_examples = num_examples if self._output_dir else 0
         self._label_files = {
@@ -133,17 +136,15 @@ class SegmentationEvaluator(DatasetEvaluator):
         self._images: dict[str, dict[str, float]] = {}
         self._counts: dict[str, np.ndarray] = {}
         self._examples = WorstAndBest(self._num_examples)
-        self._writer = None
-        if self._save_predictions:
-            self._writer = self._make_writer()
+        self._writer = None if self._saved_to is None else self._make_writer(self._saved_to)
 
-    def _make_writer(self) -> PredictionWriter:
+    def _make_writer(self, folder: Path) -> PredictionWriter:
         if self._rank() == 0:
-            remove_predictions(self._output_dir)
+            remove_predictions(folder)
         if self._distributed:
             comm.synchronize()
         ids = original_ids(self._metadata, self._label_format)
-        return PredictionWriter(self._output_dir, list(self._label_files), ids, self._rank())
+        return PredictionWriter(folder, list(self._label_files), ids, self._rank())
 
     def _rank(self) -> int:
         return comm.get_rank() if self._distributed else 0
@@ -243,7 +244,7 @@ class SegmentationEvaluator(DatasetEvaluator):
             format_class_table(metrics),
         )
         if self._output_dir:
-            self._write(metrics)
+            self._write(metrics, self._output_dir)
         return OrderedDict({self.task: metrics})
 
     def _gather(self) -> None:
@@ -268,7 +269,7 @@ class SegmentationEvaluator(DatasetEvaluator):
             merged.add_example(example)
         self._examples = merged
 
-    def _write(self, metrics: dict[str, float]) -> None:
+    def _write(self, metrics: dict[str, float], folder: Path) -> None:
         EvaluationFiles(
             dataset=self.dataset_name,
             task=self.task,
@@ -285,7 +286,7 @@ class SegmentationEvaluator(DatasetEvaluator):
             counts=self._image_counts(),
             worst=self._examples.worst(),
             best=self._examples.best(),
-        ).write(self._output_dir)
+        ).write(folder)
 
     def _image_counts(self) -> ImageCounts:
         """Of the labelled images, in the dataset's order."""
@@ -294,7 +295,7 @@ class SegmentationEvaluator(DatasetEvaluator):
         return ImageCounts.of_images(names, self._metadata.stuff_classes, counts)
 
 
-def original_ids(metadata, label_format: LabelFormat) -> dict[int, int] | None:
+def original_ids(metadata: Metadata, label_format: LabelFormat) -> dict[int, int] | None:
     """Class index -> the id that the dataset's publishers use; None where they are the same."""
     known = metadata.get("original_ids")
     if known:

@@ -71,7 +71,7 @@ def write_examples(folder: Path, worst: Iterable[Example], best: Iterable[Exampl
     """Write ``examples/examples.json`` and the label maps beside it; older ones are deleted."""
     folder = Path(folder) / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
-    entries = []
+    entries: list[dict] = []
     for kind, examples in (("worst", worst), ("best", best)):
         for example in examples:
             name = f"{len(entries):04d}.png"

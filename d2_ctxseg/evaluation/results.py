@@ -33,9 +33,9 @@ def format_class_table(results: Mapping[str, float]) -> str:
     rows = [(name, results[f"IoU-{name}"], results[f"ACC-{name}"]) for name in names]
     rows.append(("mean", results["mIoU"], results["mACC"]))
     # NaN is the only value that differs from itself.
-    rows = [[value if value == value else "-" for value in row] for row in rows]
+    shown = [[value if value == value else "-" for value in row] for row in rows]
     table = tabulate(
-        rows, headers=["class", "IoU", "ACC"], tablefmt="pipe", floatfmt=".2f", numalign="right"
+        shown, headers=["class", "IoU", "ACC"], tablefmt="pipe", floatfmt=".2f", numalign="right"
     )
     means = ", ".join(f"{key} {results[key]:.2f}" for key in _MEANS if key in results)
     return f"{table}\n{means}"
@@ -98,7 +98,7 @@ class EvaluationFiles:
         _, true, predicted = class_counts(self.confusion[:-1, :-1])
         rows = []
         for index, name in enumerate(self.class_names):
-            row = {"class": name}
+            row: dict[str, str | float] = {"class": name}
             for metric in ("IoU", "ACC", "BoundaryIoU"):
                 if f"{metric}-{name}" in self.metrics:
                     row[metric] = self.metrics[f"{metric}-{name}"]

@@ -1,4 +1,8 @@
-"""Checks of options, whose messages name the choices."""
+"""Checks whose messages name what was expected."""
+
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -12,3 +16,10 @@ def check_positive(**options: float) -> None:
     for name, value in options.items():
         if value <= 0:
             raise ValueError(f"{name} is {value}, expected a number above 0.")
+
+
+def required(value: T | None, name: str) -> T:
+    """The value; ValueError, naming the part, where it was left out or stripped from a model."""
+    if value is None:
+        raise ValueError(f"{name} is needed, but this model was built or stripped without it.")
+    return value

@@ -1,5 +1,7 @@
 """Functions of logits, features and labels that the classifiers share."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,14 +45,22 @@ def segmentation_cross_entropy(
     """
     labels = labels.long()
     valid = labels != ignore_label
-    options = {"label_smoothing": label_smoothing}
     if class_weights is not None:
-        options["class_weights"] = class_weights = class_weights.to(at_least_float32(logits).dtype)
+        class_weights = class_weights.to(at_least_float32(logits).dtype)
     if logits.shape[-2:] == labels.shape[-2:]:
-        total = _cross_entropy_sum(logits, labels.where(valid, _IGNORED), **options)
+        known = labels.where(valid, _IGNORED)
+        total = _cross_entropy_sum(
+            logits, known, class_weights=class_weights, label_smoothing=label_smoothing
+        )
     else:
-        zeroed = labels.where(valid, 0)
-        total = upsampled_cross_entropy(logits, zeroed, valid, align_corners, **options)
+        total = upsampled_cross_entropy(
+            logits,
+            labels.where(valid, 0),
+            valid,
+            align_corners,
+            class_weights=class_weights,
+            label_smoothing=label_smoothing,
+        )
     if class_weights is None:
         return total / valid.sum().clamp(min=1)
     weight = (class_weights[labels.where(valid, 0)] * valid).sum()
@@ -95,7 +105,7 @@ def _cross_entropy_sum(
     )
 
 
-def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_labels(labels: Tensor, size: Sequence[int]) -> Tensor:
     """Labels (B, H, W) of any integer dtype to (B, h, w) int64 by nearest neighbour."""
     if tuple(labels.shape[-2:]) == tuple(size):
         return labels.long()
@@ -120,8 +130,8 @@ def feature_lengths(features: Tensor) -> Tensor:
     # Channels are taken in blocks that the caches hold: on the CPU ten times faster than a norm
     # over a dimension that is not the last, and no copy of half-precision features in float32.
     blocks = features.split(64, dim=1)
-    squares = sum(at_least_float32(block).square().sum(dim=1, keepdim=True) for block in blocks)
-    return squares.clamp(min=1e-24).sqrt()
+    squares = [at_least_float32(block).square().sum(dim=1, keepdim=True) for block in blocks]
+    return sum(squares[1:], squares[0]).clamp(min=1e-24).sqrt()
 
 
 def class_membership(labels: Tensor, num_classes: int) -> Tensor:

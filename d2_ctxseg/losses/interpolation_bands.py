@@ -5,7 +5,7 @@ time it never holds more than a band.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,9 +29,7 @@ class Band(NamedTuple):
     """(W, w)."""
 
 
-def interpolation_bands(
-    logits: Tensor, size: tuple[int, int], align_corners: bool
-) -> Iterator[Band]:
+def interpolation_bands(logits: Tensor, size: Sequence[int], align_corners: bool) -> Iterator[Band]:
     """All rows of the output of size (H, W), in order; the logits are (B, K, h, w).
 
     A band is ``row_weights @ logits[:, :, in_rows] @ column_weights.T``.

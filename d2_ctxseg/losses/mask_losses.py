@@ -13,6 +13,7 @@ formulas, and its training code was not released. The focal and the dice loss he
 SegViT (Zhang et al., NeurIPS 2022, arXiv 2210.05844), restricted to the labelled pixels.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -33,7 +34,7 @@ class MaskTargets(NamedTuple):
 
 
 def mask_targets(
-    labels: Tensor, num_classes: int, size: tuple[int, int], ignore_label: int = 255
+    labels: Tensor, num_classes: int, size: Sequence[int], ignore_label: int = 255
 ) -> MaskTargets:
     """The true mask of every class at the resolution of the predicted masks.
 

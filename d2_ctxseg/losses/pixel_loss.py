@@ -45,6 +45,8 @@ class PixelLoss(nn.Module):
         ValueError: a value is out of its range.
     """
 
+    class_weights: Tensor | None
+
     def __init__(
         self,
         *,
@@ -57,16 +59,17 @@ class PixelLoss(nn.Module):
     ):
         super().__init__()
         _check_options(hard_pixel_share, hard_pixel_threshold, label_smoothing)
+        weights = None
         if class_weights is not None:
             _check_class_weights(class_weights)
-            class_weights = torch.tensor(list(class_weights), dtype=torch.float32)
+            weights = torch.tensor(list(class_weights), dtype=torch.float32)
         self.ignore_label = ignore_label
         self.align_corners = align_corners
         self.hard_pixel_share = hard_pixel_share
         self.hard_pixel_threshold = hard_pixel_threshold
         self.label_smoothing = label_smoothing
         # The config has them: checkpoints are the same with and without.
-        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor, align_corners: bool | None = None) -> Tensor:
         """The loss of a batch.

@@ -1,6 +1,6 @@
 """Half precision where it is enough, single precision where sums need it."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def without_autocast(device: torch.device):
+def without_autocast(device: torch.device) -> AbstractContextManager:
     """A context in which operations keep the precision of what they are given."""
     # The meta device has no autocast, and nothing to turn off. Nor has an exported graph, and some
     # files of torch.export with such a context in them cannot be read again.

@@ -39,7 +39,7 @@ def relation_distillation(student: Tensor, teacher: Tensor, scale: float = 15.0)
         if rows >= num_classes:
             total = _confusion(student, fixed, teacher, teacher, 0, scale)
         else:
-            total = sum(
+            parts = [
                 checkpoint(
                     *(_confusion, student[:, i : i + rows], fixed, teacher[:, i : i + rows]),
                     *(teacher, i, scale),
@@ -47,7 +47,8 @@ def relation_distillation(student: Tensor, teacher: Tensor, scale: float = 15.0)
                     preserve_rng_state=False,
                 )
                 for i in range(0, num_classes, rows)
-            )
+            ]
+            total = torch.stack(parts).sum()
         return total / (batch * num_classes)
 
 

@@ -6,6 +6,8 @@ predictions are supervised. Here a band of rows is interpolated, turned into its
 and of the gradient, and forgotten. The result is the same.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -92,8 +94,15 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, logits, labels, valid, class_weights, label_smoothing, align_corners, needs_gradient
-    ):
+        ctx: Any,
+        logits: Tensor,
+        labels: Tensor,
+        valid: Tensor,
+        class_weights: Tensor | None,
+        label_smoothing: float,
+        align_corners: bool,
+        needs_gradient: bool,
+    ) -> Tensor:
         """The loss; the gradient waits in ``ctx``."""
         source, ctx.dtype = at_least_float32(logits), logits.dtype
         if class_weights is not None:
@@ -114,7 +123,7 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
                     needs_gradient,
                 )
                 total += loss
-                if needs_gradient:
+                if gradient is not None and band_gradient is not None:
                     gradient[:, :, in_rows] += row_weights.T @ band_gradient @ column_weights
         if needs_gradient:
             ctx.save_for_backward(gradient)
@@ -122,7 +131,7 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_output):
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         """The waiting gradient, scaled before it is rounded to the logits' precision."""
         (gradient,) = ctx.saved_tensors
         return (gradient * grad_output).to(ctx.dtype), None, None, None, None, None, None
@@ -144,26 +153,27 @@ def _cross_entropy_and_gradient(
     labels, valid = labels[:, None], valid[:, None].to(logits.dtype)
     of_label = logits.gather(1, labels)
     true = valid if class_weights is None else valid * class_weights[labels]
-    even = None
+    smoothing = None
     if label_smoothing:
         num_classes = logits.shape[1]
-        if class_weights is None:
-            class_weights = logits.new_ones(num_classes)
+        weights = logits.new_ones(num_classes) if class_weights is None else class_weights
         true = (1 - label_smoothing) * true
         even = (label_smoothing / num_classes) * valid
-        of_all = torch.einsum("k,bkrw->brw", class_weights, logits)[:, None]
+        smoothing = weights, even, torch.einsum("k,bkrw->brw", weights, logits)[:, None]
     largest = logits.amax(dim=1, keepdim=True)
     exponentials = logits.sub_(largest).exp_()
     sums = exponentials.sum(dim=1, keepdim=True)
     log_partition = sums.log() + largest
     loss = ((log_partition - of_label) * true).sum()
     mass = true
-    if even is not None:
-        loss += ((class_weights.sum() * log_partition - of_all) * even).sum()
-        mass = true + class_weights.sum() * even
+    if smoothing is not None:
+        weights, even, of_all = smoothing
+        loss += ((weights.sum() * log_partition - of_all) * even).sum()
+        mass = true + weights.sum() * even
     if not needs_gradient:
         return loss, None
     gradient = exponentials.mul_(mass / sums).scatter_add_(1, labels, -true)
-    if even is not None:
-        gradient.addcmul_(class_weights[:, None, None], even, value=-1)
+    if smoothing is not None:
+        weights, even, _ = smoothing
+        gradient.addcmul_(weights[:, None, None], even, value=-1)
     return loss, gradient

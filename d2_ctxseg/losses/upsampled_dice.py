@@ -9,6 +9,8 @@ Interpolated masks of K classes, one-hot labels, and their gradients would be (B
 Here a band of rows is interpolated at a time, and labels are indices.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -97,7 +99,14 @@ class _UpsampledDice(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, logits, labels, valid, align_corners, needs_gradient):
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        labels: Tensor,
+        valid: Tensor,
+        align_corners: bool,
+        needs_gradient: bool,
+    ) -> Tensor:
         """The loss; the gradient waits in ``ctx``."""
         source, ctx.dtype = at_least_float32(logits), logits.dtype
         sums, overlap = (source.new_zeros(logits.shape[:2]) for _ in range(2))
@@ -111,7 +120,7 @@ class _UpsampledDice(torch.autograd.Function):
                 probability = (row_weights @ columns).sigmoid_()
                 sums += probability.sum(dim=(2, 3))
                 own[:, out_rows] = probability.gather(1, labels[:, None, out_rows])[:, 0]
-                if needs_gradient:
+                if gradient is not None:
                     slope = probability.addcmul_(probability, probability, value=-1)
                     gradient[:, :, in_rows] += row_weights.T @ slope @ column_weights
         inside = valid.to(own.dtype)
@@ -119,7 +128,7 @@ class _UpsampledDice(torch.autograd.Function):
         sizes = class_sizes(labels, valid, logits.shape[1]).to(own.dtype)
         present, total = (sizes > 0).to(own.dtype), sums + sizes + 1
         score = (2 * overlap + 1) / total
-        if needs_gradient:
+        if gradient is not None:
             gradient *= (present * score / total)[..., None, None]
             slope = (
                 own * (1 - own) * inside * (-2 / total).gather(1, labels.flatten(1)).view_as(own)
@@ -130,7 +139,7 @@ class _UpsampledDice(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_output):
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         """The waiting gradient, scaled before it is rounded to the logits' precision."""
         (gradient,) = ctx.saved_tensors
         return (gradient * grad_output).to(ctx.dtype), None, None, None, None
