@@ -1,5 +1,6 @@
 """Starts the processes of a run: Detectron2's launch, or those that torchrun has started."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ from detectron2.engine import launch
 from detectron2.utils import comm
 
 from ..utils.errors import UserError, exit_on_user_error
+from ..utils.files import WriteError
 from .interrupts import SIGNALS
 
 TIMEOUT = timedelta(minutes=30)
@@ -93,7 +95,21 @@ def _main_of_process(main: Callable, args) -> None:
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as the script leaves it for its imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
     with exit_on_user_error():
-        main(args)
+        try:
+            main(args)
+        except WriteError:
+            _close_log_files()
+            raise
+
+
+def _close_log_files() -> None:
+    """Give up lines that the disk did not take; at Python's exit they would be a traceback."""
+    for name in ("detectron2", "fvcore", "d2_ctxseg"):
+        for handler in logging.getLogger(name).handlers:
+            stream = getattr(handler, "stream", None)
+            if stream not in (None, sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError):
+                    stream.close()
 
 
 def _join_torchrun() -> None:
