@@ -17,6 +17,7 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
 
 from d2_ctxseg.checkpoint import load_weights
 from d2_ctxseg.data import generate_missing
+from d2_ctxseg.data.class_balance import refuse_unlabelled
 from d2_ctxseg.engine import (
     Trainer,
     balance_classes,
@@ -26,10 +27,12 @@ from d2_ctxseg.engine import (
     take_run_folder,
 )
 from d2_ctxseg.engine.config_files import find_config_file
+from d2_ctxseg.engine.resume_check import refuse_other_run
 from d2_ctxseg.evaluation import add_to_results_file, by_dataset, merge_tasks
 from d2_ctxseg.report import write_report
-from d2_ctxseg.utils.errors import run_command
+from d2_ctxseg.utils.errors import UserError, run_command
 from d2_ctxseg.utils.files import write_errors
+from d2_ctxseg.utils.outputs import make_output_folder
 from d2_ctxseg.utils.runtime import describe_runtime
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
@@ -47,13 +50,21 @@ def main(args):
     if args.config_file:
         args.config_file = find_config_file(args.config_file)  # default_setup opens it
     cfg = setup_config(args.config_file, args.opts, for_inference=args.eval_only)
+    key = "TEST" if args.eval_only else "TRAIN"
+    if not cfg.DATASETS[key]:
+        doing = "--eval-only evaluates on" if args.eval_only else "a training needs"
+        raise UserError(f"DATASETS.{key} is {cfg.DATASETS[key]}: name what {doing}.")
+    make_output_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     if not args.eval_only:
         take_run_folder(cfg.OUTPUT_DIR, resume=args.resume)
+        if args.resume:
+            refuse_other_run(cfg)
     with write_errors(cfg.OUTPUT_DIR):
         setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="d2_ctxseg", abbrev_name="ctxseg")
     if cfg.DATASETS.GENERATE_MISSING:
         generate_missing(cfg.DATASETS.TRAIN + cfg.DATASETS.TEST)
     if not args.eval_only:
+        refuse_unlabelled(cfg.DATASETS.TRAIN)
         settle_seed(cfg, resume=args.resume)
         balance_classes(cfg, resume=args.resume)
     with write_errors(cfg.OUTPUT_DIR):

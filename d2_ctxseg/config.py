@@ -463,5 +463,7 @@ def _add_engine_config(cfg: CN) -> None:
     cfg.TEST.SAVE_PREDICTIONS = False
     # Keep the predictions of so many of the worst, and of the best, images for the report.
     cfg.TEST.NUM_EXAMPLES = 6
+    # The demos and tools refuse pictures of more megapixels, which take minutes and much memory.
+    cfg.TEST.MAX_MEGAPIXELS = 50.0
     # Write report.html into OUTPUT_DIR after the evaluation.
     cfg.TEST.REPORT = False

@@ -26,6 +26,7 @@ from d2_ctxseg.engine.setup import add_opts_argument, setup_config
 from d2_ctxseg.utils.errors import UserError, run_command
 from d2_ctxseg.utils.files import atomic_write
 from d2_ctxseg.utils.image_files import find_images, names_a_file, plan_outputs, refuse_to_overwrite
+from d2_ctxseg.utils.outputs import check_output_file
 from d2_ctxseg.visualization import class_shares, draw_legend, draw_overlay
 from detectron2.utils.logger import setup_logger
 
@@ -89,13 +90,13 @@ def run_on_video(args, logger) -> None:
     output = plan_video_output(args.video_input, args.output) if args.output else None
     video = VideoReader(0 if args.webcam else args.video_input)
     predictor = load_predictor(args)
-    count = 0
+    count, promised = 0, video.num_frames
     with ExitStack() as stack:
         stack.callback(video.close)
         writer = None
         if output:
             writer = stack.enter_context(VideoWriter(output, video.frames_per_second))
-        for picture in tqdm.tqdm(draw_frames(video, predictor), total=video.num_frames):
+        for picture in tqdm.tqdm(draw_frames(video, predictor), total=promised):
             count += 1
             if writer:
                 writer.write(picture)
@@ -103,6 +104,8 @@ def run_on_video(args, logger) -> None:
                 break
     if count == 0:
         raise UserError(f"no frame could be read from {args.video_input or 'the webcam'}")
+    if promised and count < promised and output:
+        logger.warning(f"{args.video_input} ends early: {count} of {promised} frames could be read")
     logger.info(f"{count} frames" + (f" written to {output}" if output else ""))
 
 
@@ -123,6 +126,7 @@ def plan_video_output(video_input: str, output: str) -> Path:
     if not names_a_file(output, CODECS):
         path = path / f"{Path(video_input).stem}.mp4"
     refuse_to_overwrite(path, [Path(video_input)])
+    check_output_file(path, "--output")
     return path
 
 

@@ -6,6 +6,7 @@
 It needs numpy, pillow and onnxruntime; neither PyTorch nor this project.
 """
 
+import argparse
 import json
 import sys
 
@@ -13,29 +14,55 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-model_file, image_file, output_file = sys.argv[1:]
-session = onnxruntime.InferenceSession(model_file, providers=["CPUExecutionProvider"])
-metadata = session.get_modelmeta().custom_metadata_map
-if metadata["image_format"] not in ("RGB", "BGR"):
-    sys.exit("error: the model takes other channels than colours, which this demo does not read")
-image = ImageOps.exif_transpose(Image.open(image_file)).convert("RGB")
+WHAT_IT_MUST_SAY = ("input_size", "test_size", "padding", "image_format", "output", "colors")
 
-# The image keeps its proportions; what it leaves of the model's size is padding.
-height, width = image.height, image.width
-size = json.loads(metadata["input_size"])
-shortest, longest = json.loads(metadata["test_size"])
-scale = min(shortest / min(height, width), longest / max(height, width)) if shortest else 1
-if size:
-    scale = min(size[0] / height, size[1] / width)
-h, w = max(1, round(height * scale)), max(1, round(width * scale))
-pixels = np.tile(np.float32(json.loads(metadata["padding"])), (*(size or (h, w)), 1))
-rgb = np.asarray(image.resize((w, h), Image.BILINEAR))
-pixels[:h, :w] = rgb if metadata["image_format"] == "RGB" else rgb[..., ::-1]
 
-output = session.run(None, {"image": pixels.transpose(2, 0, 1)[None]})[0][0]
-labels = (output if metadata["output"] == "labels" else output.argmax(0))[:h, :w]
-colors, classes = (json.loads(metadata[name]) for name in ("colors", "classes"))
-picture = Image.fromarray(np.uint8(colors)[labels])
-picture.resize((width, height), Image.NEAREST).save(output_file)
-for label, count in zip(*np.unique(labels, return_counts=True)):
-    print(f"{count / labels.size:6.1%}  {classes[label]}")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("model", "image", "output"):
+        parser.add_argument(name, metavar=name.upper())
+    files = parser.parse_args()
+    try:
+        session = onnxruntime.InferenceSession(files.model, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a class of its own for each cause
+        sys.exit(f"error: {files.model} cannot be read as an ONNX file: {error}")
+    metadata = session.get_modelmeta().custom_metadata_map
+    if any(name not in metadata for name in WHAT_IT_MUST_SAY):
+        sys.exit(f"error: {files.model} is not of tools/export_model.py: it does not say its input")
+    if metadata["image_format"] not in ("RGB", "BGR"):
+        sys.exit(f"error: {files.model} takes other channels than colours, which are not read here")
+    try:
+        image = ImageOps.exif_transpose(Image.open(files.image)).convert("RGB")
+    except Exception as error:  # damaged data makes the decoders raise almost anything
+        sys.exit(f"error: {files.image} cannot be read as an image: {error}")
+
+    labels = segment(session, metadata, image)
+    colors, classes = (json.loads(metadata[name]) for name in ("colors", "classes"))
+    picture = Image.fromarray(np.uint8(colors)[labels])
+    try:
+        picture.resize(image.size, Image.NEAREST).save(files.output)
+    except (OSError, ValueError) as error:  # ValueError: of an unknown kind
+        sys.exit(f"error: {files.output} cannot be written: {error}")
+    for label, count in zip(*np.unique(labels, return_counts=True)):
+        print(f"{count / labels.size:6.1%}  {classes[label]}")
+
+
+def segment(session, metadata: dict[str, str], image: Image.Image) -> np.ndarray:
+    """The class of each pixel (h, w), at the size that the model works in."""
+    # The image keeps its proportions; what it leaves of the model's size is padding.
+    width, height = image.size
+    size = json.loads(metadata["input_size"])
+    shortest, longest = json.loads(metadata["test_size"])
+    scale = min(shortest / min(height, width), longest / max(height, width)) if shortest else 1
+    if size:
+        scale = min(size[0] / height, size[1] / width)
+    h, w = max(1, round(height * scale)), max(1, round(width * scale))
+    pixels = np.tile(np.float32(json.loads(metadata["padding"])), (*(size or (h, w)), 1))
+    rgb = np.asarray(image.resize((w, h), Image.BILINEAR))
+    pixels[:h, :w] = rgb if metadata["image_format"] == "RGB" else rgb[..., ::-1]
+    output = session.run(None, {"image": pixels.transpose(2, 0, 1)[None]})[0][0]
+    return (output if metadata["output"] == "labels" else output.argmax(0))[:h, :w]
+
+
+if __name__ == "__main__":
+    main()

@@ -47,8 +47,10 @@ from d2_ctxseg.evaluation import SegmentationEvaluator, add_to_results_file, by_
 from d2_ctxseg.evaluation.confusion import iou_per_class
 from d2_ctxseg.evaluation.evaluator import label_loader
 from d2_ctxseg.losses.functional import resize_labels
+from d2_ctxseg.utils.arguments import integer_from
 from d2_ctxseg.utils.errors import UserError, run_command, suggest
 from d2_ctxseg.utils.files import atomic_write
+from d2_ctxseg.utils.outputs import check_output_folder
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
@@ -81,17 +83,20 @@ def get_parser() -> argparse.ArgumentParser:
         parser.add_argument(option, required=required, metavar=metavar, help=text)
     parser.add_argument(
         "--num-images",
-        type=int,
+        type=integer_from(1),
         metavar="N",
         help="draw this many of the images that show a new class; without it, all images are used",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
+    parser.add_argument(
+        "--seed", type=integer_from(0), default=0, help="of what is drawn (default: 0)"
+    )
     add_opts_argument(parser, "MODEL.DEVICE cpu")
     return parser
 
 
 def main() -> None:
     args = get_parser().parse_args()
+    check_output_folder(args.output, "--output")
     refuse_to_overwrite(Path(args.output))
     setup_logger(args.output)
     setup_logger(args.output, name="d2_ctxseg", abbrev_name="ctxseg")
@@ -219,8 +224,6 @@ def choose_images(args, new_classes: list[int]) -> list[dict]:
     records = DatasetCatalog.get(args.images)
     if args.num_images is None:
         return records
-    if args.num_images < 1:
-        raise UserError(f"--num-images is {args.num_images}, expected a number above 0.")
     if not has_labels(args.images):
         raise UserError(f"--images: '{args.images}' has no labels; name a split that has some.")
     load = label_loader(args.images)

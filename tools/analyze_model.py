@@ -29,7 +29,8 @@ from tabulate import tabulate
 import d2_ctxseg  # noqa: F401  (makes detectron2 importable)
 from d2_ctxseg.deployment import analysis
 from d2_ctxseg.engine import setup_config
-from d2_ctxseg.utils.errors import UserError, run_command, suggest
+from d2_ctxseg.utils.arguments import integer_from
+from d2_ctxseg.utils.errors import UsageError, run_command, suggest
 
 TASKS = ("parameters", "flops", "speed", "memory", "structure")
 # These take seconds, and no memory to speak of, for a model of any size.
@@ -51,21 +52,24 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
-        "--input-size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="of the images"
+        "--input-size",
+        nargs=2,
+        type=integer_from(1),
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the images",
     )
-    parser.add_argument("--repeats", type=int, default=20, help="predictions timed (default: 20)")
     parser.add_argument(
-        "--batch-size", type=int, default=2, help="images of the training step (default: 2)"
+        "--repeats", type=integer_from(1), default=20, help="predictions timed (default: 20)"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=integer_from(1),
+        default=2,
+        help="images of the training step (default: 2)",
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... of the config")
     arguments = parser.parse_args()
     check_tasks(arguments)
-    for name in ("repeats", "batch_size"):
-        if getattr(arguments, name) < 1:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} is {getattr(arguments, name)}, expected 1 or more.")
-    if arguments.input_size and min(arguments.input_size) < 1:
-        raise UserError(f"--input-size: {arguments.input_size} must be 1 pixel or more each.")
     return arguments
 
 
@@ -76,7 +80,7 @@ def check_tasks(arguments: argparse.Namespace) -> None:
     arguments.tasks, arguments.opts = words[:end], [*words[end:], *arguments.opts]
     for task in arguments.tasks:
         if task not in TASKS:
-            raise UserError(
+            raise UsageError(
                 f"--tasks: there is no '{task}'; there are {', '.join(TASKS)}."
                 f"{suggest(task, TASKS)}"
             )

@@ -18,7 +18,11 @@ from pathlib import Path
 from d2_ctxseg import add_ctxseg_config
 from d2_ctxseg.data import DatasetError, check_dataset, register_folder_datasets
 from d2_ctxseg.engine.config_files import find_config_file
-from d2_ctxseg.utils.errors import UserError, run_command
+from d2_ctxseg.engine.read_config import merge_config
+from d2_ctxseg.engine.validate_config import validate_values
+from d2_ctxseg.utils.arguments import integer_from
+from d2_ctxseg.utils.errors import run_command
+from d2_ctxseg.utils.outputs import check_output_folder
 from d2_ctxseg.utils.png import write_png
 from d2_ctxseg.visualization.sample_sheet import draw_sample_sheet
 from detectron2.config import get_cfg
@@ -36,17 +40,16 @@ def parse_arguments() -> argparse.Namespace:
         "--config-file",
         help="config file; without NAMEs its DATASETS.TRAIN and DATASETS.TEST are checked",
     )
-    parser.add_argument("--workers", type=int, help="number of threads that read files")
+    parser.add_argument("--workers", type=integer_from(1), help="number of threads that read files")
     parser.add_argument(
         "--sheet", type=Path, metavar="FOLDER", help="draw a sheet of samples of each NAME there"
     )
-    parser.add_argument("--samples", type=int, default=12, help="images of a sheet (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="another one draws others")
+    parser.add_argument(
+        "--samples", type=integer_from(1), default=12, help="images of a sheet (%(default)s)"
+    )
+    parser.add_argument("--seed", type=integer_from(0), default=0, help="another one draws others")
     parser.add_argument("--json", action="store_true", help="print the reports as JSON")
-    arguments = parser.parse_args()
-    if arguments.samples < 1:
-        raise UserError(f"--samples must be at least 1, got {arguments.samples}.")
-    return arguments
+    return parser.parse_args()
 
 
 def names_to_check(arguments: argparse.Namespace) -> list[str]:
@@ -57,7 +60,8 @@ def names_to_check(arguments: argparse.Namespace) -> list[str]:
     if arguments.config_file:
         cfg = get_cfg()
         add_ctxseg_config(cfg)
-        cfg.merge_from_file(find_config_file(arguments.config_file))
+        merge_config(cfg, find_config_file(arguments.config_file), [])
+        validate_values(cfg, ("DATASETS.FOLDERS", "DATASETS.TRAIN", "DATASETS.TEST"))
         register_folder_datasets(cfg.DATASETS.FOLDERS)
         names.extend([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     names = arguments.names or list(dict.fromkeys(names))
@@ -79,6 +83,8 @@ def draw_sheets(names: list[str], folder: Path, num_samples: int, seed: int) -> 
 
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.sheet:
+        check_output_folder(arguments.sheet, "--sheet")
     names = names_to_check(arguments)
     reports = [check_dataset(name, arguments.workers) for name in names]
     if arguments.sheet:

@@ -28,13 +28,13 @@ from d2_ctxseg.checkpoint.official_models import convert_official_backbone, conv
 from d2_ctxseg.engine import setup_config
 from d2_ctxseg.utils.errors import MissingFileError, UserError, run_command
 from d2_ctxseg.utils.files import atomic_write
+from d2_ctxseg.utils.outputs import check_output_file
 from detectron2.modeling import build_backbone, build_model
 
-SAVE_AGAIN = (
-    "If it holds objects of the authors' code beside the weights, and you trust it, save the "
-    'weights alone, in an environment where that code is installed: python -c "import torch; '
-    "file = torch.load('{path}', map_location='cpu', weights_only=False); "
-    "torch.save({{'state_dict': file['state_dict']}}, 'weights.pth')\""
+WEIGHTS_ALONE = (
+    "If it holds objects of the authors' code beside the weights, a file of the weights alone is "
+    "needed: as its authors may offer one, or saved where their code made the model, with "
+    "torch.save(model.state_dict(), 'weights.pth')."
 )
 
 
@@ -54,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(
             f"--output: '{options.output}' is there already. Name another file or add --overwrite."
         )
+    check_output_file(options.output, "--output")
     official = read_official(options.input)
     changes = [*options.opts, "MODEL.DEVICE", "cpu"]
     cfg = setup_config(options.config_file, changes, for_inference=True)
@@ -79,7 +80,7 @@ def read_official(path: str) -> dict:
     except MissingFileError:
         raise
     except UserError as error:
-        raise UserError(f"{error}\n{SAVE_AGAIN.format(path=path)}") from error
+        raise UserError(f"{error}\n{WEIGHTS_ALONE}") from error
 
 
 if __name__ == "__main__":

@@ -41,7 +41,9 @@ from d2_ctxseg.deployment.export import (
 )
 from d2_ctxseg.deployment.export_check import OUTPUTS, Agreement
 from d2_ctxseg.engine.setup import add_opts_argument, setup_config
+from d2_ctxseg.utils.arguments import integer_from
 from d2_ctxseg.utils.errors import UserError, run_command
+from d2_ctxseg.utils.outputs import check_output_file
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
@@ -62,11 +64,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--size",
         nargs=2,
-        type=int,
+        type=integer_from(1),
         metavar=("HEIGHT", "WIDTH"),
         help="of the images (default: the sliding window's, the training crop's or the test size)",
     )
-    parser.add_argument("--batch-size", type=int, default=1, help="images at once (default: 1)")
+    parser.add_argument(
+        "--batch-size", type=integer_from(1), default=1, help="images at once (default: 1)"
+    )
     parser.add_argument("--dynamic", action="store_true", help="images of any size and number")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     add_opts_argument(parser)
@@ -176,6 +180,7 @@ def main() -> None:
     if arguments.format == "onnx":
         # Such files are not bound to a device, and constants of a GPU would only be copied.
         arguments.opts = [*arguments.opts, "MODEL.DEVICE", "cpu"]
+    check_output_file(arguments.output_file, "--output-file")
     cfg = config_of_one_view(arguments)
     size = image_size(cfg, arguments.size)
     shape = ImageShape(arguments.batch_size, *size[:2], dynamic=arguments.dynamic)

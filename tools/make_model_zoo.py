@@ -17,13 +17,15 @@ import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-import yaml
 from tqdm import tqdm
 
 from d2_ctxseg.comparison import parse_variant
 from d2_ctxseg.deployment.analysis import config_costs
+from d2_ctxseg.utils.arguments import integer_from
 from d2_ctxseg.utils.errors import MissingFileError, UserError, run_command, suggest
 from d2_ctxseg.utils.files import atomic_write
+from d2_ctxseg.utils.outputs import check_output_file
+from d2_ctxseg.utils.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ("parameters", "flops", "mIoU", "mIoU_multi_scale")
@@ -148,12 +150,7 @@ def read_figures(path: Path, configs: dict[str, Path]) -> tuple[dict, dict, dict
 
     They are checked, so that none is lost.
     """
-    if not path.is_file():
-        raise MissingFileError(f"--figures: no file '{path}'.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"'{path}' is no YAML: {error}") from error
+    content = read_yaml(path) or {}
     check_keys(path, "at the top", content, ("sources", "configs", "ablations"))
     sources, entries = content.get("sources") or {}, content.get("configs") or {}
     check_keys(path, "configs", entries, configs)
@@ -407,16 +404,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--figures", type=Path, default=ROOT / "tools" / "model_zoo.yaml")
     parser.add_argument("--output", type=Path, default=ROOT / "MODEL_ZOO.md", metavar="FILE")
     parser.add_argument(
-        "--workers", type=int, default=min(os.cpu_count() or 1, 8), help="number of processes"
+        "--workers",
+        type=integer_from(1),
+        default=min(os.cpu_count() or 1, 8),
+        help="number of processes",
     )
-    arguments = parser.parse_args()
-    if arguments.workers < 1:
-        raise UserError(f"--workers is {arguments.workers}, expected 1 or more.")
-    return arguments
+    return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse_arguments()
+    check_output_file(arguments.output, "--output")
     configs = find_configs(arguments.configs)
     sources, figures, ablations = read_figures(arguments.figures, configs)
     costs = count_costs(configs, arguments.workers)

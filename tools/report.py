@@ -15,6 +15,7 @@ import d2_ctxseg  # noqa: F401  (makes detectron2 importable)
 from d2_ctxseg.report import write_report
 from d2_ctxseg.utils.errors import run_command
 from d2_ctxseg.utils.image_files import names_a_file
+from d2_ctxseg.utils.outputs import check_output_file
 
 
 def main() -> None:
@@ -31,6 +32,8 @@ def main() -> None:
     output = arguments.output
     if output is not None and not names_a_file(output, (".html", ".htm")):
         output = f"{output}/report.html"
+    if output is not None:
+        check_output_file(output, "--output")
     print(f"Report written to {write_report(arguments.runs, output)}")
 
 

@@ -20,6 +20,7 @@ from d2_ctxseg.checkpoint import load_weights, strip_training_only
 from d2_ctxseg.engine import setup_config
 from d2_ctxseg.utils.errors import UserError, run_command
 from d2_ctxseg.utils.files import atomic_write
+from d2_ctxseg.utils.outputs import check_output_file
 from detectron2.modeling import build_model
 
 
@@ -32,6 +33,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.output.exists():
         raise UserError(f"--output: '{arguments.output}' is there already. Name another file.")
+    check_output_file(arguments.output, "--output")
     options = [*arguments.opts, "MODEL.DEVICE", "cpu"]
     model = build_model(setup_config(arguments.config_file, options, for_inference=True))
     load_weights(model, arguments.weights)

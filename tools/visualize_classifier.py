@@ -26,11 +26,13 @@ from d2_ctxseg.data import (
     read_label,
     register_builtin_datasets,
 )
-from d2_ctxseg.data.images import read_display_image
+from d2_ctxseg.data.images import check_megapixels, read_display_image
 from d2_ctxseg.deployment.predictor import SemSegPredictor
 from d2_ctxseg.engine.setup import add_opts_argument, setup_config
+from d2_ctxseg.utils.arguments import integer_from
 from d2_ctxseg.utils.errors import UserError, run_command, suggest
 from d2_ctxseg.utils.image_files import find_images, refuse_to_overwrite
+from d2_ctxseg.utils.outputs import check_output_folder
 from d2_ctxseg.utils.png import write_png
 from d2_ctxseg.visualization.classifier_views import draw_classifier_views
 from detectron2.data import DatasetCatalog
@@ -50,7 +52,7 @@ def get_parser() -> argparse.ArgumentParser:
     source.add_argument("--dataset", metavar="NAME", help="a registered dataset, with its labels")
     parser.add_argument(
         "--num-images",
-        type=int,
+        type=integer_from(1),
         default=4,
         help="how many images of the dataset, evenly spread (%(default)s)",
     )
@@ -78,12 +80,13 @@ def dataset_files(name: str, count: int) -> list[tuple[Path, Path | None]]:
     ]
 
 
-def read_sample(image_path: Path, label_path: Path | None, metadata):
+def read_sample(image_path: Path, label_path: Path | None, metadata, max_megapixels: float):
     """A uint8 RGB image (H, W, 3) and its labels (H, W), -1 where ignored; None without a file.
 
     Raises:
         DatasetError: a file cannot be read, or the labels do not fit the image or the classes.
     """
+    check_megapixels(image_path, max_megapixels)
     image = read_display_image(image_path, metadata.get("value_range"))
     if label_path is None:
         return image, None
@@ -116,8 +119,7 @@ def class_indices(names: list[str] | None, known: list[str]) -> list[int] | None
 
 def check_output(folder: Path, images: list[Path]) -> None:
     """Refuse a file in place of the folder, and images whose views would have the same names."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {folder} is a file: name a folder: an image has several views")
+    check_output_folder(folder, "--output")
     for stem, count in Counter(path.stem for path in images).items():
         if count > 1:
             raise UserError(
@@ -140,8 +142,6 @@ def draw_image(predictor, sample, classes, image_path: Path, inputs: list[Path],
 
 def run(args, logger) -> None:
     """What the command line ``args`` asks for."""
-    if args.num_images < 1:
-        raise UserError(f"--num-images must be at least 1, got {args.num_images}.")
     opts = list(args.opts)
     if args.dataset:
         opts += ["DATASETS.TEST", repr((args.dataset,))]
@@ -159,7 +159,8 @@ def run(args, logger) -> None:
     unreadable = []
     for image_path, label_path in tqdm.tqdm(files, unit="image", disable=len(files) < 2):
         try:
-            sample = read_sample(image_path, label_path, predictor.metadata)
+            limit = predictor.max_megapixels
+            sample = read_sample(image_path, label_path, predictor.metadata, limit)
         except DatasetError as error:
             unreadable.append(str(error))
             continue

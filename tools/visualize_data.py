@@ -17,7 +17,9 @@ from tqdm import tqdm
 from d2_ctxseg.data import SemanticSegmentorMapper, generate_missing
 from d2_ctxseg.data.images import ALL_CHANNELS, to_display_image
 from d2_ctxseg.engine import setup_config
+from d2_ctxseg.utils.arguments import integer_from
 from d2_ctxseg.utils.errors import UserError, run_command
+from d2_ctxseg.utils.outputs import check_output_folder
 from d2_ctxseg.utils.png import write_png
 from d2_ctxseg.visualization import draw_labelled
 from d2_ctxseg.visualization.sample_sheet import labelled_sheet
@@ -32,13 +34,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--output", type=Path, required=True, help="folder for the overlays")
-    parser.add_argument("--num-images", type=int, default=12, help="(%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="another one draws others")
+    parser.add_argument("--num-images", type=integer_from(1), default=12, help="(%(default)s)")
+    parser.add_argument("--seed", type=integer_from(0), default=0, help="another one draws others")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
-    arguments = parser.parse_args()
-    if arguments.num_images < 1:
-        raise UserError(f"--num-images must be at least 1, got {arguments.num_images}.")
-    return arguments
+    return parser.parse_args()
 
 
 def training_samples(cfg, count: int, seed: int):
@@ -60,6 +59,7 @@ def training_samples(cfg, count: int, seed: int):
 
 def main() -> None:
     arguments = parse_arguments()
+    check_output_folder(arguments.output, "--output")
     cfg = setup_config(arguments.config_file, arguments.opts, for_inference=True)
     if not cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN names no dataset.")

@@ -3,9 +3,10 @@
 import glob
 import logging
 import os
+import pickle
+import re
 import zipfile
 import zlib
-from collections.abc import Iterable
 
 import torch
 from safetensors.torch import load_file
@@ -18,6 +19,13 @@ from ..utils.errors import MissingFileError, UserError
 from ..utils.files import atomic_write, write_errors
 from ..utils.runtime import is_embedded
 from .pickled_arrays import read_pickled_arrays
+from .weight_checks import (
+    describe_differences,
+    refuse_not_finite,
+    refuse_other_content,
+    refuse_other_names,
+    refuse_what_does_not_fit,
+)
 
 LAST_FILE = "last_checkpoint"
 
@@ -110,23 +118,28 @@ class Checkpointer(DetectionCheckpointer):
             )
         return path
 
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
+        """As DetectionCheckpointer's; a file that is not there is a MissingFileError."""
+        if path:
+            _local_file(path)
+        return super().load(path, checkpointables)
+
     def _load_file(self, path: str) -> dict:
         if path.endswith(".pkl") and not is_embedded():
             # Of Detectron2's zoo: made to fit by rules that only Detectron2 has.
             return read_pickled_arrays(path)
         state = read_checkpoint(path)
-        return state if "model" in state else {"model": state}
+        if "model" not in state:
+            state = {"model": state.get("state_dict", state)}
+        refuse_other_content(state["model"], path)
+        refuse_not_finite(state["model"], path)
+        return state
 
     def _load_model(self, checkpoint: dict):
         """Fill what fits, as for fine-tuning; the log lists what does not."""
         incompatible = super()._load_model(checkpoint)
-        expected = self.model.state_dict().keys()
         unfilled = {*incompatible.missing_keys, *(key for key, *_ in incompatible.incorrect_shapes)}
-        if expected and unfilled >= expected:
-            raise UserError(
-                "Nothing in the weights fits the model of this config. The model has "
-                f"{_some(expected)}; not used of the file: {_some(incompatible.unexpected_keys)}."
-            )
+        refuse_what_does_not_fit(self.model.state_dict(), unfilled, incompatible.unexpected_keys)
         return incompatible
 
 
@@ -140,12 +153,7 @@ def read_checkpoint(path: str) -> dict:
         MissingFileError: there is no such file.
         UserError: it cannot be fetched, is damaged, or holds more than tensors and containers.
     """
-    try:
-        local_path = PathManager.get_local_path(path)
-    except Exception as error:  # the handlers of different URL schemes raise different classes
-        raise UserError(f"The weights '{path}' could not be fetched: {error}") from error
-    if not os.path.isfile(local_path):
-        raise MissingFileError(f"No weights at '{os.path.abspath(local_path)}'.")
+    local_path = _local_file(path)
     if local_path.endswith(".pkl"):
         raise UserError(
             f"'{path}' cannot be read here: .pkl files are those of Detectron2's model zoo. "
@@ -159,10 +167,11 @@ def read_checkpoint(path: str) -> dict:
     except Exception as error:  # torch.load raises half a dozen classes for a bad file
         raise UserError(
             f"'{path}' is not a checkpoint that can be read safely (a .pth file written by "
-            f"torch.save with tensors and plain containers, or .safetensors): {error}"
+            f"torch.save with tensors and plain containers, or .safetensors): {_reason(error)}"
         ) from error
     if not isinstance(state, dict):
         raise UserError(f"'{path}' holds a {type(state).__name__}, expected a dict of weights.")
+    refuse_other_names(state, path)
     return state
 
 
@@ -175,10 +184,33 @@ def peek_checkpoint(path: str) -> dict:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch.load raises half a dozen classes for a bad file
-        raise UserError(f"The checkpoint '{path}' cannot be read: {error}") from error
+        raise UserError(f"The checkpoint '{path}' cannot be read: {_reason(error)}") from error
     if not isinstance(state, dict):
         raise UserError(f"'{path}' holds a {type(state).__name__}, expected a dict of weights.")
     return state
+
+
+def _local_file(path: str) -> str:
+    """The local path of a checkpoint, which is fetched if need be."""
+    try:
+        local_path = PathManager.get_local_path(path)
+    except Exception as error:  # the handlers of different URL schemes raise different classes
+        raise UserError(f"The weights '{path}' could not be fetched: {error}") from error
+    if os.path.isdir(local_path):
+        raise UserError(f"'{path}' is a folder, expected a checkpoint: name a file in it.")
+    if not os.path.isfile(local_path):
+        raise MissingFileError(f"No weights at '{path}': no file '{os.path.abspath(local_path)}'.")
+    return local_path
+
+
+def _reason(error: Exception) -> str:
+    """Why torch.load failed, without its advice to load what may run code."""
+    if isinstance(error, pickle.UnpicklingError):
+        classes = sorted(set(re.findall(r"GLOBAL ([\w.]+)", str(error))))
+        if classes:
+            return f"it holds objects of {', '.join(classes)}, which could run code."
+        return "it is no such file."
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def read_state_dict(path: str) -> dict[str, Tensor]:
@@ -208,23 +240,12 @@ def load_weights(model: nn.Module, path: str) -> None:
     for name in training_only_modules(model):
         if not any(key.startswith(f"{name}.") for key in state):
             _remove(model, name)
-    expected = model.state_dict()
-    problems = {
-        "missing in the file": [key for key in expected if key not in state],
-        "not in the model": [key for key in state if key not in expected],
-        "of another shape": [
-            f"{key} (file {tuple(state[key].shape)}, model {tuple(expected[key].shape)})"
-            for key in expected
-            if key in state and state[key].shape != expected[key].shape
-        ],
-    }
-    if any(problems.values()):
-        details = "; ".join(
-            f"{len(keys)} {problem}: {', '.join(keys)}"
-            for problem, keys in problems.items()
-            if keys
+    differences = describe_differences(state, model.state_dict())
+    if differences:
+        raise UserError(
+            f"The weights in '{path}' do not fit the model of this config. {differences}"
         )
-        raise UserError(f"The weights in '{path}' do not fit the model of this config. {details}")
+    refuse_not_finite(state, path)
     model.load_state_dict(state)
     logger.info("Loaded weights from %s", path)
 
@@ -256,12 +277,6 @@ def training_only_modules(model: nn.Module) -> list[str]:
 def _remove(model: nn.Module, name: str) -> None:
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, None)
-
-
-def _some(keys: Iterable[str], count: int = 10) -> str:
-    keys = list(keys)
-    more = f" and {len(keys) - count} more" if len(keys) > count else ""
-    return (", ".join(keys[:count]) or "nothing") + more
 
 
 def _numbered(folder: str) -> list[str]:

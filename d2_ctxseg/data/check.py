@@ -140,6 +140,11 @@ def _check_pairs(dataset: FolderDataset, pairs, report: CheckReport, num_workers
                 report.pixels[index] += count
                 report.images[index] += count > 0
     report.problems.extend(sorted(problems))
+    if report.ignored_pixels and not any(report.pixels):
+        report.problems.append(
+            f"The labels have no pixel of a class: all are ignored (label "
+            f"{dataset.ignore_label}). See 'ignore_label' and 'id_map' in {dataset.source}."
+        )
     report.notes.extend(_notes(images, dataset))
 
 

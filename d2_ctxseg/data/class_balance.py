@@ -64,6 +64,26 @@ def count_class_pixels(names: Sequence[str]) -> ClassPixels:
     return ClassPixels(pixels, of_images)
 
 
+def refuse_unlabelled(names: Sequence[str]) -> None:
+    """Refuse to train on labels whose pixels are all ignored: nothing would be learnt, silently.
+
+    Labels are read until one has a pixel of a class; as a rule that is the first.
+
+    Args:
+        names: names of DatasetCatalog.
+
+    Raises:
+        DatasetError: no label has such a pixel, or one that was read is wrong.
+    """
+    files = [item for name in names for item in _label_files(name)]
+    if files and not any(_count_in_file(*item)[0].any() for item in files):
+        raise DatasetError(
+            f"The {len(files)} labels of {', '.join(names)} have no pixel of a class: all of them "
+            f"are ignored (label {files[0][1].ignore_label}). Check 'ignore_label' and 'id_map' "
+            "in the dataset's YAML; tools/check_dataset.py counts the classes."
+        )
+
+
 def median_frequency_weights(counts: ClassPixels) -> list[float]:
     """The weight of each class: ``median(frequency) / frequency of the class``.
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
-from ..utils.errors import suggest
+from ..utils.errors import UserError, shown, suggest
+from ..utils.yaml_files import read_yaml
 from .errors import DatasetError
 from .palette import generate_palette
 
@@ -141,38 +140,18 @@ def read_folder_dataset(yaml_path: str | Path) -> FolderDataset:
     Raises:
         DatasetError: the file is missing, is not YAML or describes no valid dataset.
     """
-    source = Path(yaml_path).expanduser().resolve()
+    # Not Path.resolve, which fails where a link leads to itself.
+    source = Path(os.path.realpath(os.path.expanduser(yaml_path)))
     try:
-        text = source.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DatasetError(
-            f"Cannot read the dataset description {source}: {error.strerror}."
-        ) from error
-    try:
-        description = yaml.load(text, Loader=_StrictLoader)
-        return _build(source, description)
-    except yaml.YAMLError as error:
-        raise DatasetError(f"{source} is not valid YAML: {error}") from error
+        return _build(source, read_yaml(source))
+    except UserError as error:
+        raise DatasetError(f"Dataset description {error}") from error
     except _InvalidDescription as error:
         raise DatasetError(f"{source}: {error}") from error
 
 
 class _InvalidDescription(Exception):
     """What is wrong with a description; the reader adds the file's name."""
-
-
-class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """The safe loader, but a key that is written twice is an error and not the last one's win."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        duplicates = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if duplicates:
-            raise yaml.constructor.ConstructorError(
-                problem=f"key written twice: {', '.join(duplicates)}",
-                problem_mark=node.start_mark,
-            )
-        return super().construct_mapping(node, deep)
 
 
 def _build(source: Path, description) -> FolderDataset:
@@ -194,7 +173,7 @@ def _build(source: Path, description) -> FolderDataset:
     splits = _read_splits(description["splits"])
     root = description.get("root", ".")
     if not isinstance(root, str):
-        raise _InvalidDescription(f"'root' must be a path, but is {root!r}.")
+        raise _InvalidDescription(f"'root' must be a path, but is {shown(root)}.")
     return FolderDataset(
         source=source,
         name=_read_dataset_name(description["name"]),
@@ -216,7 +195,7 @@ def _build(source: Path, description) -> FolderDataset:
 def _check_keys(mapping, known, required, what: str) -> None:
     if not isinstance(mapping, dict):
         raise _InvalidDescription(
-            f"{what} must be a mapping with the keys {', '.join(known)}, but is {mapping!r}."
+            f"{what} must be a mapping with the keys {', '.join(known)}, but is {shown(mapping)}."
         )
     for key in mapping:
         if key not in known:
@@ -232,7 +211,7 @@ def _check_keys(mapping, known, required, what: str) -> None:
 def _read_name(name, what: str) -> str:
     if not isinstance(name, str) or not _NAME_PATTERN.fullmatch(name):
         raise _InvalidDescription(
-            f"{what} must consist of letters, digits, '_' and '-', but is {name!r}."
+            f"{what} must consist of letters, digits, '_' and '-', but is {shown(name)}."
         )
     return name
 
@@ -257,7 +236,7 @@ def _read_splits(splits) -> dict[str, SplitFiles]:
         for key, path in files.items():
             if not isinstance(path, str) or not path:
                 raise _InvalidDescription(
-                    f"'{key}' of split '{split}' must be a path, but is {path!r}."
+                    f"'{key}' of split '{split}' must be a path, but is {shown(path)}."
                 )
         result[split] = SplitFiles(**files)
     return result
@@ -266,7 +245,8 @@ def _read_splits(splits) -> dict[str, SplitFiles]:
 def _read_aliases(aliases, splits) -> dict[str, str]:
     if not isinstance(aliases, dict) or not set(aliases.values()) <= set(splits):
         raise _InvalidDescription(
-            f"'aliases' must map further names to splits ({', '.join(splits)}), but is {aliases!r}."
+            f"'aliases' must map further names to splits ({', '.join(splits)}), but is "
+            f"{shown(aliases)}."
         )
     return {_read_name(name, "a name of 'aliases'"): split for name, split in aliases.items()}
 
@@ -276,10 +256,10 @@ def _read_value_range(values) -> tuple[float, float] | None:
         return None
     is_pair = isinstance(values, list) and len(values) == 2
     if not is_pair or not all(type(value) in (int, float) for value in values):
-        raise _InvalidDescription(f"'value_range' must be [low, high], but is {values!r}.")
+        raise _InvalidDescription(f"'value_range' must be [low, high], but is {shown(values)}.")
     low, high = map(float, values)
     if not -math.inf < low < high < math.inf:
-        raise _InvalidDescription(f"'value_range' must be [low, high], but is {values!r}.")
+        raise _InvalidDescription(f"'value_range' must be [low, high], but is {shown(values)}.")
     return low, high
 
 
@@ -296,7 +276,7 @@ def _read_classes(classes, folder: Path) -> tuple[tuple[str, ...], tuple[int, ..
     for name in classes:
         if not isinstance(name, str) or not name.strip():
             raise _InvalidDescription(
-                f"'classes' must hold names, but {name!r} is none. "
+                f"'classes' must hold names, but {shown(name)} is none. "
                 "(YAML reads no, yes, on, off and numbers as something else: put it in quotes.)"
             )
     twice = [name for name, count in Counter(classes).items() if count > 1]
@@ -313,17 +293,18 @@ def _read_class_file(path: Path):
     for key in content:
         if not _is_integer(key, 0, MAX_LABEL_VALUE):
             raise _InvalidDescription(
-                f"'classes' names the file {path}, which maps {key!r} to a class, but must map the "
-                f"publishers' ids, integers in 0..{MAX_LABEL_VALUE}; or make it a list of names."
+                f"'classes' names the file {path}, which maps {shown(key)} to a class, but must "
+                f"map the publishers' ids, integers in 0..{MAX_LABEL_VALUE}; or make it a list of "
+                "names."
             )
     return list(content.values()), tuple(content)
 
 
 def _read_yaml(path: Path, key: str):
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except OSError as error:
-        raise _InvalidDescription(f"'{key}' names the file {path}: {error.strerror}.") from error
+        return read_yaml(path)
+    except UserError as error:
+        raise _InvalidDescription(f"'{key}' names the file {error}") from error
 
 
 def _read_original_ids(ids, num_classes: int) -> tuple[int, ...]:
@@ -335,7 +316,7 @@ def _read_original_ids(ids, num_classes: int) -> tuple[int, ...]:
         raise _InvalidDescription(
             "'original_ids', what the publishers' own files hold for the classes, must be a list "
             f"of {num_classes} integers in 0..{MAX_LABEL_VALUE}, one for each class, or one "
-            f"integer, the first of consecutive ones, but is {ids!r}."
+            f"integer, the first of consecutive ones, but is {shown(ids)}."
         )
     twice = [value for value, count in Counter(ids).items() if count > 1]
     if twice:
@@ -347,7 +328,7 @@ def _read_num_classes(count, num_classes: int) -> int:
     if not _is_integer(count, 1, num_classes):
         raise _InvalidDescription(
             f"'num_classes', how many of the classes are used, must be an integer in "
-            f"1..{num_classes}, but is {count!r}."
+            f"1..{num_classes}, but is {shown(count)}."
         )
     return count
 
@@ -362,7 +343,8 @@ def _ignore_from(count: int, id_map, num_classes: int, ignore_label: int) -> dic
 def _read_ignore_label(ignore_label, num_classes: int) -> int:
     if not _is_integer(ignore_label, 0, MAX_LABEL_VALUE):
         raise _InvalidDescription(
-            f"'ignore_label' must be an integer in 0..{MAX_LABEL_VALUE}, but is {ignore_label!r}."
+            f"'ignore_label' must be an integer in 0..{MAX_LABEL_VALUE}, but is "
+            f"{shown(ignore_label)}."
         )
     if ignore_label < num_classes:
         raise _InvalidDescription(
@@ -378,7 +360,7 @@ def _read_palette(palette, num_classes: int, folder: Path) -> tuple[tuple[int, i
     if isinstance(palette, str):
         palette = _read_yaml(folder / Path(palette).expanduser(), "palette")
     if not isinstance(palette, list) or len(palette) != num_classes:
-        count = len(palette) if isinstance(palette, list) else repr(palette)
+        count = len(palette) if isinstance(palette, list) else shown(palette)
         raise _InvalidDescription(
             f"'palette' must list one colour for each of the {num_classes} classes, but has "
             f"{count}."
@@ -387,7 +369,8 @@ def _read_palette(palette, num_classes: int, folder: Path) -> tuple[tuple[int, i
         is_color = isinstance(color, list) and len(color) == 3
         if not is_color or not all(_is_integer(value, 0, 255) for value in color):
             raise _InvalidDescription(
-                f"a colour of 'palette' must be [red, green, blue] in 0..255, but one is {color!r}."
+                "a colour of 'palette' must be [red, green, blue] in 0..255, but one is "
+                f"{shown(color)}."
             )
     return tuple(tuple(color) for color in palette)
 
@@ -407,11 +390,12 @@ def _read_id_map(id_map, num_classes: int, ignore_label: int) -> dict[int, int] 
     for raw, index in id_map.items():
         if not _is_integer(raw, 0, MAX_LABEL_VALUE):
             raise _InvalidDescription(
-                f"a key of 'id_map' must be an integer in 0..{MAX_LABEL_VALUE}, but one is {raw!r}."
+                f"a key of 'id_map' must be an integer in 0..{MAX_LABEL_VALUE}, but one is "
+                f"{shown(raw)}."
             )
         if index != "ignore" and not _is_integer(index, 0, num_classes - 1):
             raise _InvalidDescription(
-                f"'id_map' maps {raw} to {index!r}, but must map it to a class index in "
+                f"'id_map' maps {raw} to {shown(index)}, but must map it to a class index in "
                 f"0..{num_classes - 1} or to 'ignore'."
             )
         result[raw] = ignore_label if index == "ignore" else index
@@ -425,7 +409,7 @@ def _read_suffixes(description: dict, key: str, default: tuple[str, ...]) -> tup
     if not is_list or not all(isinstance(suffix, str) and suffix for suffix in suffixes):
         raise _InvalidDescription(
             f"'{key}' must be the end of file names, such as .png or _labels.png, "
-            f"or a list of them, but is {value!r}."
+            f"or a list of them, but is {shown(value)}."
         )
     return tuple(suffixes)
 

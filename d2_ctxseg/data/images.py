@@ -4,6 +4,8 @@ Images of 8 bits are read as Detectron2 reads them. Detectron2 has no way to rea
 them to white); they are read here, with OpenCV or NumPy.
 """
 
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,7 +22,8 @@ from .errors import DatasetError
 ALL_CHANNELS = "ALL"
 
 _COLOR_FORMATS = ("BGR", "RGB")
-_READ_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)
+# Pillow decodes none that is larger.
+MOST_MEGAPIXELS = 2 * Image.MAX_IMAGE_PIXELS // 10**6
 _EXIF_ORIENTATION = 274
 # What undoes each orientation of the EXIF standard, for arrays (H, W, ...).
 _UPRIGHT = {
@@ -79,6 +82,38 @@ def to_display_image(pixels: np.ndarray) -> np.ndarray:
     return _to_uint8(pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1].repeat(3, 2))
 
 
+def check_megapixels(path: str | Path, most: float) -> None:
+    """Refuse an image that is too large to be predicted; it is not decoded.
+
+    Args:
+        path: of any file; one that Pillow does not know is let through.
+        most: ``cfg.TEST.MAX_MEGAPIXELS``.
+
+    Raises:
+        DatasetError: the file's header says a larger size.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Warns of sizes that are refused anyway.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                width, height = image.size
+    except Image.DecompressionBombError as error:
+        raise DatasetError(
+            f"{path} has more than {MOST_MEGAPIXELS} megapixels: that is too large. Make it "
+            "smaller."
+        ) from error
+    except Exception:  # its reader says what is wrong
+        return
+    megapixels = width * height / 1e6
+    if megapixels > most:
+        raise DatasetError(
+            f"{path} is {width} x {height} pixels, {megapixels:.1f} megapixels: that is more than "
+            f"TEST.MAX_MEGAPIXELS, {most:g}. Make it smaller, or raise the limit: --opts "
+            f"TEST.MAX_MEGAPIXELS {math.ceil(megapixels)}.0"
+        )
+
+
 def check_channels(cfg) -> None:
     """Raise UserError if INPUT and the normalisation of MODEL speak of different channels."""
     mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
@@ -106,7 +141,9 @@ def open_image(path, see: Callable, what: str = "image"):
     try:
         with Image.open(path) as image:
             return see(image)
-    except _READ_ERRORS as error:
+    except DatasetError:
+        raise
+    except Exception as error:  # damaged data makes the decoders raise almost anything
         raise DatasetError(f"Cannot read the {what} {path}: {error}") from error
 
 
@@ -144,14 +181,14 @@ def _eight_bit_mode(path: str | Path) -> str | None:
     except Image.UnidentifiedImageError:
         # Some that OpenCV reads, such as floating-point colours.
         return None
-    except _READ_ERRORS as error:
+    except Exception as error:
         raise DatasetError(f"Cannot read the image {path}: {error}") from error
 
 
 def _read_eight_bit(path: str | Path, image_format: str | None) -> np.ndarray:
     try:
         return read_detectron2_image(str(path), format=image_format)
-    except _READ_ERRORS as error:
+    except Exception as error:
         raise DatasetError(f"Cannot read the image {path}: {error}") from error
 
 

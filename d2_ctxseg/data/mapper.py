@@ -58,11 +58,11 @@ class SemanticSegmentorMapper:
             keep_original: give the image as it was read, too.
 
         Raises:
-            ValueError: ``ignore_value`` is the index of a class.
+            DatasetError: ``ignore_value`` is the index of a class.
         """
         for name, label_format in label_formats.items():
             if 0 <= ignore_value < label_format.num_classes:
-                raise ValueError(
+                raise DatasetError(
                     f"The ignore value {ignore_value} is the index of a class of '{name}', which "
                     f"has {label_format.num_classes} classes. Set MODEL.SEM_SEG_HEAD.IGNORE_VALUE "
                     "to another value."

@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 
 from ..checkpoint import load_weights
 from ..data import register_builtin_datasets
-from ..data.images import ALL_CHANNELS, read_image, to_display_image
+from ..data.images import ALL_CHANNELS, check_megapixels, read_image, to_display_image
 from ..data.resize import ResizeForTest
 from ..modeling.inference.test_time_augmentation import image_scores
 from ..utils.errors import UserError
@@ -48,6 +48,7 @@ class SemSegPredictor:
         register_builtin_datasets(cfg.DATASETS.TEST[:1])
         self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
         self.image_format = cfg.INPUT.FORMAT
+        self.max_megapixels = cfg.TEST.MAX_MEGAPIXELS
         self.num_channels = len(cfg.MODEL.PIXEL_MEAN)
         self.resize = ResizeForTest.from_config(cfg)
         self.model = build_model(cfg).eval()
@@ -66,8 +67,9 @@ class SemSegPredictor:
         file's channels. The dataset's ``value_range`` holds for files of more than 8 bits.
 
         Raises:
-            DatasetError: the file cannot be read.
+            DatasetError: the file cannot be read, or has more pixels than TEST.MAX_MEGAPIXELS.
         """
+        check_megapixels(path, self.max_megapixels)
         value_range = self.metadata.get("value_range")
         if self.image_format == ALL_CHANNELS:
             image = read_image(path, ALL_CHANNELS, value_range)

@@ -1,5 +1,6 @@
 """This project's configs by name, in a clone and in an installed package."""
 
+import os
 from pathlib import Path
 
 from ..utils.errors import MissingFileError, UserError, suggest
@@ -41,13 +42,13 @@ def find_config_file(path_or_name: str) -> str:
     Raises:
         MissingFileError: there is neither.
     """
-    if Path(path_or_name).is_file():
+    if os.path.lexists(path_or_name):  # what it is, its reader finds out
         return path_or_name
     known = config_names()
     if path_or_name.removesuffix(".yaml") in known:
         return get_config_file(path_or_name)
     raise MissingFileError(
-        f"--config-file: no file '{Path(path_or_name).resolve()}', and no config of this project "
+        f"--config-file: no file '{os.path.abspath(path_or_name)}', and no config of this project "
         f"has that name.{suggest(path_or_name, known)}"
     )
 

@@ -18,6 +18,7 @@ from detectron2.utils import comm
 from ..utils.errors import UserError, exit_on_user_error
 from ..utils.files import WriteError
 from .interrupts import SIGNALS
+from .launch_arguments import check_launch_arguments
 
 TIMEOUT = timedelta(minutes=30)
 
@@ -31,18 +32,14 @@ def launch_or_join(main: Callable, args) -> None:
     SIGTERM to this process alone reach them, too.
 
     Raises:
-        UserError: more processes than GPUs are asked for on a machine that has GPUs, or several
-            machines without an address to meet at.
+        UsageError: the processes asked for cannot be, or have no address to meet at.
+        UserError: more processes than GPUs are asked for on a machine that has GPUs.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _join_torchrun()
         _main_of_process(main, args)
         return
-    if args.num_machines > 1 and args.dist_url == "auto":
-        raise UserError(
-            "--num-machines needs --dist-url: tcp://HOST:PORT of the machine with "
-            "--machine-rank 0, the same on all machines."
-        )
+    check_launch_arguments(args)
     num_gpus = torch.cuda.device_count()
     if num_gpus and args.num_gpus > num_gpus:
         raise UserError(f"--num-gpus {args.num_gpus}: this machine has {num_gpus}.")

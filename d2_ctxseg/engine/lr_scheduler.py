@@ -8,6 +8,14 @@ from detectron2.projects import deeplab
 
 from ..utils.errors import UserError
 
+SCHEDULES = (
+    "WarmupMultiStepLR",
+    "WarmupCosineLR",
+    "WarmupStepWithFixedGammaLR",
+    "WarmupPolyLR",
+)
+WARMUP_METHODS = ("linear", "constant")
+
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
     """The schedule of SOLVER.LR_SCHEDULER_NAME; "WarmupPolyLR" ends at SOLVER.MIN_LR.

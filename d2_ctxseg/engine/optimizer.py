@@ -17,7 +17,8 @@ from ..utils.errors import UserError, suggest
 
 logger = logging.getLogger(__name__)
 
-_OPTIMIZERS = ("SGD", "ADAMW")
+OPTIMIZERS = ("SGD", "ADAMW")
+CLIP_TYPES = ("value", "norm", "full_model")
 _NORMS = (
     nn.modules.batchnorm._NormBase,  # batch and instance norms, also over workers
     nn.GroupNorm,
@@ -42,15 +43,14 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     gradients.
 
     Raises:
-        UserError: an unknown optimizer, or a value out of its range.
+        UserError: an unknown optimizer or kind of clipping. ``validate_config`` checks the values.
     """
     solver = cfg.SOLVER
-    if solver.OPTIMIZER not in _OPTIMIZERS:
+    if solver.OPTIMIZER not in OPTIMIZERS:
         raise UserError(
-            f"SOLVER.OPTIMIZER: '{solver.OPTIMIZER}' is not one of {', '.join(_OPTIMIZERS)}."
-            f"{suggest(solver.OPTIMIZER.upper(), _OPTIMIZERS)}"
+            f"SOLVER.OPTIMIZER: '{solver.OPTIMIZER}' is not one of {', '.join(OPTIMIZERS)}."
+            f"{suggest(solver.OPTIMIZER.upper(), OPTIMIZERS)}"
         )
-    _check_values(solver)
     groups = parameter_groups(
         model,
         lr=solver.BASE_LR,
@@ -174,9 +174,6 @@ def _rate_factors(
     model: nn.Module, backbone_multiplier: float, head_multiplier: float, layer_decay: float
 ) -> Callable[[str], float]:
     """A function from a parameter's name to what its rate is multiplied with."""
-    _check_positive("SOLVER.BACKBONE_MULTIPLIER", backbone_multiplier, allow_zero=True)
-    _check_positive("SOLVER.HEAD_MULTIPLIER", head_multiplier, allow_zero=True)
-    _check_positive("SOLVER.LAYER_DECAY", layer_decay)
     layers = {} if layer_decay == 1.0 else _layers_of(model)
     depth = max(layers.values(), default=0) + 1
 
@@ -198,23 +195,6 @@ def _layers_of(model: nn.Module) -> dict[str, int]:
         )
     layers = group_parameters(encoder, encoder.group_matcher(coarse=False), reverse=True)
     return {f"backbone.encoder.{name}": layer for name, layer in layers.items()}
-
-
-def _check_values(solver: CfgNode) -> None:
-    decays = ("WEIGHT_DECAY", "WEIGHT_DECAY_NORM", "WEIGHT_DECAY_BIAS", "WEIGHT_DECAY_EMBED")
-    for key in ("BASE_LR", *decays):
-        _check_positive(f"SOLVER.{key}", solver[key] or 0, allow_zero=True)
-    if solver.CLIP_GRADIENTS.ENABLED:
-        _check_positive("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", solver.CLIP_GRADIENTS.CLIP_VALUE)
-    betas = solver.BETAS
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise UserError(f"SOLVER.BETAS is {tuple(betas)}, expected two numbers in [0, 1).")
-
-
-def _check_positive(key: str, value: float, allow_zero: bool = False) -> None:
-    if value < 0 or (value == 0 and not allow_zero):
-        expected = "a number from 0" if allow_zero else "a positive number"
-        raise UserError(f"{key} is {value}, expected {expected}.")
 
 
 def _with_clipping(cfg: CfgNode, optimizer_class: type) -> type:

@@ -15,6 +15,7 @@ from ..utils.errors import UserError
 from ..utils.files import WriteError, write_errors
 from .interrupts import Interrupted, deferred_interrupts
 from .processes import on_main_process
+from .resume_check import refuse_other_state
 from .run_folder import set_seed
 from .run_state import RunState
 
@@ -50,6 +51,7 @@ class ResumableTrainer(DefaultTrainer):
         if not path:
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
             return
+        refuse_other_state(path, self.checkpointer.model, self.optimizer)
         self.checkpointer.load(path)
         self.start_iter = self.iter + 1
         self._resume_data()

@@ -225,7 +225,7 @@ class SegmentationEvaluator(DatasetEvaluator):
                 return None
         if self._writer is not None:
             self._writer.join(comm.get_world_size() if self._distributed else 1)
-        if not self.confusion.any():
+        if not self.confusion[:, :-1].any():  # the last column is of ignored pixels
             logger.warning(
                 "%s on %s: there is no labelled pixel, so there are no metrics.",
                 self.task,

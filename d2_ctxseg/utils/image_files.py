@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import MissingFileError, UserError
+from .outputs import check_output_file
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -66,6 +67,7 @@ def plan_outputs(inputs: list[Path], output: str) -> list[Path]:
             )
     for path in outputs:
         refuse_to_overwrite(path, inputs)
+    check_output_file(outputs[0], "--output")  # the others have the same folder
     return outputs
 
 

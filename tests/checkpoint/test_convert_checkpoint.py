@@ -322,7 +322,7 @@ class TestTool:
 
     def test_a_file_with_more_than_tensors_is_not_unpickled(self, files, monkeypatch):
         torch.save({"state_dict": {}, "meta": Path("config.py")}, files / "in.pth")
-        with pytest.raises(SystemExit, match="save the weights alone"):
+        with pytest.raises(SystemExit, match="a file of the weights alone is needed"):
             self.run(monkeypatch, files)
 
     def test_a_missing_file_is_said_to_be_missing(self, files, monkeypatch):

@@ -345,7 +345,6 @@ class TestTool:
         [
             (None, (), "has no new class"),
             ("context_shape_sem_seg_train", (), "Did you mean 'context_shapes_sem_seg_train'"),
-            (train, ("--num-images", 0), "expected a number above 0"),
             (train, ("--evaluate", "camvid_sem_seg_val"), "other classes"),
         ],
     )

@@ -17,6 +17,7 @@ from d2_ctxseg.model_zoo.half_precision import Agreement, compare_models, half_p
 from d2_ctxseg.utils.errors import MissingFileError, UserError
 
 FILE = "quickstart.safetensors"
+OTHER = "camvid/fpn_resnet18_linear"
 
 
 @pytest.fixture
@@ -89,15 +90,15 @@ class TestFiles:
         assert names == {"models.yaml", FILE, "MODEL_CARD_quickstart.md"}
 
     def test_a_model_of_the_same_name_is_replaced_and_others_stay(self, zoo, run):
-        publish.publish_run(run, "Base-Segmentor", zoo)
+        publish.publish_run(run, OTHER, zoo)
         state = torch.load(run / "model_final.pth", weights_only=True)
         state["model"]["classifier.predictor.bias"] += 1
         torch.save(state, run / "model_final.pth")
         publish.publish_run(run, "quickstart", zoo)
-        assert list(model_zoo.read_trained_models(zoo)) == ["Base-Segmentor", "quickstart"]
+        assert list(model_zoo.read_trained_models(zoo)) == [OTHER, "quickstart"]
         first, second = (
             model_zoo.get(name, trained=True, folder=zoo).classifier.predictor.bias
-            for name in ("Base-Segmentor", "quickstart")
+            for name in (OTHER, "quickstart")
         )
         torch.testing.assert_close(first + 1, second)
 

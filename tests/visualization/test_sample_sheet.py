@@ -72,11 +72,6 @@ class TestTools:
         assert "1 problems" in captured.out
         assert "No samples of" in captured.err
 
-    def test_check_dataset_wants_at_least_one_sample(self, name, tmp_path, capsys):
-        arguments = [name, "--sheet", tmp_path, "--samples", 0]
-        assert run_script(TOOLS / "check_dataset.py", *arguments) == 1
-        assert "--samples must be at least 1" in capsys.readouterr().err
-
     def test_visualize_data_draws_crops_as_training_takes_them(self, tiny_run, tmp_path, capsys):
         output = tmp_path / "pictures"
         script = TOOLS / "visualize_data.py"
@@ -98,15 +93,3 @@ class TestTools:
             assert run_script(script, *arguments, "--num-images", 2, "--seed", seed) == 0
         sheets = [(tmp_path / folder / "sheet.png").read_bytes() for folder in "abc"]
         assert sheets[0] == sheets[1] != sheets[2]
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            (["--num-images", 0], "--num-images must be at least 1"),
-            (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN names no dataset"),
-        ],
-    )
-    def test_visualize_data_names_mistakes(self, tiny_run, tmp_path, capsys, arguments, message):
-        common = ["--config-file", tiny_run, "--output", tmp_path / "pictures"]
-        assert run_script(TOOLS / "visualize_data.py", *common, *arguments) == 1
-        assert message in capsys.readouterr().err

@@ -84,17 +84,26 @@ def build_head(cfg, input_shape) -> nn.Module:
         input_shape: of the backbone's feature maps.
 
     Raises:
-        UserError: MODEL.SEM_SEG_HEAD.LOSS_TYPE is unknown to a head that reads it.
+        UserError: MODEL.SEM_SEG_HEAD.LOSS_TYPE is unknown to a head that reads it, or its
+            IN_FEATURES names no feature map of the backbone.
     """
+    options = cfg.MODEL.SEM_SEG_HEAD
     try:
         head = build_sem_seg_head(cfg, input_shape)
+    except UserError:
+        raise
     except ValueError as error:
-        if "loss type" not in str(error):
-            raise
-        raise UserError(
-            f"MODEL.SEM_SEG_HEAD.LOSS_TYPE is '{cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE}', expected one "
-            f"of {', '.join(LOSS_TYPES)}."
-        ) from error
+        if "loss type" in str(error):
+            raise UserError(
+                f"MODEL.SEM_SEG_HEAD.LOSS_TYPE is '{options.LOSS_TYPE}', expected one of "
+                f"{', '.join(LOSS_TYPES)}."
+            ) from error
+        if not set(options.IN_FEATURES) & set(input_shape):
+            raise UserError(
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {options.IN_FEATURES}, but the backbone has "
+                f"{', '.join(input_shape)}. Name some of these."
+            ) from error
+        raise
     return adapt_detectron2_head(head)
 
 

@@ -142,7 +142,13 @@ def build_decoder(name: str, shapes: list[ShapeSpec], options: dict[str, object]
         "output_stride": shapes[-1].stride,
     }
     arguments = {key: value for key, value in from_encoder.items() if key in parameters}
-    decoder = decoder_class(**{**arguments, **defaults, **options})
+    try:
+        decoder = decoder_class(**{**arguments, **defaults, **options})
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise UserError(
+            f"MODEL.SEM_SEG_HEAD.DECODER.OPTIONS: decoder '{name}' cannot be built with "
+            f"{options or 'its defaults'} on this encoder: {error}"
+        ) from error
     initialize_decoder(decoder)
     return decoder
 

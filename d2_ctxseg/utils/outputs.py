@@ -1,0 +1,50 @@
+"""Where a program is to write, looked at before it does the work."""
+
+import os
+from pathlib import Path
+
+from .errors import UserError
+
+
+def check_output_file(path: str | os.PathLike, option: str) -> None:
+    """Refuse a file that cannot be written because of what is at its place or above it.
+
+    Args:
+        path: of the file; its folder need not be there yet.
+        option: what the user gave it with, for the message.
+
+    Raises:
+        UserError: a folder has its name, something above it is a file, or may not be written to.
+    """
+    if os.path.isdir(path):
+        raise UserError(f"{option}: '{path}' is a folder, expected the name of a file.")
+    _check_above(Path(path), option)
+
+
+def check_output_folder(path: str | os.PathLike, option: str) -> None:
+    """As :func:`check_output_file`, of a folder that is there or can be made."""
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise UserError(f"{option}: '{path}' is a file, expected a folder.")
+    _check_above(Path(path) / "file", option)
+
+
+def make_output_folder(path: str | os.PathLike, option: str) -> None:
+    """Make a folder, and those above it, where they are not there; raises UserError."""
+    check_output_folder(path, option)
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{option}: '{path}' cannot be made: {error.strerror}.") from error
+
+
+def _check_above(path: Path, option: str) -> None:
+    folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not folder.is_dir():
+        raise UserError(
+            f"{option}: '{folder}' is a file, so nothing can be written below it. Choose another "
+            "place."
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{option}: the folder '{folder}' may not be written to. Choose another place."
+        )
