@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
 from ..checkpoint import Checkpointer
-from ..utils.errors import UserError
+from ..utils.errors import UserError, explain
 from ..utils.files import WriteError, write_errors
 from .interrupts import Interrupted, deferred_interrupts
 from .processes import on_main_process
@@ -191,7 +191,7 @@ class ResumableTrainer(DefaultTrainer):
             if isinstance(error, Interrupted):
                 self._save_interrupted()
         finally:
-            if not isinstance(error, (UserError, FloatingPointError, KeyboardInterrupt)):
+            if explain(error) is None and not isinstance(error, KeyboardInterrupt):
                 logger.exception("Exception during training:")
             # Where the last iteration was reached, hooks evaluate.
             stopped_at, self.iter = self.iter, min(self.iter, self.max_iter - 2)

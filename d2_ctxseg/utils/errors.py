@@ -89,7 +89,7 @@ def exit_on_user_error():
     SIGTERM.
     The environment variable D2_CTXSEG_TRACEBACK shows the traceback all the same.
     """
-    # Detectron2 logs every error that ends a training with its traceback, before it comes here.
+    # Detectron2 logs a loss that is not finite with its traceback, before it comes here.
     logging.getLogger("detectron2.engine.train_loop").addFilter(_leave_traceback_out)
     try:
         yield
@@ -139,9 +139,9 @@ def _message_of_worker(error: BaseException) -> str | None:
 
 
 def _leave_traceback_out(record: logging.LogRecord) -> bool:
-    """A filter of log records that turns a user's error into one line."""
+    """A filter of log records that turns a user's error into its message."""
     error = record.exc_info[1] if record.exc_info else None
-    message = explain(error) if isinstance(error, Exception) else None
+    message = explain(error) if error else None
     if message is not None and not os.environ.get("D2_CTXSEG_TRACEBACK"):
-        record.msg, record.args, record.exc_info = "Training stopped: %s", (message,), None
+        record.msg, record.args, record.exc_info = "%s %s", (record.getMessage(), message), None
     return True
