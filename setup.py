@@ -3,6 +3,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+# What the tests run on (.github/workflows/tests.yml), and constraints.txt can be installed on.
+PYTHON_MINORS = (11, 12, 13, 14)
 TEST_REQUIREMENTS = [
     "pytest>=8,<10",
     "pytest-xdist>=3.5,<4",
@@ -24,7 +26,8 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
+    classifiers=[f"Programming Language :: Python :: 3.{minor}" for minor in PYTHON_MINORS],
     # The configs lie at the top of the repository, as in every Detectron2 project; a wheel has them
     # in the package, where model_zoo finds them by name.
     packages=[*find_packages(include=["d2_ctxseg", "d2_ctxseg.*"]), "d2_ctxseg.model_zoo.configs"],
