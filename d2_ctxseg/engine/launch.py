@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -21,6 +22,7 @@ from .interrupts import SIGNALS
 from .launch_arguments import check_launch_arguments
 
 TIMEOUT = timedelta(minutes=30)
+_SECONDS_TO_SAY_IT = 3
 
 
 def launch_or_join(main: Callable, args) -> None:
@@ -91,7 +93,7 @@ def _passed_on_signals(num_processes: int) -> Iterator[list[int]]:
 def _main_of_process(main: Callable, args) -> None:
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as the script leaves it for its imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    with exit_on_user_error():
+    with exit_on_user_error(), _first_process_first():
         try:
             main(args)
         except WriteError:
@@ -107,6 +109,17 @@ def _close_log_files() -> None:
             if stream not in (None, sys.stdout, sys.stderr):
                 with suppress(OSError, ValueError):
                     stream.close()
+
+
+@contextmanager
+def _first_process_first() -> Iterator[None]:
+    """Lets the first process say what is wrong for all; its end ends the others, which wait."""
+    try:
+        yield
+    except Exception:
+        if comm.get_rank() > 0:
+            time.sleep(_SECONDS_TO_SAY_IT)
+        raise
 
 
 def _join_torchrun() -> None:
