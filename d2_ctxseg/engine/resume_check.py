@@ -34,7 +34,7 @@ def refuse_other_run(cfg: CfgNode) -> None:
         UserError: the message has each key that differs, with both values.
     """
     path = Path(cfg.OUTPUT_DIR) / "config.yaml"
-    if not path.is_file():
+    if not path.exists():
         return
     saved = read_yaml(path)
     differences = []
