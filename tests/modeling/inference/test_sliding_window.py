@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from segmentor_cases import LOSSES, batch
 
 from d2_ctxseg.modeling.inference.scores import Logits
 from d2_ctxseg.modeling.inference.sliding_window import (
@@ -12,6 +13,7 @@ from d2_ctxseg.modeling.inference.sliding_window import (
     window_starts,
 )
 from d2_ctxseg.utils.errors import UserError
+from detectron2.modeling import build_model
 
 
 class TestWindowStarts:
@@ -111,3 +113,34 @@ class TestBadValues:
     def test_are_named(self, size, stride, batch_size, message):
         with pytest.raises(UserError, match=message):
             SlidingWindow(size, stride, batch_size)
+
+
+class TestSegmentorsInWindows:
+    def test_one_window_as_large_as_the_image_is_whole_image_prediction(self, tiny_config):
+        whole = build_model(tiny_config).eval()
+        tiny_config.TEST.SLIDING_WINDOW.ENABLED = True
+        tiny_config.TEST.SLIDING_WINDOW.SIZE = [128, 128]
+        tiny_config.TEST.SLIDING_WINDOW.STRIDE = [128, 128]
+        windows = build_model(tiny_config).eval()
+        windows.load_state_dict(whole.state_dict())
+        inputs = batch((128, 128), (128, 128), (50, 70))
+        with torch.no_grad():
+            for image in inputs:
+                expected = whole([image])[0]["sem_seg"]
+                torch.testing.assert_close(windows([image])[0]["sem_seg"], expected)
+
+    def test_images_of_a_batch_do_not_mix(self, tiny_config):
+        tiny_config.TEST.SLIDING_WINDOW.ENABLED = True
+        tiny_config.TEST.SLIDING_WINDOW.SIZE = [64, 64]
+        tiny_config.TEST.SLIDING_WINDOW.STRIDE = [40, 40]
+        model = build_model(tiny_config).eval()
+        inputs = batch((100, 90), (30, 130))
+        with torch.no_grad():
+            together = model(inputs)
+            for image, output in zip(inputs, together):
+                assert output["sem_seg"].shape == (5, *image["image"].shape[-2:])
+                torch.testing.assert_close(model([image])[0]["sem_seg"], output["sem_seg"])
+
+    def test_training_sees_whole_crops(self, tiny_config):
+        tiny_config.TEST.SLIDING_WINDOW.ENABLED = True
+        assert set(build_model(tiny_config)(batch((64, 96)))) == LOSSES["ContextAwareSegmentor"]
