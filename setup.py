@@ -40,6 +40,8 @@ setup(
             "embedded/**/*.yaml",
             "model_zoo/*.md",
             "model_zoo/trained/*",
+            "commands/app/*.css",
+            "commands/app/*.js",
             "comparison/*.html",
             "report/templates/*",
         ],

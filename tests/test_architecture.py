@@ -24,6 +24,7 @@ LAYERS = [
     "report",
     "model_zoo",
     "comparison",
+    "commands",
 ]
 # Every package may read the package's version and the config keys.
 ROOT_MODULES = {"config", "__version__"}

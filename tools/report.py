@@ -1,41 +1,8 @@
 #!/usr/bin/env python
-"""Write one HTML file about a run of train_net.py, or about several beside each other.
+"""The program is d2_ctxseg/commands/report.py."""
 
-    python tools/report.py output/camvid/fpn_resnet18_context_aware
-    python tools/report.py output/camvid/linear output/camvid/context_aware --output comparison.html
-
-It shows the training curves, IoU per class, what is confused with what, the worst and the best
-images, and single- against multi-scale evaluation. With several runs, the first one is what the
-others are compared with. Any browser opens the file; it needs no network.
-"""
-
-import argparse
-
-import d2_ctxseg  # noqa: F401  (makes detectron2 importable)
-from d2_ctxseg.report import write_report
+from d2_ctxseg.commands.report import main
 from d2_ctxseg.utils.errors import run_command
-from d2_ctxseg.utils.image_files import names_a_file
-from d2_ctxseg.utils.outputs import check_output_file
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="OUTPUT_DIR of a run")
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        help="an .html file, or a folder for report.html (default: the first run's folder)",
-    )
-    arguments = parser.parse_args()
-    output = arguments.output
-    if output is not None and not names_a_file(output, (".html", ".htm")):
-        output = f"{output}/report.html"
-    if output is not None:
-        check_output_file(output, "--output")
-    print(f"Report written to {write_report(arguments.runs, output)}")
-
 
 if __name__ == "__main__":
     run_command(main)

@@ -75,16 +75,14 @@ def make_slots(jobs: int, cores: int | None = None, gpus: int | None = None) -> 
 class _Job:
     """A run in its process; what it prints goes to ``console.txt`` in its folder."""
 
-    def __init__(self, run: PlannedRun, slot: Slot, train_net: Path):
+    def __init__(self, run: PlannedRun, slot: Slot):
         self.run, self.slot = run, slot
         run.folder.mkdir(parents=True, exist_ok=True)
-        command = run.command(train_net)
-        if len(slot.gpus) > 1:
-            command[2:2] = ["--num-gpus", str(len(slot.gpus))]
+        gpus = ("--num-gpus", str(len(slot.gpus))) if len(slot.gpus) > 1 else ()
         with open(run.folder / CONSOLE_FILE, "ab") as console:
             # A session of its own: Ctrl-C reaches this program alone, which passes it on once.
             self.process = subprocess.Popen(
-                command,
+                run.command(*gpus),
                 stdout=console,
                 stderr=subprocess.STDOUT,
                 env=slot.environment(),
@@ -106,7 +104,6 @@ class _Job:
 def run_jobs(
     runs: Sequence[PlannedRun],
     slots: Sequence[Slot],
-    train_net: Path,
     max_iterations: dict[Path, int],
 ) -> None:
     """Train and evaluate the runs, as many side by side as there are slots.
@@ -116,7 +113,6 @@ def run_jobs(
     Args:
         runs: those that are not finished; interrupted ones are continued.
         slots: see :func:`make_slots`.
-        train_net: the script.
         max_iterations: SOLVER.MAX_ITER by folder.
 
     Raises:
@@ -133,7 +129,7 @@ def run_jobs(
     try:
         while waiting or active:
             while waiting and free:
-                job = _Job(waiting.pop(0), free.pop(0), train_net)
+                job = _Job(waiting.pop(0), free.pop(0))
                 active.append(job)
                 bar.write(f"{job.run.folder}: started with {job.slot}", file=sys.stderr)
             time.sleep(_POLL_SECONDS)

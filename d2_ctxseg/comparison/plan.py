@@ -1,7 +1,6 @@
 """Which runs a study consists of, and how each of them is started."""
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from .results import ARCHITECTURES, NEUTRAL_KEYS, TASK
 _OWN_KEYS = ("MODEL.META_ARCHITECTURE", "MODEL.CLASSIFIER.NAME", "OUTPUT_DIR", "SEED")
 # Heads that are a classifier themselves.
 _WHOLE_HEADS = ("ECEHead", "SegViTHead")
+TRAIN_NET = "d2_ctxseg.commands.train_net"
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ class PlannedRun:
     config_file: str
     opts: tuple[str, ...]
 
-    def command(self, train_net: str | Path) -> list[str]:
-        """The words that start or continue the run."""
-        arguments = ["--config-file", self.config_file, "--resume", *self.opts]
-        return [sys.executable, str(train_net), *arguments]
+    def command(self, *options: str) -> list[str]:
+        """The words that start or continue the run, with more options of train_net."""
+        arguments = ["--config-file", self.config_file, "--resume", *options, *self.opts]
+        return [sys.executable, "-m", TRAIN_NET, *arguments]
 
-    def shell_command(self, train_net: str | Path) -> str:
+    def shell_command(self) -> str:
         """The same as a line for a shell."""
-        return shlex.join(["python", *self.command(os.path.relpath(train_net))[1:]])
+        return shlex.join(["python", *self.command()[1:]])
 
     def config(self) -> CfgNode:
         """The frozen config that the run will have."""

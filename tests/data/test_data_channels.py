@@ -96,7 +96,6 @@ def test_can_be_trained_on_evaluated_drawn_predicted_and_exported(fields, tmp_pa
         predictor(shown)
 
     command = ["--config-file", fields, "--input", file_name, "--output", f"{tmp_path}/drawn/"]
-    monkeypatch.syspath_prepend(ROOT / "demo")
     assert run_script(ROOT / "demo/demo.py", *command, "--opts", *weights) == 0
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["0.npy.png"]
 

@@ -1,7 +1,6 @@
 """New classes for a trained PrototypeSegmentor: the mathematics, and tools/add_classes.py."""
 
 import json
-import runpy
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +15,7 @@ from train_net_runs import ROOT
 from d2_ctxseg.checkpoint import load_weights, read_state_dict
 from d2_ctxseg.classifiers import PrototypeClassifier
 from d2_ctxseg.classifiers.clustering import sinkhorn_log_plan
+from d2_ctxseg.commands.add_classes import spread_over_classes
 from d2_ctxseg.data import ContextShapesOptions, generate_context_shapes
 from d2_ctxseg.deployment.prototype_extension import (
     PixelSample,
@@ -358,15 +358,14 @@ class TestTool:
         assert "LinearSegmentor whose classifier has no prototypes" in capsys.readouterr().err
 
     def test_drawn_images_show_the_new_classes_evenly(self):
-        spread = runpy.run_path(str(TOOL))["spread_over_classes"]
         shows = np.zeros((30, 3), dtype=bool)
         shows[:20, 0] = shows[18:21, 1] = True  # the third is nowhere
         for seed in range(5):
-            chosen = spread(shows, 6, np.random.default_rng(seed))
+            chosen = spread_over_classes(shows, 6, np.random.default_rng(seed))
             assert len(set(chosen)) == 6
             assert shows[chosen].any(axis=1).all()
             assert shows[chosen, 1].sum() == 3
-        assert len(spread(shows, 100, np.random.default_rng(0))) == 21
+        assert len(spread_over_classes(shows, 100, np.random.default_rng(0))) == 21
 
 
 @pytest.mark.slow
@@ -399,7 +398,6 @@ class TestTrainedModel:
         assert run_script(ROOT / "train_net.py", *config, *options) == 0
         (again,) = results_in(tmp_path / "again")
         assert again[val]["sem_seg"]["mIoU"] == pytest.approx(after["mIoU"])
-        monkeypatch.syspath_prepend(ROOT / "demo")
         paths = ("--input", tmp_path / "context_shapes/images/val/0000.png")
         paths += ("--output", tmp_path / "picture.png")
         assert run_script(ROOT / "demo" / "demo.py", *config, *paths) == 0

@@ -2,24 +2,18 @@
 
 import functools
 import logging
-import sys
 
 import numpy as np
 import pytest
 from daylight import half_bright
 from PIL import Image
-from train_net_runs import ROOT
 
 from d2_ctxseg import model_zoo
+from d2_ctxseg.commands import demo
+from d2_ctxseg.commands.app import session as app_session
 from d2_ctxseg.deployment.predictor import SemSegPredictor
 from d2_ctxseg.utils.errors import UserError
 from d2_ctxseg.visualization import draw_overlay
-
-# Under pytest the folder of the scripts is not on the path.
-sys.path.append(str(ROOT / "demo"))
-import app_session  # noqa: E402
-
-import demo  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

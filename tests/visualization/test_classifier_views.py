@@ -1,7 +1,6 @@
 """The classifiers' views as pictures, and the command that draws them."""
 
 import logging
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from classifier_view_runs import (
 )
 from PIL import Image
 
+from d2_ctxseg.commands import visualize_classifier
 from d2_ctxseg.utils.errors import MissingFileError, UserError
 from d2_ctxseg.visualization.classifier_views import ClassifierView, draw_classifier_views
 from d2_ctxseg.visualization.classifier_views.context_aware import CHANGE_COLORS, paint_changes
@@ -164,7 +164,7 @@ class TestCommand:
     @pytest.fixture
     def tool(self):
         """The names of the tool, which its functions see too."""
-        return runpy.run_path(str(ROOT / "tools" / "visualize_classifier.py"))["run"].__globals__
+        return vars(visualize_classifier)
 
     @pytest.fixture
     def run(self, tool, views_folder, predictor_of):

@@ -1,19 +1,13 @@
 """What demo/app.py takes for a picture, and what it refuses."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from daylight import half_bright
 from pictures import write_bomb
 from PIL import Image, ImageFile
 
+from d2_ctxseg.commands.app import uploads as app_uploads
 from d2_ctxseg.utils.errors import UserError
-
-# Under pytest the folder of the scripts is not on the path.
-sys.path.append(str(Path(__file__).parents[2] / "demo"))
-import app_uploads  # noqa: E402
 
 
 def read(path, max_megapixels=20):

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from d2_ctxseg.utils.errors import UserError
 from detectron2.data.detection_utils import read_image
+
+from ...utils.errors import UserError
 
 # Formats whose decoders are part of Pillow; EPS, for one, would be handed to another program.
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")

@@ -14,6 +14,7 @@ import torch
 from daylight import DAY, NIGHT, half_bright, make_run
 from PIL import Image
 
+from d2_ctxseg.commands import demo
 from d2_ctxseg.engine.setup import setup_config
 from d2_ctxseg.utils.errors import MissingFileError, UserError
 from d2_ctxseg.visualization import draw_overlay
@@ -29,16 +30,7 @@ def model_folder(tmp_path_factory):
 
 
 @pytest.fixture
-def demo(monkeypatch):
-    """The script as a module, with what it imports from its own folder."""
-    monkeypatch.syspath_prepend(str(ROOT / "demo"))
-    import demo
-
-    return demo
-
-
-@pytest.fixture
-def run(demo, model_folder):
+def run(model_folder):
     """Runs the script's main part in this process: run("--input", ...)."""
 
     def run(*arguments, opts=(), weights="model_final.pth"):
@@ -141,7 +133,7 @@ def test_a_single_image_can_be_written_to_a_file(run, photos, tmp_path):
     )
 
 
-def test_the_picture_is_the_overlay_of_the_predicted_labels(demo, run, model_folder, photos):
+def test_the_picture_is_the_overlay_of_the_predicted_labels(run, model_folder, photos):
     weights = ["MODEL.WEIGHTS", str(model_folder / "model_final.pth")]
     predictor = demo.SemSegPredictor(setup_config(str(model_folder / "config.yaml"), weights))
     labels = predictor(half_bright())
@@ -154,7 +146,7 @@ def test_the_picture_is_the_overlay_of_the_predicted_labels(demo, run, model_fol
     )
 
 
-def test_images_are_resized_and_converted_as_the_config_says(demo, model_folder, monkeypatch):
+def test_images_are_resized_and_converted_as_the_config_says(model_folder, monkeypatch):
     opts = ["MODEL.WEIGHTS", str(model_folder / "model_final.pth")]
     opts += ["INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "80", "INPUT.FORMAT", "BGR"]
     predictor = demo.SemSegPredictor(setup_config(str(model_folder / "config.yaml"), opts))
@@ -269,7 +261,7 @@ def test_what_is_no_video_is_named(run, photos, tmp_path):
         run("--video-input", photos / "missing.mp4", "--output", tmp_path / "pictures")
 
 
-def test_an_interrupted_video_leaves_nothing_behind(demo, run, video, tmp_path, monkeypatch):
+def test_an_interrupted_video_leaves_nothing_behind(run, video, tmp_path, monkeypatch):
     def interrupted(self, frame):
         raise KeyboardInterrupt
 
@@ -279,7 +271,7 @@ def test_an_interrupted_video_leaves_nothing_behind(demo, run, video, tmp_path, 
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_images_are_shown_in_a_window_until_escape(demo, run, photos, monkeypatch):
+def test_images_are_shown_in_a_window_until_escape(run, photos, monkeypatch):
     shown = []
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr(demo, "show", lambda picture, wait_ms: shown.append(picture) or 27)
@@ -287,7 +279,7 @@ def test_images_are_shown_in_a_window_until_escape(demo, run, photos, monkeypatc
     assert len(shown) == 1 and shown[0].shape[0] == 480
 
 
-def test_frames_have_one_size_and_a_fixed_legend(demo, model_folder):
+def test_frames_have_one_size_and_a_fixed_legend(model_folder):
     opts = ["MODEL.WEIGHTS", str(model_folder / "model_final.pth")]
     predictor = demo.SemSegPredictor(setup_config(str(model_folder / "config.yaml"), opts))
     dark, bright = np.zeros((200, 400, 3), np.uint8), np.full((200, 400, 3), 220, np.uint8)

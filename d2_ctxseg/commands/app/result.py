@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from d2_ctxseg.utils.png import encode_png
-from d2_ctxseg.visualization import class_color, class_shares
-from d2_ctxseg.visualization.classifier_views import ClassifierView
+from ...utils.png import encode_png
+from ...visualization import class_color, class_shares
+from ...visualization.classifier_views import ClassifierView
 
 LONGEST_SHOWN = 1280
 BORDER = (255, 255, 255)

@@ -10,7 +10,7 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
-from d2_ctxseg.utils.errors import MissingFileError, UserError  # noqa: E402
+from ..utils.errors import MissingFileError, UserError  # noqa: E402
 
 # H.264 plays everywhere, but OpenCV's wheels for Linux lack an encoder; MPEG-4 is in all of them.
 CODECS = {

@@ -5,7 +5,6 @@ import io
 import json
 import re
 import socket
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,15 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from d2_ctxseg.commands.app import result as app_result
+from d2_ctxseg.commands.app import session as app_session
 from d2_ctxseg.utils.errors import MissingFileError, UserError
 from d2_ctxseg.visualization.classifier_views import ClassifierView, draw_classifier_views
 from detectron2.data.catalog import Metadata
-
-DEMO = Path(__file__).parents[2] / "demo"
-# Under pytest the folder of the scripts is not on the path.
-sys.path.append(str(DEMO))
-import app_result  # noqa: E402
-import app_session  # noqa: E402
 
 
 class Page(HTMLParser):
@@ -325,9 +320,9 @@ def test_a_sample_that_the_page_would_refuse_is_left_out(photo, tmp_path, caplog
 @pytest.fixture(scope="module")
 def app():
     pytest.importorskip("gradio", reason="the page needs Gradio")
-    import app
+    from d2_ctxseg.commands.app import page
 
-    return app
+    return page
 
 
 def test_the_command_line_names_runs_or_one_config(app, runs, tmp_path, capsys):

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from app_result import Prediction, draw_message, draw_result, draw_views, shrink
-from app_uploads import read_upload
 
-from d2_ctxseg import model_zoo
-from d2_ctxseg.deployment.predictor import SemSegPredictor
-from d2_ctxseg.engine.setup import setup_config
-from d2_ctxseg.utils.errors import MissingFileError, UserError
-from d2_ctxseg.utils.image_files import find_images
-from d2_ctxseg.visualization.classifier_views import draw_classifier_views
 from detectron2.data import DatasetCatalog
+
+from ... import model_zoo
+from ...deployment.predictor import SemSegPredictor
+from ...engine.setup import setup_config
+from ...utils.errors import MissingFileError, UserError
+from ...utils.image_files import find_images
+from ...visualization.classifier_views import draw_classifier_views
+from .result import Prediction, draw_message, draw_result, draw_views, shrink
+from .uploads import read_upload
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""The programs of this project; tools/, demo/ and train_net.py start them."""

@@ -1,0 +1,396 @@
+"""Add classes to a trained PrototypeSegmentor from a few labelled images, without training.
+
+    python tools/add_classes.py --config-file output/mymodel/config.yaml \\
+        --weights output/mymodel/model_final.pth --folder mydata.yaml \\
+        --images mydata_sem_seg_train --num-images 5 --evaluate mydata_sem_seg_val \\
+        --output output/mymodel_extended
+
+The dataset of --images has the model's classes, by the same names and in any order, and new ones.
+The new model has the classes of that dataset in its order. Written to --output:
+
+    model_extended.pth, config.yaml   the model, for train_net.py --eval-only and demo/demo.py
+    evaluation.json, log.txt          IoU per class before and after (with --evaluate)
+
+Before, the pixels of the new classes can only be wrong, at the expense of the old classes' IoU:
+the mean over the old classes is given without these pixels, too.
+"""
+
+import argparse
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import tqdm
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+from detectron2.utils.logger import setup_logger
+
+from ..checkpoint import load_weights
+from ..classifiers import PrototypeClassifier
+from ..data import (
+    LabelFormat,
+    SemanticSegmentorMapper,
+    build_augmentations,
+    dataset_names,
+    register_builtin_datasets,
+    register_folder_datasets,
+)
+from ..data.registration import has_labels
+from ..deployment.prototype_extension import PixelSample, SupportPixels, add_classes
+from ..engine import Trainer
+from ..engine.setup import add_opts_argument, setup_config
+from ..evaluation import SegmentationEvaluator, add_to_results_file, by_dataset
+from ..evaluation.confusion import iou_per_class
+from ..evaluation.evaluator import label_loader
+from ..losses.functional import resize_labels
+from ..utils.arguments import integer_from
+from ..utils.errors import UserError, suggest
+from ..utils.files import atomic_write
+from ..utils.outputs import check_output_folder
+
+WEIGHTS_NAME = "model_extended.pth"
+# Rows of the table: what they are called, and the metric.
+MEANS = {
+    "mean of all": "mIoU",
+    "mean of the old": "mIoU-old",
+    "mean of the old, without pixels of the new": "mIoU-old-without-new-pixels",
+    "mean of the new": "mIoU-new",
+}
+
+logger = logging.getLogger("d2_ctxseg.add_classes")
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for option, metavar, required, text in (
+        ("--config-file", "FILE", True, "config of the trained model"),
+        ("--weights", "FILE", True, "checkpoint of the trained model"),
+        ("--images", "NAME", True, "registered name of the labelled images"),
+        ("--output", "DIR", True, "folder to write to"),
+        ("--folder", "YAML", False, "describes the dataset of --images (datasets/README.md)"),
+        ("--evaluate", "NAME", False, "dataset on which both models are evaluated"),
+    ):
+        parser.add_argument(option, required=required, metavar=metavar, help=text)
+    parser.add_argument(
+        "--num-images",
+        type=integer_from(1),
+        metavar="N",
+        help="draw this many of the images that show a new class; without it, all images are used",
+    )
+    parser.add_argument(
+        "--seed", type=integer_from(0), default=0, help="of what is drawn (default: 0)"
+    )
+    add_opts_argument(parser, "MODEL.DEVICE cpu")
+    return parser
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    check_output_folder(args.output, "--output")
+    refuse_to_overwrite(Path(args.output))
+    setup_logger(args.output)
+    setup_logger(args.output, name="d2_ctxseg", abbrev_name="ctxseg")
+    opts = [*args.opts, "MODEL.WEIGHTS", args.weights]
+    cfg = setup_config(args.config_file, opts, for_inference=True)
+    if args.folder:
+        register_folder_datasets([args.folder])
+    names = class_names(args.images)
+    old_names = trained_classes(cfg)
+    new_names, order = match_classes(old_names, names, args.images)
+    new_cfg = extended_config(cfg, args, len(names))
+
+    model = build_prototype_model(cfg)
+    records = choose_images(args, [names.index(name) for name in new_names])
+    support = collect_pixels(model, new_cfg, records, torch.tensor(order), args.seed)
+    sample = check_sample(support, new_names, args.images)
+    classifier = add_classes(model.classifier, sample, len(new_names), order=order, seed=args.seed)
+    write_extended(model, classifier, new_cfg)
+    logger.info("Added %s; the model is in %s", ", ".join(new_names), new_cfg.MODEL.WEIGHTS)
+    if args.evaluate:
+        compare(cfg, new_cfg, model, [names.index(name) for name in old_names])
+
+
+def refuse_to_overwrite(output: Path) -> None:
+    """Raise UserError if ``output`` holds a model or a config already."""
+    for name in (WEIGHTS_NAME, "config.yaml"):
+        if (output / name).exists():
+            raise UserError(
+                f"--output: {output / name} exists and is not overwritten. Name another folder."
+            )
+
+
+def class_names(dataset_name: str) -> list[str]:
+    """The classes of a registered dataset; UserError if there is none of this name."""
+    register_builtin_datasets([dataset_name])
+    known = dataset_names()
+    if dataset_name not in known:
+        raise UserError(
+            f"No dataset is registered as '{dataset_name}'.{suggest(dataset_name, known)} Your "
+            "own is described in a YAML file (datasets/README.md): name that with --folder."
+        )
+    metadata = MetadataCatalog.get(dataset_name)
+    LabelFormat.from_metadata(metadata)  # raises if there are no classes
+    return list(metadata.stuff_classes)
+
+
+def trained_classes(cfg) -> list[str]:
+    """The names of the model's classes: those of the datasets in its config."""
+    datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    if not datasets:
+        raise UserError(
+            "The names of the model's classes are not known: the config has no DATASETS.TRAIN. "
+            "Name the dataset it was trained on: --opts DATASETS.TRAIN \"('name',)\""
+        )
+    return class_names(datasets[0])
+
+
+def match_classes(old: list[str], names: list[str], source: str) -> tuple[list[str], list[int]]:
+    """Find the model's classes ``old`` among ``names``, those of the dataset ``source``.
+
+    Returns:
+        the new classes, and for each of ``names`` its index in the old classes and then the new.
+
+    Raises:
+        UserError: an old class is missing, or none is new.
+    """
+    new = [name for name in names if name not in old]
+    missing = [f"class '{name}'.{suggest(name, new)}" for name in old if name not in names]
+    if missing:
+        raise UserError(
+            f"'{source}' lacks the model's {' It lacks '.join(missing)} It has {', '.join(names)}. "
+            "Its YAML has to list all classes of the model, by the same names, and the new ones."
+        )
+    if not new:
+        raise UserError(
+            f"'{source}' has no new class: the model knows {', '.join(names)} already. Add the "
+            "new ones to 'classes' in its YAML."
+        )
+    joined = [*old, *new]
+    return new, [joined.index(name) for name in names]
+
+
+def extended_config(cfg, args, num_classes: int):
+    """The frozen config of the extended model; it is tested on --evaluate, if given."""
+    test = args.evaluate or args.images
+    if class_names(test) != class_names(args.images):
+        raise UserError(
+            f"--evaluate: '{test}' has other classes than '{args.images}', or another order: "
+            f"{', '.join(class_names(test))} instead of {', '.join(class_names(args.images))}."
+        )
+    if 0 <= cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE < num_classes:
+        raise UserError(
+            f"The label of ignored pixels would be the index of one of the {num_classes} classes. "
+            "Set another: --opts MODEL.SEM_SEG_HEAD.IGNORE_VALUE 65535"
+        )
+    folders = [*cfg.DATASETS.FOLDERS, *([args.folder] if args.folder else [])]
+    changes = {
+        "MODEL.WEIGHTS": os.path.join(args.output, WEIGHTS_NAME),
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": num_classes,
+        # It knows the old classes only, and the extended model is not trained.
+        "MODEL.AUXILIARY_HEAD.ENABLED": False,
+        "DATASETS.FOLDERS": list(dict.fromkeys(folders)),
+        "DATASETS.TRAIN": (args.images,),
+        "DATASETS.TEST": (test,),
+        "OUTPUT_DIR": args.output,
+    }
+    opts = [item for change in changes.items() for item in change]
+    return setup_config(args.config_file, [*args.opts, *opts], for_inference=True)
+
+
+def build_prototype_model(cfg) -> nn.Module:
+    """The trained model, in evaluation mode."""
+    model = build_model(cfg).eval()
+    if not isinstance(getattr(model, "classifier", None), PrototypeClassifier):
+        raise UserError(
+            f"The config describes a {cfg.MODEL.META_ARCHITECTURE} whose classifier has no "
+            "prototypes. Classes can be added to a PrototypeSegmentor only."
+        )
+    load_weights(model, cfg.MODEL.WEIGHTS)
+    return model
+
+
+def choose_images(args, new_classes: list[int]) -> list[dict]:
+    """The records of --images, or --num-images of them that show a new class."""
+    records = DatasetCatalog.get(args.images)
+    if args.num_images is None:
+        return records
+    if not has_labels(args.images):
+        raise UserError(f"--images: '{args.images}' has no labels; name a split that has some.")
+    load = label_loader(args.images)
+    shows = np.array(
+        [
+            np.isin(new_classes, load(record["sem_seg_file_name"]))
+            for record in tqdm.tqdm(records, desc="Reading labels", unit="image")
+        ]
+    )
+    chosen = spread_over_classes(shows, args.num_images, np.random.default_rng(args.seed))
+    records = [records[index] for index in chosen]
+    logger.info("Support images: %s", ", ".join(record["file_name"] for record in records))
+    return records
+
+
+def spread_over_classes(shows: np.ndarray, number: int, rng: np.random.Generator) -> list[int]:
+    """Draw images so that every new class is on about as many; never one without a new class.
+
+    Args:
+        shows: (images, new classes) bool.
+        number: of images to draw, each once; there may be fewer that show a new class.
+        rng: draws among those that are as good.
+    """
+    left = list(rng.permutation(np.flatnonzero(shows.any(axis=1))))
+    chosen: list[int] = []
+    while left and len(chosen) < number:
+        # Of the classes that can still be shown, the one on the fewest of the chosen images.
+        counts = np.where(shows[left].any(axis=0), shows[chosen].sum(axis=0), np.inf)
+        image = next(index for index in left if shows[index, counts.argmin()])
+        left.remove(image)
+        chosen.append(int(image))
+    return chosen
+
+
+@torch.no_grad()
+def collect_pixels(
+    model: nn.Module, cfg, records: list[dict], position: Tensor, seed: int
+) -> SupportPixels:
+    """Embeddings and labels of the records' pixels, at the size that testing uses.
+
+    Args:
+        model: the trained model, in evaluation mode.
+        cfg: config of the extended model, whose training dataset the records are of.
+        records: of the labelled images.
+        position: (K + J,) int64: for each class of the labels the class it is collected as.
+        seed: of the sampling.
+    """
+    as_tested = build_augmentations(cfg, is_train=False)
+    mapper = SemanticSegmentorMapper(cfg, is_train=True, augmentations=as_tested)
+    support = SupportPixels(len(position), seed=seed)
+    for record in tqdm.tqdm(records, desc="Embedding pixels", unit="image"):
+        inputs = [mapper(record)]
+        images = model.normalized_images(inputs)
+        labels = model.padded_labels(inputs, images.tensor.shape[-2:])
+        features = model.sem_seg_head.layers(model.backbone(images.tensor))
+        labels = resize_labels(labels, features.shape[-2:]).flatten().cpu()
+        labelled = labels != model.ignore_label
+        labels = position[labels.where(labelled, 0)].where(labelled, -1)
+        support.add(model.classifier.embed(features), labels)
+    return support
+
+
+def check_sample(support: SupportPixels, new_names: list[str], source: str) -> PixelSample:
+    """What was collected; UserError naming new classes of which there is nothing."""
+    num_old = support.num_classes - len(new_names)
+    counts = support.counts.tolist()
+    for name, count in zip(new_names, counts[num_old:]):
+        logger.info("New class '%s': %d pixels at the size of the features", name, count)
+    empty = [name for name, count in zip(new_names, counts[num_old:]) if count == 0]
+    if empty:
+        raise UserError(
+            f"The {support.num_images} support images of '{source}' show no pixel of the new class "
+            f"{', '.join(map(repr, empty))} (at the size of the features, where very small objects "
+            "vanish). Label images that show it, raise --num-images, or take the class out of the "
+            "dataset's 'classes'."
+        )
+    if not any(counts[:num_old]):
+        logger.warning(
+            "The support images have no pixel of an old class, so nothing says where the new "
+            "classes end: they may spread. Better label the images completely."
+        )
+    return support.sample()
+
+
+def write_extended(model: nn.Module, classifier: PrototypeClassifier, cfg) -> None:
+    """Write the checkpoint and the config of ``model`` with another classifier."""
+    state = {
+        key: value
+        for key, value in model.state_dict().items()
+        if not key.startswith(("classifier.", "auxiliary_head."))
+    }
+    state.update((f"classifier.{key}", value) for key, value in classifier.state_dict().items())
+    with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) as file:
+        file.write(cfg.dump())
+    with atomic_write(cfg.MODEL.WEIGHTS, "wb") as file:
+        torch.save({"model": state}, file)
+
+
+def among_more_classes(model: nn.Module, positions: list[int], num_classes: int) -> Callable:
+    """``model`` as a function with logits of ``num_classes``, of which it knows ``positions``."""
+
+    def spread(logits: Tensor) -> Tensor:
+        result = logits.new_full((num_classes, *logits.shape[1:]), -torch.inf)
+        result[positions] = logits
+        return result
+
+    return lambda inputs: [{"sem_seg": spread(output["sem_seg"])} for output in model(inputs)]
+
+
+class OldAndNewEvaluator(SegmentationEvaluator):
+    """Adds the means of ``MEANS``; ``old_classes`` are the indices of the old classes."""
+
+    def __init__(self, dataset_name: str, old_classes: Sequence[int]):
+        super().__init__(dataset_name, distributed=False)
+        self.old_classes = list(old_classes)
+
+    def evaluate(self) -> dict:
+        """``{"sem_seg": {metric: per cent}}``."""
+        results = super().evaluate()
+        confusion = self.confusion[:-1, :-1]
+        is_old = np.isin(np.arange(len(confusion)), self.old_classes)
+        is_true = confusion.sum(axis=0) > 0
+        iou, without_new = (
+            np.where(is_true, 100 * iou_per_class(counted), np.nan)
+            for counted in (confusion, confusion * is_old)
+        )
+        results["sem_seg"]["mIoU-old"] = _mean(iou[is_old])
+        results["sem_seg"]["mIoU-old-without-new-pixels"] = _mean(without_new[is_old])
+        results["sem_seg"]["mIoU-new"] = _mean(iou[~is_old])
+        return results
+
+
+def _mean(values: np.ndarray) -> float:
+    present = values[~np.isnan(values)]
+    return float(present.mean()) if len(present) else np.nan
+
+
+def compare(cfg, new_cfg, model: nn.Module, old_classes: list[int]) -> None:
+    """Evaluate both models on the extended one's test dataset; write and log the results."""
+    num_classes = new_cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    # As a user will load it, not as it lies in memory.
+    extended = build_model(new_cfg).eval()
+    load_weights(extended, new_cfg.MODEL.WEIGHTS)
+    models = {
+        cfg.MODEL.WEIGHTS: among_more_classes(model, old_classes, num_classes),
+        new_cfg.MODEL.WEIGHTS: extended,
+    }
+    (dataset,) = new_cfg.DATASETS.TEST
+    path = os.path.join(new_cfg.OUTPUT_DIR, "evaluation.json")
+    metrics = []
+    for weights, candidate in models.items():
+        logger.info("Evaluating %s", weights)
+        results = Trainer.test(new_cfg, candidate, [OldAndNewEvaluator(dataset, old_classes)])
+        add_to_results_file(path, weights, by_dataset(results, (dataset,)))
+        metrics.append(results["sem_seg"])
+    table = format_comparison(class_names(dataset), old_classes, *metrics)
+    logger.info("IoU on %s before and after (also in %s):\n%s", dataset, path, table)
+
+
+def format_comparison(names: list[str], old_classes: Sequence[int], before: dict, after: dict):
+    """The metrics of OldAndNewEvaluator before and after as a table (a string)."""
+    is_new = [index not in old_classes for index in range(len(names))]
+    rows = {f"{name} (new)" if new else name: f"IoU-{name}" for name, new in zip(names, is_new)}
+    cells = [
+        [label, *("-" if np.isnan(m[metric]) else f"{m[metric]:.2f}" for m in (before, after))]
+        for label, metric in {**rows, **MEANS}.items()
+    ]
+    headers = ["class", "IoU before", "IoU after"]
+    return tabulate(
+        cells, headers, "pipe", disable_numparse=True, colalign=("left", *["right"] * 2)
+    )

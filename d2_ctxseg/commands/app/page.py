@@ -1,0 +1,227 @@
+"""A web page on this machine that shows what models see in pictures.
+
+    python demo/app.py --model camvid/fpn_efficientnet_lite0_linear
+    python demo/app.py --run output/linear output/context_aware
+    python demo/app.py --config-file CONFIG --opts MODEL.WEIGHTS model_final.pth
+
+The page needs no internet and is served to this machine only.
+"""
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+# Read when Gradio is imported: nothing is told to its makers, no picture's history is kept.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["GRADIO_RUN_HISTORY"] = "False"
+
+try:
+    import gradio as gr
+except ModuleNotFoundError as error:
+    raise SystemExit("error: the page needs Gradio: pip install 'gradio>=6,<7'") from error
+from PIL import Image
+
+from detectron2.utils.logger import setup_logger
+
+from ...engine.setup import add_opts_argument
+from ...utils.errors import UserError
+from .session import (
+    Session,
+    draw_thumbnails,
+    find_samples,
+    load_model,
+    load_runs,
+    load_trained_models,
+)
+
+HERE = Path(__file__).parent
+ADDRESS = "127.0.0.1"
+OPACITY = 0.6
+NO_MODEL = "none"
+SYSTEM_FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+SET_OPACITY = "(value) => document.documentElement.style.setProperty('--class-opacity', value)"
+HOUR = 3600
+
+logger = logging.getLogger("d2_ctxseg.app")
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    models = parser.add_mutually_exclusive_group(required=True)
+    models.add_argument(
+        "--run", nargs="+", metavar="FOLDER", help="output folders of trainings, a model each"
+    )
+    models.add_argument(
+        "--model", nargs="+", metavar="NAME", help="trained models of d2_ctxseg.model_zoo"
+    )
+    models.add_argument("--config-file", metavar="FILE", help="config of a single model")
+    parser.add_argument(
+        "--samples",
+        metavar="FOLDER",
+        help="images to choose from; without it, a few of the first model's dataset",
+    )
+    parser.add_argument("--port", type=int, default=7860, help="of the page (default: 7860)")
+    parser.add_argument(
+        "--max-megapixels",
+        type=_megapixels,
+        default=20,
+        metavar="NUMBER",
+        help="larger pictures are refused (default: 20)",
+    )
+    add_opts_argument(parser)
+    return parser
+
+
+def make_session(args) -> Session:
+    """The models and samples that the command line names; raises UserError if these are wrong."""
+    if args.run:
+        models = load_runs(args.run, args.opts)
+    elif args.model:
+        models = load_trained_models(args.model, args.opts)
+    else:
+        models = {Path(args.config_file).stem: load_model(args.config_file, args.opts)}
+    samples = find_samples(args.samples, next(iter(models.values())))
+    return Session(models, draw_thumbnails(samples, args.max_megapixels), args.max_megapixels)
+
+
+def build_page(session: Session) -> gr.Blocks:
+    """The page: what to choose on the left, the result on the right."""
+    names = list(session.models)
+    with gr.Blocks(
+        title="Semantic segmentation",
+        fill_width=True,
+        analytics_enabled=False,
+        delete_cache=(HOUR, HOUR),
+    ) as page:
+        picture = gr.State(None)  # the path of the picture shown
+        gr.Markdown(
+            "# Semantic segmentation\n"
+            "What models see in a picture. Point at it to read the class of a pixel, and its share."
+        )
+        with gr.Row():
+            with gr.Column(scale=1, min_width=260):
+                upload = gr.File(label="Your picture", height=160, elem_id="upload")
+                samples = gr.Gallery(
+                    list(session.samples.values()),
+                    label="Samples",
+                    columns=3,
+                    height="auto",
+                    object_fit="cover",
+                    allow_preview=False,
+                    interactive=False,
+                    buttons=[],
+                    visible=bool(session.samples),
+                    elem_id="samples",
+                )
+                model = gr.Dropdown(names, value=names[0], label="Model", elem_id="model")
+                beside = gr.Dropdown(
+                    [NO_MODEL, *names],
+                    value=names[1] if len(names) > 1 else NO_MODEL,
+                    label="Beside it",
+                    visible=len(names) > 1,
+                    elem_id="beside",
+                )
+                opacity = gr.Slider(0, 1, OPACITY, step=0.01, label="Opacity", elem_id="opacity")
+            with gr.Column(scale=4, min_width=320):
+                result = gr.HTML(session.segment(None, []), elem_id="result")
+                with gr.Accordion("Inside the classifier", open=False, elem_id="inside"):
+                    gr.Markdown(
+                        "How each model comes to its prediction: what its classifier computes on "
+                        "the way, and how sure it is."
+                    )
+                    draw_views = gr.Button("Draw", elem_id="draw-views")
+                    views = gr.HTML(elem_id="views")
+
+        chosen = [model, beside]
+        _connect(session, picture, upload, samples, chosen, result, views)
+        draw_views.click(
+            lambda path, *models: session.views(path, _distinct(models)),
+            [picture, *chosen],
+            views,
+            concurrency_id="model",
+            api_visibility="private",
+        )
+        opacity.change(None, opacity, None, js=SET_OPACITY, api_visibility="private")
+        page.load(None, opacity, None, js=SET_OPACITY, api_visibility="private")
+    return page
+
+
+def _connect(session: Session, picture, upload, samples, chosen, result, views) -> None:
+    """Make each choice of a picture or a model show its result, and drop the last one's views."""
+
+    def show(path, *models):
+        return path, session.segment(path, _distinct(models)), ""
+
+    def show_upload(path, *models):
+        # Emptied, the field takes the next picture.
+        return *show(path, *models), None
+
+    def show_sample(event: gr.SelectData, *models):
+        return show(str(list(session.samples)[event.index]), *models)
+
+    shown = [picture, result, views]
+    # One prediction at a time; of clicks that come meanwhile the last one counts.
+    options = {
+        "concurrency_id": "model",
+        "concurrency_limit": 1,
+        "trigger_mode": "always_last",
+        "show_progress_on": result,
+        "api_visibility": "private",
+    }
+    upload.upload(show_upload, [upload, *chosen], [*shown, upload], **options)
+    samples.select(show_sample, chosen, shown, **options)
+    for choice in chosen:
+        choice.input(show, [picture, *chosen], shown, **options)
+
+
+def _distinct(models) -> list[str]:
+    """The names of the chosen models, each once."""
+    return [name for name in dict.fromkeys(models) if name != NO_MODEL]
+
+
+def serve(page: gr.Blocks, port: int, max_megapixels: float, wait: bool = True) -> str:
+    """Serve the page to this machine, until Ctrl-C if ``wait``; returns its address.
+
+    Raises UserError if the port is taken.
+    """
+    try:
+        _, address, _ = page.launch(
+            server_name=ADDRESS,
+            server_port=port,
+            share=False,
+            ssr_mode=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            footer_links=[],
+            # Room for pixels that are not compressed, four bytes each.
+            max_file_size=f"{int(4 * max_megapixels) + 1}mb",
+            theme=gr.themes.Default(**SYSTEM_FONTS),
+            css_paths=HERE / "app.css",
+            head=f"<script>{(HERE / 'app.js').read_text(encoding='utf-8')}</script>",
+        )
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"--port {port} cannot be used: another program has it, or there is no such port. "
+            "Choose another --port."
+        ) from error
+    logger.info(f"The page is at {address} (Ctrl-C ends it)")
+    if wait:
+        page.block_thread()
+    return address
+
+
+def _megapixels(text: str) -> float:
+    value, most = float(text), Image.MAX_IMAGE_PIXELS / 1e6
+    if not 0 < value <= most:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most {most:.0f}")
+    return value
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    setup_logger(name="fvcore")
+    setup_logger(name="d2_ctxseg")
+    session = make_session(args)
+    serve(build_page(session), args.port, args.max_megapixels)

@@ -1,0 +1,182 @@
+"""Shows what a model predicts on images, a video or a webcam.
+
+    python demo/demo.py --model camvid/fpn_efficientnet_lite0_linear --input photos/*.jpg \
+        --output pictures
+    python demo/demo.py --config-file CONFIG --input photos/*.jpg --output pictures \
+        --opts MODEL.WEIGHTS model_final.pth
+"""
+
+import argparse
+import os
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tqdm
+from PIL import Image
+
+from detectron2.utils.logger import setup_logger
+
+from .. import model_zoo
+from ..data import DatasetError
+from ..deployment.predictor import SemSegPredictor
+from ..engine.setup import add_opts_argument, setup_config
+from ..utils.errors import UserError
+from ..utils.files import atomic_write
+from ..utils.image_files import find_images, names_a_file, plan_outputs, refuse_to_overwrite
+from ..utils.outputs import check_output_file
+from ..visualization import class_shares, draw_legend, draw_overlay
+from .video import CODECS, VideoReader, VideoWriter
+
+WINDOW_NAME = "Semantic segmentation (Esc ends)"
+ESCAPE_KEY = 27
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--model", metavar="NAME", help="a trained model of d2_ctxseg.model_zoo")
+    model.add_argument("--config-file", metavar="FILE", help="config of a model of yours")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--input", nargs="+", metavar="PATH", help="images, folders, or patterns like 'dir/*.jpg'"
+    )
+    source.add_argument("--video-input", metavar="FILE", help="a video file")
+    source.add_argument("--webcam", action="store_true", help="the first webcam, in a window")
+    parser.add_argument(
+        "--output", metavar="PATH", help="file or folder to write to; without it, a window opens"
+    )
+    add_opts_argument(parser)
+    return parser
+
+
+def load_predictor(args) -> SemSegPredictor:
+    """The model that the command line names."""
+    if args.model:
+        return SemSegPredictor(model_zoo.get_config(args.model, trained=True, opts=args.opts))
+    return SemSegPredictor(setup_config(args.config_file, args.opts, for_inference=True))
+
+
+def run_on_images(args, logger) -> None:
+    """Predict and draw each image of ``--input``; unreadable ones are named at the end."""
+    inputs = find_images(args.input)
+    outputs = plan_outputs(inputs, args.output) if args.output else [None] * len(inputs)
+    predictor = load_predictor(args)
+    unreadable = []
+    for path, output in zip(tqdm.tqdm(inputs, disable=not args.output), outputs):
+        try:
+            image, shown = predictor.read(path)
+        except DatasetError as error:
+            unreadable.append(str(error))
+            continue
+        start = time.perf_counter()
+        labels = predictor(image)
+        seconds = time.perf_counter() - start
+        logger.info(f"{path}: predicted {len(np.unique(labels))} classes in {seconds:.2f}s")
+        picture = draw_overlay(shown, labels, predictor.metadata)
+        if output:
+            save_picture(picture, output)
+        elif show(picture, wait_ms=0) == ESCAPE_KEY:
+            break
+    if unreadable:
+        raise UserError("these inputs cannot be read as images:\n  " + "\n  ".join(unreadable))
+
+
+def run_on_video(args, logger) -> None:
+    """Predict and draw each frame of ``--video-input`` or of the webcam."""
+    output = plan_video_output(args.video_input, args.output) if args.output else None
+    video = VideoReader(0 if args.webcam else args.video_input)
+    predictor = load_predictor(args)
+    count, promised = 0, video.num_frames
+    with ExitStack() as stack:
+        stack.callback(video.close)
+        writer = None
+        if output:
+            writer = stack.enter_context(VideoWriter(output, video.frames_per_second))
+        for picture in tqdm.tqdm(draw_frames(video, predictor), total=promised):
+            count += 1
+            if writer:
+                writer.write(picture)
+            elif show(picture, wait_ms=1) == ESCAPE_KEY:
+                break
+    if count == 0:
+        raise UserError(f"no frame could be read from {args.video_input or 'the webcam'}")
+    if promised and count < promised and output:
+        logger.warning(f"{args.video_input} ends early: {count} of {promised} frames could be read")
+    logger.info(f"{count} frames" + (f" written to {output}" if output else ""))
+
+
+def draw_frames(video, predictor):
+    """Yield each frame with its classes drawn, beside a legend of all classes if that fits."""
+    metadata = predictor.metadata
+    for frame in video:
+        labels = predictor(frame)
+        picture = draw_overlay(frame, labels, metadata, legend=False)
+        legend = draw_legend(metadata, len(picture), class_shares(labels), all_classes=True)
+        fits = legend.shape[1] <= picture.shape[1] // 2
+        yield np.hstack([picture, legend]) if fits else picture
+
+
+def plan_video_output(video_input: str, output: str) -> Path:
+    """The video file to write: ``output``, or ``output``/NAME.mp4 where that is a folder."""
+    path = Path(output)
+    if not names_a_file(output, CODECS):
+        path = path / f"{Path(video_input).stem}.mp4"
+    refuse_to_overwrite(path, [Path(video_input)])
+    check_output_file(path, "--output")
+    return path
+
+
+def save_picture(picture: np.ndarray, path: Path) -> None:
+    """Write a uint8 RGB array; the format follows from the suffix."""
+    format_name = Image.registered_extensions()[path.suffix.lower()]
+    with atomic_write(path, "wb") as file:
+        Image.fromarray(picture).save(file, format=format_name, quality=95)
+
+
+def show(picture: np.ndarray, wait_ms: int) -> int:
+    """Show a uint8 RGB array in the window; return the key that was pressed meanwhile.
+
+    ``wait_ms`` = 0 waits for one.
+    """
+    try:
+        cv2.namedWindow(WINDOW_NAME, cv2.WINDOW_NORMAL)
+        cv2.imshow(WINDOW_NAME, np.ascontiguousarray(picture[:, :, ::-1]))
+        return cv2.waitKey(wait_ms)
+    except cv2.error as error:  # opencv-python-headless has no windows
+        raise UserError("this OpenCV cannot open windows: use --output") from error
+
+
+def require_display() -> None:
+    """Raise UserError where no window can be opened: OpenCV would abort the whole program."""
+    is_linux = sys.platform.startswith("linux")
+    if is_linux and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise UserError(
+            "there is no display to show the result on: "
+            "name a file or folder to write it to with --output"
+        )
+
+
+def run(args, logger) -> None:
+    """What the command line ``args`` asks for."""
+    if args.webcam and args.output:
+        raise UserError("--webcam shows a window and writes nothing: leave --output out")
+    if not args.output:
+        require_display()
+    if args.input:
+        run_on_images(args, logger)
+    else:
+        run_on_video(args, logger)
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    setup_logger(name="fvcore")
+    setup_logger(name="d2_ctxseg")
+    logger = setup_logger()
+    logger.info(f"Arguments: {args}")
+    run(args, logger)

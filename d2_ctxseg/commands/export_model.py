@@ -1,0 +1,199 @@
+"""Write a trained segmentor to a file that runs without this project.
+
+    python tools/export_model.py --config-file output/config.yaml --format onnx \\
+        --output-file model.onnx --size 240 320 --opts MODEL.WEIGHTS output/model_final.pth
+    python tools/export_model.py --config-file CONFIG --format torch_export --dynamic \\
+        --outputs logits --output-file model.pt2 --opts MODEL.WEIGHTS WEIGHTS
+
+Formats:
+  onnx          for onnxruntime and others; demo/onnx_inference.py runs it
+  torchscript   for PyTorch in C++ and Python, torch.jit.load; one size; deprecated by PyTorch
+  torch_export  for PyTorch, torch.export.load
+
+The file takes a batch of images, float32 (B, C, H, W), pixel values 0 to 255 with the channels in
+the order of INPUT.FORMAT ("ALL": as in the image files). It gives the class of every pixel, int64
+(B, H, W), or with --outputs logits the classes' scores, (B, K, H, W). Names and colours of the
+classes are inside. The file is read again and compared with the model; if it computes something
+else, nothing is written.
+
+With --dynamic, batch and image may have any size. Not all models can be exported so: pyramid
+pooling (PSPHead, UPerHead) and Swin are bound to one size. One view of the whole image is exported,
+without sliding windows and test-time augmentation.
+"""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
+from detectron2.utils.logger import setup_logger
+
+from .. import __version__
+from ..checkpoint import load_weights, strip_training_only
+from ..data.palette import generate_palette
+from ..deployment.analysis import InputSize, input_size
+from ..deployment.export import (
+    INPUT_NAME,
+    SUFFIXES,
+    ImageShape,
+    check_arguments,
+    data_file,
+    export_segmentor,
+)
+from ..deployment.export_check import OUTPUTS, Agreement
+from ..engine.setup import add_opts_argument, setup_config
+from ..utils.arguments import integer_from
+from ..utils.errors import UserError
+from ..utils.outputs import check_output_file
+
+logger = logging.getLogger("d2_ctxseg.export_model")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the model")
+    parser.add_argument("--format", required=True, choices=list(SUFFIXES))
+    parser.add_argument("--output-file", required=True, type=Path, metavar="FILE")
+    parser.add_argument(
+        "--outputs", default="labels", choices=OUTPUTS, help="what it gives (default: labels)"
+    )
+    parser.add_argument(
+        "--size",
+        nargs=2,
+        type=integer_from(1),
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the images (default: the sliding window's, the training crop's or the test size)",
+    )
+    parser.add_argument(
+        "--batch-size", type=integer_from(1), default=1, help="images at once (default: 1)"
+    )
+    parser.add_argument("--dynamic", action="store_true", help="images of any size and number")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add_opts_argument(parser)
+    return parser.parse_args()
+
+
+def image_size(cfg, size: list[int] | None) -> InputSize:
+    """Height and width of the images, and where they come from."""
+    if size:
+        return InputSize(*size, "--size")
+    if cfg.TEST.SLIDING_WINDOW.ENABLED:
+        return InputSize(*cfg.TEST.SLIDING_WINDOW.SIZE, "TEST.SLIDING_WINDOW.SIZE")
+    return input_size(cfg)
+
+
+def metadata(cfg, shape: ImageShape, outputs: str) -> dict[str, str]:
+    """What a program must know to run the file and to show its result; lists are JSON.
+
+    ``input_size`` is [height, width], or null for any size; images are then brought to
+    ``test_size``: [shortest, longest] side, 0 for as they are. ``padding`` is the pixel value that
+    the model takes for no image. ``value_range`` is what the values of images with more than 8 bits
+    range over, which become 0 to 255, or null.
+    """
+    num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    dataset = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else {}
+    classes = dataset.get("stuff_classes") or [str(index) for index in range(num_classes)]
+    colors = dataset.get("stuff_colors") or generate_palette(num_classes)
+    lists = {
+        "classes": list(classes),
+        "colors": [list(color) for color in colors],
+        "input_size": None if shape.dynamic else [shape.height, shape.width],
+        "test_size": [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST],
+        "padding": list(cfg.MODEL.PIXEL_MEAN),
+        "value_range": dataset.get("value_range"),
+    }
+    return {
+        "image_format": cfg.INPUT.FORMAT,
+        "output": outputs,
+        "d2_ctxseg_version": __version__,
+        **{name: json.dumps(value) for name, value in lists.items()},
+    }
+
+
+def config_of_one_view(arguments: argparse.Namespace):
+    """The config, and what of it the file will not do is logged and switched off."""
+    cfg = setup_config(arguments.config_file, arguments.opts, for_inference=True)
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError(
+            "MODEL.WEIGHTS is empty: only a trained model is worth exporting. Name its checkpoint "
+            "at the end of the command: --opts MODEL.WEIGHTS path/to/model_final.pth"
+        )
+    for key, name in (("SLIDING_WINDOW", "sliding windows"), ("AUG", "test-time augmentation")):
+        if cfg.TEST[key].ENABLED:
+            logger.warning("TEST.%s is enabled, but the file predicts without %s.", key, name)
+    if not cfg.TEST.PAD:
+        logger.warning("TEST.PAD is False, but the file pads images.")
+    return cfg
+
+
+def build(cfg):
+    """The trained model in eval mode, without what only training needs."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.TEST.SLIDING_WINDOW.ENABLED = False
+    cfg.TEST.PAD = True
+    # It is of no use without gradients, and exporters may stumble over it.
+    cfg.MODEL.ENCODER.ACTIVATION_CHECKPOINTING = False
+    model = build_model(cfg).eval()
+    load_weights(model, cfg.MODEL.WEIGHTS)
+    strip_training_only(model)
+    return model
+
+
+def report(arguments: argparse.Namespace, cfg, shape: ImageShape, agreement: Agreement) -> str:
+    """The file and how it was checked, in lines."""
+    path, channels = arguments.output_file, len(cfg.MODEL.PIXEL_MEAN)
+    sides = (shape.batch_size, shape.height, shape.width)
+    batch, height, width = ("batch", "height", "width") if shape.dynamic else sides
+    result = f"int64 ({batch}, {height}, {width})"
+    if arguments.outputs == "logits":
+        num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        result = f"float32 ({batch}, {num_classes}, {height}, {width})"
+    lines = [
+        f"Wrote '{path}', {num_bytes(path) / 1e6:.1f} MB.",
+        f"input   {INPUT_NAME}: float32 ({batch}, {channels}, {height}, {width}), "
+        f"{cfg.INPUT.FORMAT} pixel values 0 to 255",
+        f"output  {arguments.outputs}: {result}",
+        f"check   {agreement.other_labels:.4%} of {agreement.pixels} pixels have another label "
+        f"than the model gives; at {agreement.unclear:.4%} rounding may decide",
+    ]
+    if agreement.logit_difference is not None:
+        lines.append(
+            f"        logits differ by at most {agreement.logit_difference:.2g}; their range is "
+            f"{agreement.logit_range:.3g}"
+        )
+    return "\n".join(lines)
+
+
+def num_bytes(path: Path) -> int:
+    """Size of the file and of the weights beside it."""
+    return sum(file.stat().st_size for file in (path, data_file(path)) if file.exists())
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    setup_logger(name="d2_ctxseg")
+    if arguments.format == "onnx":
+        # Such files are not bound to a device, and constants of a GPU would only be copied.
+        arguments.opts = [*arguments.opts, "MODEL.DEVICE", "cpu"]
+    check_output_file(arguments.output_file, "--output-file")
+    cfg = config_of_one_view(arguments)
+    size = image_size(cfg, arguments.size)
+    shape = ImageShape(arguments.batch_size, *size[:2], dynamic=arguments.dynamic)
+    if not shape.dynamic:
+        logger.info("Images of %dx%d (height x width), from %s.", *size)
+    check_arguments(arguments.output_file, arguments.format, shape, arguments.overwrite)
+    agreement = export_segmentor(
+        build(cfg),
+        arguments.output_file,
+        arguments.format,
+        shape,
+        output=arguments.outputs,
+        metadata=metadata(cfg, shape, arguments.outputs),
+        overwrite=arguments.overwrite,
+    )
+    print(report(arguments, cfg, shape, agreement))

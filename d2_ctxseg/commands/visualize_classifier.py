@@ -1,0 +1,178 @@
+#!/usr/bin/env python3
+"""Draw how a model comes to its predictions: how sure it is, and what its classifier does.
+
+    python tools/visualize_classifier.py --config-file CONFIG --input photos/*.jpg \
+        --output views --opts MODEL.WEIGHTS model_final.pth
+    python tools/visualize_classifier.py --config-file CONFIG --dataset camvid_sem_seg_val \
+        --num-images 6 --output views --classes Car Tree --opts MODEL.WEIGHTS model_final.pth
+
+FOLDER gets several views of each image, IMAGE_VIEW.png. Images of a dataset are compared with
+their labels: there it also shows whether the context-aware classifier changed them for the better.
+"""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import tqdm
+
+from detectron2.data import DatasetCatalog
+from detectron2.utils.logger import setup_logger
+
+from ..data import (
+    DatasetError,
+    LabelFormat,
+    check_label_values,
+    check_same_size,
+    generate_missing,
+    read_label,
+    register_builtin_datasets,
+)
+from ..data.images import check_megapixels, read_display_image
+from ..deployment.predictor import SemSegPredictor
+from ..engine.setup import add_opts_argument, setup_config
+from ..utils.arguments import integer_from
+from ..utils.errors import UserError, suggest
+from ..utils.image_files import find_images, refuse_to_overwrite
+from ..utils.outputs import check_output_folder
+from ..utils.png import write_png
+from ..visualization.classifier_views import draw_classifier_views
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the model")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--input", nargs="+", metavar="PATH", help="images, folders, or patterns like 'dir/*.jpg'"
+    )
+    source.add_argument("--dataset", metavar="NAME", help="a registered dataset, with its labels")
+    parser.add_argument(
+        "--num-images",
+        type=integer_from(1),
+        default=4,
+        help="how many images of the dataset, evenly spread (%(default)s)",
+    )
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="for the views")
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="NAME",
+        help="whose prototypes, Gaussians and masks are drawn (the largest of each prediction)",
+    )
+    add_opts_argument(parser)
+    return parser
+
+
+def dataset_files(name: str, count: int) -> list[tuple[Path, Path | None]]:
+    """Image and label (None if it has none) of ``count`` records, evenly spread over a dataset."""
+    register_builtin_datasets([name])
+    records = DatasetCatalog.get(name)
+    places = np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int)
+    chosen = [records[i] for i in places]
+    labels = [record.get("sem_seg_file_name") for record in chosen]
+    return [
+        (Path(record["file_name"]), Path(label) if label else None)
+        for record, label in zip(chosen, labels)
+    ]
+
+
+def read_sample(image_path: Path, label_path: Path | None, metadata, max_megapixels: float):
+    """A uint8 RGB image (H, W, 3) and its labels (H, W), -1 where ignored; None without a file.
+
+    Raises:
+        DatasetError: a file cannot be read, or the labels do not fit the image or the classes.
+    """
+    check_megapixels(image_path, max_megapixels)
+    image = read_display_image(image_path, metadata.get("value_range"))
+    if label_path is None:
+        return image, None
+    label_format = LabelFormat.from_metadata(metadata)
+    label = read_label(label_path, label_format.id_map)
+    check_same_size(image, label, image_path, label_path)
+    check_label_values(label, label_format, label_path)
+    return image, np.where(label == label_format.ignore_label, -1, label.astype(np.int64))
+
+
+def class_indices(names: list[str] | None, known: list[str]) -> list[int] | None:
+    """The indices of classes by their names; small and capital letters count only where they must.
+
+    Raises:
+        UserError: there is no class of a name; the message says which come near.
+    """
+    if names is None:
+        return None
+    indices = {name.lower(): index for index, name in enumerate(known)}
+    indices |= {name: index for index, name in enumerate(known)}
+    found = [indices.get(name, indices.get(name.lower())) for name in names]
+    if None in found:
+        unknown = names[found.index(None)]
+        raise UserError(
+            f"--classes: there is no class '{unknown}'.{suggest(unknown, known)} "
+            f"The model's classes are {', '.join(known)}."
+        )
+    return found
+
+
+def check_output(folder: Path, images: list[Path]) -> None:
+    """Refuse a file in place of the folder, and images whose views would have the same names."""
+    check_output_folder(folder, "--output")
+    for stem, count in Counter(path.stem for path in images).items():
+        if count > 1:
+            raise UserError(
+                f"{count} images are called {stem}: their views would overwrite one another in "
+                f"{folder}; run them one after the other with different --output folders"
+            )
+
+
+def draw_image(predictor, sample, classes, image_path: Path, inputs: list[Path], folder: Path):
+    """Draw and write all views of one image; yields the paths with the captions."""
+    image, labels = sample
+    views = draw_classifier_views(predictor, image, labels=labels, classes=classes)
+    paths = [folder / f"{image_path.stem}_{view.name}.png" for view in views]
+    for path in paths:
+        refuse_to_overwrite(path, inputs)
+    for path, view in zip(paths, views):
+        write_png(path, view.picture)
+        yield path, view.caption
+
+
+def run(args, logger) -> None:
+    """What the command line ``args`` asks for."""
+    opts = list(args.opts)
+    if args.dataset:
+        opts += ["DATASETS.TEST", repr((args.dataset,))]
+    cfg = setup_config(args.config_file, opts, for_inference=True)
+    if args.dataset:
+        if cfg.DATASETS.GENERATE_MISSING:
+            generate_missing([args.dataset])
+        files = dataset_files(args.dataset, args.num_images)
+    else:
+        files = [(path, None) for path in find_images(args.input)]
+    folder, inputs = Path(args.output), [path for pair in files for path in pair if path]
+    check_output(folder, [path for path, _ in files])
+    predictor = SemSegPredictor(cfg)
+    classes = class_indices(args.classes, predictor.metadata.stuff_classes)
+    unreadable = []
+    for image_path, label_path in tqdm.tqdm(files, unit="image", disable=len(files) < 2):
+        try:
+            limit = predictor.max_megapixels
+            sample = read_sample(image_path, label_path, predictor.metadata, limit)
+        except DatasetError as error:
+            unreadable.append(str(error))
+            continue
+        for path, caption in draw_image(predictor, sample, classes, image_path, inputs, folder):
+            logger.info(f"{path}: {caption}")
+    if unreadable:
+        raise UserError("some inputs could not be read:\n  " + "\n  ".join(unreadable))
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    setup_logger(name="fvcore")
+    setup_logger(name="d2_ctxseg")
+    run(args, setup_logger())
