@@ -114,11 +114,12 @@ def write_lines(folder, lines):
 class Page(HTMLParser):
     """Tags with their attributes, texts, and the tables by caption, of strictly nested HTML."""
 
-    VOID = {"meta", "link", "img", "br"}
+    VOID = {"meta", "link", "img", "br", "wbr"}
 
     def __init__(self, text):
         super().__init__()
         self.open, self.tags, self.texts, self.tables, self.rows = [], [], [], {}, []
+        self.goes_on = False
         self.feed(text)
         self.close()
         assert self.open == []
@@ -128,6 +129,7 @@ class Page(HTMLParser):
         self.tags.append((name, dict(attributes)))
         if name not in self.VOID:
             self.open.append(name)
+        self.goes_on = name == "wbr"  # the text before and after it is one
         if name == "table":
             self.rows = self.tables.setdefault(f"table {len(self.tables)}", [])
         elif name == "tr":
@@ -136,6 +138,7 @@ class Page(HTMLParser):
             self.rows[-1].append("")
 
     def handle_endtag(self, name):
+        self.goes_on = False
         assert self.open.pop() == name
 
     def handle_data(self, text):
@@ -144,7 +147,8 @@ class Page(HTMLParser):
         elif "td" in self.open or "th" in self.open:
             self.rows[-1][-1] += text
         if "script" not in self.open and "style" not in self.open:
-            self.texts.append(text)
+            self.texts.append(self.texts.pop() + text if self.goes_on else text)
+        self.goes_on = False
 
     @property
     def text(self):

@@ -1,11 +1,12 @@
 """HTML through Jinja: whatever a template shows is escaped unless it is Markup."""
 
 import math
+import re
 from functools import cache
 from pathlib import Path
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 # Lines of more runs than this have the first ones' colours again.
 NUM_COLORS = 8
@@ -35,7 +36,7 @@ def _environment(folder: Path) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": format_number, "short": short}
+    environment.filters |= {"number": format_number, "short": short, "breakable": breakable}
     environment.globals |= {"cell": number_cell, "NUM_COLORS": NUM_COLORS}
     return environment
 
@@ -68,3 +69,9 @@ def number_cell(value: float, digits: int = 2, *, signed: bool = False, text: st
 def short(text: str, length: int = 20) -> str:
     """The text, cut if it is longer."""
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def breakable(text: str) -> Markup:
+    """The text, which may also be broken after each ``_`` and ``/``: names are long."""
+    escaped = str(escape(text))
+    return Markup(re.sub(r"([_/]+)(?=[^_/])", r"\1<wbr>", escaped))

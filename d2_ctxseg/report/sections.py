@@ -51,6 +51,8 @@ def results(runs: Sequence[Run]) -> dict:
     ]
     several = len(runs) > 1
     several_tasks = any(len(t) > 1 for run in runs for t in run.evaluations.values())
+    # Single-scale is what a reader expects; any other evaluation is named.
+    names_task = any(evaluation.task != "sem_seg" for _, evaluation in evaluated)
     shown = {"mIoU": True, "Δ to single-scale": several_tasks, "Δ to first run": several}
     shown |= dict.fromkeys(("fwIoU", "mACC", "pACC", "images"), True)
     rows = []
@@ -68,9 +70,9 @@ def results(runs: Sequence[Run]) -> dict:
                 ],
             }
         )
-    texts = ["dataset", "run", "evaluation"] if several else ["dataset", "evaluation"]
+    texts = ["dataset", *["run"] * several, *["evaluation"] * names_task]
     headers = texts + [[name] for name, is_shown in shown.items() if is_shown]
-    return {"results": rows, "result_headers": headers}
+    return {"results": rows, "result_headers": headers, "names_task": names_task}
 
 
 def _tasks_of_datasets(runs: Sequence[Run]) -> dict[str, list[str]]:
