@@ -20,7 +20,15 @@ IGNORED_DARK, IGNORED_LIGHT = (33, 33, 33), (92, 92, 92)
 LONGEST_NAME = 28
 
 
-def draw_overlay(image_rgb, sem_seg, metadata, alpha: float = 0.6, legend: bool = True):
+def draw_overlay(
+    image_rgb,
+    sem_seg,
+    metadata,
+    alpha: float = 0.6,
+    legend: bool = True,
+    *,
+    hatch_ignored: bool = False,
+):
     """Lay the classes' colours over an image and name the regions that are large enough.
 
     Args:
@@ -31,6 +39,7 @@ def draw_overlay(image_rgb, sem_seg, metadata, alpha: float = 0.6, legend: bool 
         alpha: opacity of the colours in [0, 1].
         legend: whether the classes that occur are listed on the right, with their shares of the
             image.
+        hatch_ignored: whether ignored pixels are hatched in grey; otherwise they show the image.
 
     Returns:
         uint8 RGB array (k * H, W', 3), where k > 1 if the image is small.
@@ -39,7 +48,7 @@ def draw_overlay(image_rgb, sem_seg, metadata, alpha: float = 0.6, legend: bool 
         ValueError: the image is not uint8 (H, W, 3), or the label map has another size.
     """
     image, labels = _checked(image_rgb, sem_seg)
-    overlay = _overlay(*_enlarged(image, labels), metadata, alpha)
+    overlay = _overlay(*_enlarged(image, labels), metadata, alpha, hatch_ignored)
     if not legend:
         return overlay
     return np.hstack([overlay, draw_legend(metadata, overlay.shape[0], class_shares(labels))])

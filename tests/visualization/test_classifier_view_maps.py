@@ -17,6 +17,8 @@ from classifier_view_runs import (
     picture,
     scene_of,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from d2_ctxseg.classifiers import LinearClassifier
 from d2_ctxseg.classifiers.mixture_density import component_log_density
@@ -39,6 +41,7 @@ from d2_ctxseg.visualization.classifier_views.measures import (
 )
 from d2_ctxseg.visualization.classifier_views.model_maps import maps_of_image
 from d2_ctxseg.visualization.classifier_views.prototype import (
+    coinciding_groups,
     principal_plane,
     prototype_maps,
     sample_of_each,
@@ -85,23 +88,23 @@ class TestMeasures:
         assert entropy(certain).item() == 0
         assert entropy(torch.zeros(7, 1, 1)).item() == pytest.approx(math.log(7))
 
-    def test_changes_are_rated_by_the_truth(self):
+    def test_changes_are_compared_with_the_ground_truth(self):
         before, after, truth = np.array([[0, 1, 0, 0, 1], [0, 0, 1, 0, 1], [0, 0, 0, 1, -1]])[
             :, None
         ]
         changes = label_changes(before, after, truth)
-        expected = [Change.NONE, Change.CORRECTED, Change.SPOILED, Change.NONE, Change.NONE]
+        expected = [Change.NONE, Change.CORRECTED, Change.BROKEN, Change.NONE, Change.NONE]
         assert changes.tolist() == [expected]
         assert label_changes(np.array([1]), np.array([2]), np.array([0])) == Change.STILL_WRONG
-        assert label_changes(np.array([1]), np.array([2]), np.array([-1])) == Change.NOT_RATED
-        unrated = label_changes(before, after)
-        assert set(unrated[before != after]) == {Change.NOT_RATED}
-        assert set(unrated[before == after]) == {Change.NONE}
+        assert label_changes(np.array([1]), np.array([2]), np.array([-1])) == Change.UNLABELLED
+        unlabelled = label_changes(before, after)
+        assert set(unlabelled[before != after]) == {Change.UNLABELLED}
+        assert set(unlabelled[before == after]) == {Change.NONE}
 
     def test_changes_explain_the_difference_of_the_accuracies(self):
         before, after, truth = np.random.default_rng(0).integers(0, 3, (3, 20, 30))
         changes = label_changes(before, after, truth)
-        gain = (changes == Change.CORRECTED).mean() - (changes == Change.SPOILED).mean()
+        gain = (changes == Change.CORRECTED).mean() - (changes == Change.BROKEN).mean()
         assert accuracy(after, truth) - accuracy(before, truth) == pytest.approx(gain)
 
     def test_ignored_pixels_have_no_accuracy(self):
@@ -246,6 +249,25 @@ class TestPrototypes:
         index = sample_of_each(classes, [0, 1], 20, torch.Generator().manual_seed(0))
         assert torch.bincount(classes[index]).tolist() == [10, 3]
         assert len(index.unique()) == 13
+
+
+class TestCoincidingGroups:
+    def test_vectors_of_unit_length_coincide_from_a_cosine_of_0_99_on(self):
+        angle = torch.tensor([0.0, 0.9, 1.1, 9.0]) * math.acos(0.99)
+        vectors = torch.stack([angle.cos(), angle.sin()], dim=1)
+        assert coinciding_groups(vectors) == [[0, 1], [2], [3]]
+
+    @given(st.integers(1, 8), st.floats(1e-3, 1e3), st.integers(0, 99))
+    def test_groups_hold_each_vector_once_whatever_its_scale(self, count, scale, seed):
+        generator = torch.Generator().manual_seed(seed)
+        vectors = torch.randn(count, 3, generator=generator)
+        groups = coinciding_groups(scale * vectors)
+        assert sorted(m for group in groups for m in group) == list(range(count))
+        assert groups == coinciding_groups(vectors)
+        assert coinciding_groups(vectors[:1].repeat(count, 1)) == [list(range(count))]
+
+    def test_zero_vectors_coincide(self):
+        assert coinciding_groups(torch.zeros(3, 2)) == [[0, 1, 2]]
 
 
 class TestPrincipalPlane:

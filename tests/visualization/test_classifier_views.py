@@ -52,7 +52,7 @@ class TestViews:
             (
                 "LearnedPrototypeSegmentor",
                 WINDOWS,
-                [*COMMON, "prototypes_2_road", "prototypes_4_car"],
+                [*COMMON, "prototypes_2_road", "prototypes_4_car", "distinct_prototypes"],
             ),
             (
                 "SemanticSpatialSegmentor",
@@ -67,7 +67,8 @@ class TestViews:
             (
                 "PrototypeSegmentor",
                 (),
-                [*COMMON, "prototypes_2_road", "prototypes_4_car", "embedding_space"],
+                [*COMMON, "prototypes_2_road", "prototypes_4_car"]
+                + ["embedding_space", "distinct_prototypes"],
             ),
         ],
     )
@@ -111,7 +112,7 @@ class TestViews:
         assert scene.logits.shape == (NUM_CLASSES, 16, LONGEST_SIDE)
         assert scene.inputs[0]["image"].shape == (3, 32, LONGEST_SIDE * 2)
         expected = np.where(labels == 255, -1, labels)[1::2, 1::2]
-        np.testing.assert_array_equal(scene.truth, expected)
+        np.testing.assert_array_equal(scene.ground_truth, expected)
 
     def test_wrong_arguments_are_explained(self, predictor_of):
         predictor, image = predictor_of("LinearSegmentor"), picture()
@@ -125,10 +126,21 @@ class TestViews:
 
 class TestDrawing:
     def test_heat_goes_from_one_end_of_the_colours_to_the_other(self):
-        scale = HeatScale("", 1.0, 3.0, "gray")
-        colors = scale.colors(np.array([[0.0, 1.0, 2.0, 3.0, 9.0]]))
-        assert colors[0, :, 0].tolist() == [0, 0, pytest.approx(128, abs=1), 255, 255]
+        colors = HeatScale("", 1.0, 3.0).colors(np.array([[0.0, 1.0, 2.0, 3.0, 9.0]]))[0]
+        assert (colors[0] == colors[1]).all() and (colors[3] == colors[4]).all()
+        lightness = colors.astype(int).sum(axis=1)
+        assert lightness[1] < lightness[2] < lightness[3]
         assert HeatScale("", 0.0, 0.0).colors(np.zeros((2, 2))).shape == (2, 2, 3)
+
+    @pytest.mark.parametrize("opacity", [1.0, 0.7])
+    def test_every_colour_over_an_image_is_in_the_bar_at_its_number(self, opacity):
+        scale = HeatScale("", -1.0, 2.0, opacity)
+        bar = scale.bar(width=64, height=301).astype(int)
+        for number, brightness in ((-1.0, 0), (0.5, 255), (2.0, 130)):
+            image = np.full((1, 1, 3), brightness, np.uint8)
+            color = scale.over(image, np.full((1, 1), number))[0, 0].astype(int)
+            row = bar[round(300 * (2.0 - number) / 3.0)]
+            assert np.abs(row - color).max(axis=1).min() <= 2
 
     def test_panels_stand_in_rows_whatever_their_shape(self):
         color = (90, 120, 200)
@@ -158,6 +170,25 @@ class TestDrawing:
         pixels = drawn.reshape(-1, 3).astype(int)
         assert (pixels[:, 0] - pixels[:, 1] > 100).sum() > 500
         assert (pixels == [0, 0, 255]).all(axis=1).sum() > 20
+
+
+class TestDistinctPrototypes:
+    def test_a_picture_says_which_coincide(self, predictor_of):
+        predictor = predictor_of("PrototypeSegmentor")
+        classifier = predictor.model.classifier
+        before = classifier.prototypes.clone()
+        try:
+            classifier.prototypes[2] = before[2, :1]  # all the same
+            classifier.prototypes[4, 2] = before[4, 0]
+            views = {v.name: v for v in draw_classifier_views(predictor, picture(), classes=[2, 4])}
+        finally:
+            classifier.prototypes.copy_(before)
+        assert "All 3 prototypes coincide" in views["prototypes_2_road"].caption
+        assert "Only 2 of the 3 prototypes are distinct" in views["prototypes_4_car"].caption
+        assert "in effect" in views["distinct_prototypes"].caption
+        # One map in place of three.
+        one, two = (views[name].picture for name in ("prototypes_2_road", "prototypes_4_car"))
+        assert one.shape[1] < two.shape[1]
 
 
 class TestCommand:

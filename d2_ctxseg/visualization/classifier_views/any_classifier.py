@@ -1,4 +1,4 @@
-"""Views of any model: what it predicts, and how sure it is."""
+"""Views of any model: what it predicts, and how certain it is."""
 
 import math
 
@@ -16,17 +16,17 @@ def prediction_views(scene: Scene) -> list[ClassifierView]:
 
 
 def entropy_scale(*maps: np.ndarray, num_classes: int) -> HeatScale:
-    """Colours for maps of entropy (H, W): the same ones for all, up to the largest value."""
+    """One colour scale for all of some entropy maps (H, W), up to their largest value."""
     label = f"entropy in nats (log {num_classes} = {math.log(num_classes):.2f} at most)"
-    return HeatScale(label, 0.0, max(float(values.max()) for values in maps), "magma")
+    return HeatScale(label, 0.0, max(float(values.max()) for values in maps))
 
 
 def _prediction(scene: Scene) -> ClassifierView:
-    if scene.truth is None:
+    if scene.ground_truth is None:
         picture = draw_overlay(scene.image, scene.prediction, scene.metadata)
         return ClassifierView("prediction", "The class of every pixel, with shares.", picture)
-    picture = draw_comparison(scene.image, scene.truth, scene.prediction, scene.metadata)
-    return ClassifierView("prediction", "The image, its true classes, and the prediction.", picture)
+    picture = draw_comparison(scene.image, scene.ground_truth, scene.prediction, scene.metadata)
+    return ClassifierView("prediction", "The image, its ground truth, and the prediction.", picture)
 
 
 def _entropy(scene: Scene) -> ClassifierView:
@@ -34,18 +34,18 @@ def _entropy(scene: Scene) -> ClassifierView:
     scale = entropy_scale(values, num_classes=scene.num_classes)
     panels = [
         Panel("image", scene.image),
-        Panel(f"entropy, {values.mean():.3f} on average", scale.colors(values)),
+        Panel(f"entropy, mean {values.mean():.3f}", scale.colors(values)),
     ]
-    caption = "Entropy of the predicted probabilities: the brighter, the less sure."
+    caption = "Entropy of the predicted probabilities: the brighter, the less certain."
     return ClassifierView("entropy", caption, draw_panels(panels, 2, heat=scale))
 
 
 def _confidence(scene: Scene) -> ClassifierView:
     values = confidence(scene.logits).cpu().numpy()
-    scale = HeatScale("probability of the predicted class", 0.0, 1.0, "viridis")
+    scale = HeatScale("probability of the predicted class", 0.0, 1.0)
     panels = [
         Panel("image", scene.image),
-        Panel(f"confidence, {values.mean():.3f} on average", scale.colors(values)),
+        Panel(f"confidence, mean {values.mean():.3f}", scale.colors(values)),
     ]
-    caption = "Probability of the predicted class: the darker, the less sure."
+    caption = "Probability of the predicted class: the darker, the less certain."
     return ClassifierView("confidence", caption, draw_panels(panels, 2, heat=scale))

@@ -1,4 +1,4 @@
-"""Views of the context-aware classifier: what rebuilding its weights for the image has changed."""
+"""Views of the context-aware classifier: its vanilla and its refined prediction compared."""
 
 import math
 from typing import NamedTuple
@@ -21,19 +21,20 @@ from .measures import Change, accuracy, entropy, label_changes, label_map
 from .model_maps import classifying_module, maps_of_image
 from .scene import ClassifierView, Scene
 
-# Colours that are told apart with a red-green weakness too (Okabe and Ito).
+# Blue for the better and orange for the worse, as in the report. The colours differ for people with
+# a red-green deficiency too, and in lightness on a grey print (after Okabe and Ito).
 CHANGE_COLORS = {
-    Change.CORRECTED: (0, 158, 115),
-    Change.SPOILED: (213, 94, 0),
-    Change.STILL_WRONG: (240, 228, 66),
-    Change.NOT_RATED: (86, 180, 233),
+    Change.CORRECTED: (0, 90, 181),
+    Change.BROKEN: (230, 159, 0),
+    Change.STILL_WRONG: (40, 40, 40),
+    Change.UNLABELLED: (204, 121, 167),
 }
 MOST_CLASSES = 30  # with bars
 CHANGE_NAMES = {
-    Change.CORRECTED: "wrong → right",
-    Change.SPOILED: "right → wrong",
-    Change.STILL_WRONG: "wrong → other wrong",
-    Change.NOT_RATED: "changed, truth not known",
+    Change.CORRECTED: "wrong → correct",
+    Change.BROKEN: "correct → wrong",
+    Change.STILL_WRONG: "wrong → wrong, another class",
+    Change.UNLABELLED: "changed, no label",
 }
 
 
@@ -45,7 +46,7 @@ class TwoPredictions(NamedTuple):
 
 
 def two_predictions(scene: Scene) -> TwoPredictions:
-    """What the two classifiers say of the image of a scene."""
+    """Logits of both classifiers for the image of a scene."""
     classifier = classifying_module(scene.model)
 
     def read(features, logits):
@@ -76,24 +77,27 @@ def paint_changes(image: np.ndarray, changes: np.ndarray) -> np.ndarray:
 
 
 def _both_predictions(scene: Scene, labels: dict[str, np.ndarray]) -> ClassifierView:
-    ground, metadata = grey(scene.image), scene.metadata
+    background, metadata = grey(scene.image), scene.metadata
     first, shown = Panel("image", scene.image), {name: name for name in labels}
     present = set(np.unique(list(labels.values())).tolist())
-    if scene.truth is not None:
-        first = Panel("truth", draw_overlay(ground, scene.truth, metadata, legend=False))
-        present |= set(np.unique(scene.truth).tolist())
+    if scene.ground_truth is not None:
+        overlay = draw_overlay(
+            background, scene.ground_truth, metadata, legend=False, hatch_ignored=True
+        )
+        first = Panel("ground truth", overlay)
+        present |= set(np.unique(scene.ground_truth).tolist())
         for name, prediction in labels.items():
-            right = accuracy(prediction, scene.truth)
-            if not math.isnan(right):  # there are labelled pixels
-                shown[name] = f"{name} ({percent(right)} of pixels right)"
+            share = accuracy(prediction, scene.ground_truth)
+            if not math.isnan(share):  # there are labelled pixels
+                shown[name] = f"{name} ({percent(share)} of pixels correct)"
     panels = [first] + [
-        Panel(shown[name], draw_overlay(ground, prediction, metadata, legend=False))
+        Panel(shown[name], draw_overlay(background, prediction, metadata, legend=False))
         for name, prediction in labels.items()
     ]
     picture = with_legend(draw_panels(panels, 3), metadata, sorted(present))
     caption = (
-        "The vanilla prediction, with weights that are the same for every image, and the refined "
-        "one, with weights made for this image."
+        "The vanilla prediction, whose weights are the same for every image, and the refined one, "
+        "whose weights are computed for this image."
     )
     return ClassifierView("vanilla_and_refined", caption, picture)
 
@@ -102,35 +106,37 @@ def _entropies(scene: Scene, logits: TwoPredictions) -> ClassifierView:
     maps = {name: entropy(values).cpu().numpy() for name, values in logits._asdict().items()}
     scale = entropy_scale(*maps.values(), num_classes=scene.num_classes)
     panels = [
-        Panel(f"{name}, {values.mean():.3f} on average", scale.colors(values))
+        Panel(f"{name}, mean {values.mean():.3f}", scale.colors(values))
         for name, values in maps.items()
     ]
-    caption = "Entropy of the vanilla and of the refined prediction: the brighter, the less sure."
+    caption = (
+        "Entropy of the vanilla and of the refined prediction: the brighter, the less certain."
+    )
     return ClassifierView("entropy", caption, draw_panels(panels, 2, heat=scale))
 
 
 def _changes(scene: Scene, vanilla: np.ndarray, refined: np.ndarray) -> ClassifierView:
-    changes = label_changes(vanilla, refined, scene.truth)
+    changes = label_changes(vanilla, refined, scene.ground_truth)
     key = {}
     for change, color in CHANGE_COLORS.items():
         share = (changes == change).mean()
-        if share or (scene.truth is not None and change != Change.NOT_RATED):
-            name = CHANGE_NAMES[change] if scene.truth is not None else "changed"
+        if share or (scene.ground_truth is not None and change != Change.UNLABELLED):
+            name = CHANGE_NAMES[change] if scene.ground_truth is not None else "changed"
             key[f"{name}: {percent(share)}"] = color
     changed = percent((changes != Change.NONE).mean())
     painted = paint_changes(scene.image, changes)
     panels = [Panel("image", scene.image), Panel(f"{changed} of pixels changed", painted)]
     caption = "Where the refined prediction differs from the vanilla one" + (
-        "." if scene.truth is None else ", and whether that was for the better."
+        "." if scene.ground_truth is None else ", and whether the change is correct."
     )
     return ClassifierView("changes", caption, draw_panels(panels, 2, key=key))
 
 
 def _shares(scene: Scene, labels: dict[str, np.ndarray]) -> ClassifierView:
     maps = {"refined": labels["refined"], "vanilla": labels["vanilla"]}
-    if scene.truth is not None:
-        maps["truth"] = scene.truth
-    # In the truth, of the labelled pixels.
+    if scene.ground_truth is not None:
+        maps["ground truth"] = scene.ground_truth
+    # In the ground truth, shares of the labelled pixels.
     shares = {name: class_shares(values[values >= 0]) for name, values in maps.items()}
     largest = {}
     for values in shares.values():
@@ -144,6 +150,6 @@ def _shares(scene: Scene, labels: dict[str, np.ndarray]) -> ClassifierView:
     colors = [class_color(scene.metadata, label) for label in order]
     picture = draw_bars(names, colors, series, "share of the pixels in %")
     caption = "The share of each class in the refined and in the vanilla prediction" + (
-        "." if scene.truth is None else ", and in the truth (of its labelled pixels)."
+        "." if scene.ground_truth is None else ", and in the ground truth (of its labelled pixels)."
     )
     return ClassifierView("class_shares", caption, picture)

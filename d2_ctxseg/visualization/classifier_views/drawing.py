@@ -7,8 +7,6 @@ import cv2
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -20,7 +18,10 @@ WIDEST, WIDEST_PANEL, NARROWEST_PANEL, HIGHEST_PANEL = 1600, 640, 220, 960  # pi
 TITLE_HEIGHT, GAP, MARGIN = 28, 10, 10
 BAR_WIDTH, BAR_SPACE, KEY_HEIGHT = 16, 100, 44
 TITLE = {"fontsize": 10, "horizontalalignment": "center", "verticalalignment": "center"}
-HEAT_OPACITY = 0.65
+COLORMAP = "viridis"
+# Over an image: colours of this opacity, and an image with little contrast, so that a colour of the
+# bar is recognised on dark and on bright objects alike.
+HEAT_OPACITY, GROUND_GREYS = 0.75, (64, 192)
 
 
 @dataclass(frozen=True)
@@ -33,33 +34,39 @@ class Panel:
 
 @dataclass(frozen=True)
 class HeatScale:
-    """Which colour a number has.
+    """The colour of a number: matplotlib's viridis, whose lightness grows with the number.
 
     Attributes:
-        label: what the numbers are, for the bar of colours.
-        low, high: the ends of the bar; beyond them the colour stays the same.
-        colormap: a colour map of matplotlib.
+        label: what the numbers are, beside the colour bar.
+        low, high: the ends of the bar; the colour stays the same beyond them.
+        opacity: of the colours over an image, in (0, 1]; with 1 the image is not seen.
     """
 
     label: str
     low: float
     high: float
-    colormap: str = "viridis"
+    opacity: float = 1.0
 
     def colors(self, values: np.ndarray) -> np.ndarray:
-        """Numbers (H, W) to uint8 RGB (H, W, 3)."""
-        return matplotlib.colormaps[self.colormap](self._norm()(values), bytes=True)[..., :3]
+        """Numbers (H, W) to opaque colours, uint8 RGB (H, W, 3)."""
+        share = (np.asarray(values) - self.low) / max(self.high - self.low, 1e-6)
+        return matplotlib.colormaps[COLORMAP](np.clip(share, 0, 1), bytes=True)[..., :3]
 
     def over(self, image_rgb: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """The colours of numbers (H, W) over a grey version of an image (H, W, 3)."""
-        return blend(grey(image_rgb), self.colors(values), HEAT_OPACITY)
+        """The colours of numbers (H, W) over a grey, pale image: uint8 RGB (H, W, 3)."""
+        darkest, brightest = GROUND_GREYS
+        ground = darkest + grey(image_rgb) * ((brightest - darkest) / 255)
+        return blend(np.rint(ground).astype(np.uint8), self.colors(values), self.opacity)
 
-    def mappable(self) -> ScalarMappable:
-        """For matplotlib's bar of colours."""
-        return ScalarMappable(self._norm(), self.colormap)
+    def bar(self, width: int = 16, height: int = 256) -> np.ndarray:
+        """The colour bar: uint8 RGB (height, width, 3), the highest number at the top.
 
-    def _norm(self) -> Normalize:
-        return Normalize(self.low, max(self.high, self.low + 1e-6), clip=True)
+        It is drawn as the panels are: from left to right it lies over an image from black to white,
+        so every colour of a panel is found in it, at the height of its number.
+        """
+        values = np.linspace(self.high, self.low, height)[:, None].repeat(width, axis=1)
+        ground = np.linspace(0, 255, width).astype(np.uint8)
+        return self.over(np.broadcast_to(ground[None, :, None], (height, width, 3)).copy(), values)
 
 
 def grey(image_rgb: np.ndarray) -> np.ndarray:
@@ -107,10 +114,19 @@ def draw_panels(
     if heat:
         left, bottom = (width + GAP) / total_width, box[1] + 0.05 * box[3]
         bar = figure.add_axes((left, bottom, BAR_WIDTH / total_width, 0.9 * box[3]))
-        figure.colorbar(heat.mappable(), cax=bar).set_label(heat.label)
+        _draw_bar(bar, heat)
     if key:
         _draw_key(figure, key)
     return _rendered(figure)
+
+
+def _draw_bar(axis, heat: HeatScale) -> None:
+    low, high = heat.low, max(heat.high, heat.low + 1e-6)
+    axis.imshow(heat.bar(), extent=(0, 1, low, high), aspect="auto", interpolation="bilinear")
+    axis.set_xticks([])
+    axis.yaxis.tick_right()
+    axis.yaxis.set_label_position("right")
+    axis.set_ylabel(heat.label)
 
 
 def _mosaic(
@@ -136,7 +152,11 @@ def _mosaic(
 
 
 def draw_bars(
-    names: Sequence[str], colors: Sequence, series: dict[str, Sequence[float]], label: str
+    names: Sequence[str],
+    colors: Sequence,
+    series: dict[str, Sequence[float]],
+    label: str,
+    digits: int = 1,
 ) -> np.ndarray:
     """Horizontal bars: a group for each name, and in it a bar of each series.
 
@@ -145,6 +165,7 @@ def draw_bars(
         colors: one (r, g, b) a group; the first series has them full, further ones paler.
         series: name -> one number a group.
         label: what the numbers are.
+        digits: of the numbers, after the point.
 
     Returns:
         uint8 RGB.
@@ -159,7 +180,7 @@ def draw_bars(
         at = place + thickness * (number - (len(series) - 1) / 2)
         faces = [(*np.divide(color, 255), opacity) for color in colors]
         bars = axis.barh(at, values, thickness * 0.95, color=faces, edgecolor="0.3", linewidth=0.5)
-        axis.bar_label(bars, [f" {title}: {value:.1f}" for value in values], fontsize=8)
+        axis.bar_label(bars, [f" {title}: {value:.{digits}f}" for value in values], fontsize=8)
     axis.set_yticks(place, names, parse_math=False)
     axis.invert_yaxis()
     axis.margins(x=0.15, y=0.01)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ...modeling.heads import ECEHead
 from ...modeling.heads.layers import resize
 from ..overlays import class_name
-from .drawing import HeatScale, Panel, draw_panels
+from .drawing import HEAT_OPACITY, HeatScale, Panel, draw_panels
 from .model_maps import classifying_module, maps_of_image, recorded_outputs
 from .scene import ClassifierView, Scene
 
@@ -107,7 +107,7 @@ def _view(
 ) -> ClassifierView:
     classes = scene.classes_to_show(MOST_CLASSES)
     masks = {title: m.cpu().numpy() for title, m in masks_of(scene, classes).items()}
-    scale = HeatScale("probability of the mask", 0.0, 1.0, "turbo")
+    scale = HeatScale("probability of the mask", 0.0, 1.0, HEAT_OPACITY)
     panels = [
         Panel(f"{class_name(scene.metadata, k)}: {title}", scale.over(scene.image, of_classes[i]))
         for i, k in enumerate(classes)

@@ -1,4 +1,4 @@
-"""Views of Gaussian mixtures: how strange each pixel is, and which Gaussian it belongs to."""
+"""Views of Gaussian mixtures: how unusual each pixel is, and which Gaussian it belongs to."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -59,10 +59,10 @@ def gaussian_mixture_views(scene: Scene) -> list[ClassifierView]:
 def _anomaly(scene: Scene, scores: Tensor) -> ClassifierView:
     values = -scores.amax(dim=0).float().cpu().numpy()
     low, high = np.percentile(values, [1, 99])
-    scale = HeatScale("minus the largest log density of a class", float(low), float(high), "magma")
+    scale = HeatScale("minus the largest log density of a class", float(low), float(high))
     panels = [
         Panel("image", scene.image),
-        Panel(f"anomaly score, {values.mean():.1f} on average", scale.colors(values)),
+        Panel(f"anomaly score, mean {values.mean():.1f}", scale.colors(values)),
     ]
     caption = "Anomaly score: the brighter, the less a pixel looks like any class."
     return ClassifierView("anomaly", caption, draw_panels(panels, 2, heat=scale))

@@ -5,10 +5,20 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .model_maps import classifying_module, maps_of_image
-from .prototype import MOST_CLASSES, Similarities, draw_similarities
+from .prototype import (
+    MOST_CLASSES,
+    Similarities,
+    coinciding_groups,
+    draw_distinct_prototypes,
+    draw_similarities,
+)
 from .scene import ClassifierView, Scene
 
-_KIND = Similarities("inner product", "Inner product of every pixel with the learned prototypes")
+_KIND = Similarities(
+    "inner product",
+    "Inner product of every pixel with the learned prototypes",
+    "difference of at most 14 % of their length",
+)
 
 
 def inner_product_maps(scene: Scene, classes: Sequence[int]) -> Tensor:
@@ -29,7 +39,10 @@ def inner_product_maps(scene: Scene, classes: Sequence[int]) -> Tensor:
 
 
 def learned_prototype_views(scene: Scene) -> list[ClassifierView]:
-    """A picture for each class."""
+    """Inner products for each of some classes, and how many prototypes of a class differ."""
     classes = scene.classes_to_show(MOST_CLASSES)
     maps = inner_product_maps(scene, classes).float().cpu().numpy()
-    return [draw_similarities(scene, k, maps[i], _KIND) for i, k in enumerate(classes)]
+    vectors = classifying_module(scene.model).weight.detach().float().cpu()
+    groups = [coinciding_groups(of_class) for of_class in vectors]
+    views = [draw_similarities(scene, k, maps[i], groups[k], _KIND) for i, k in enumerate(classes)]
+    return [*views, draw_distinct_prototypes(scene, groups, _KIND)]

@@ -1,5 +1,6 @@
-"""Numbers about predictions: how sure they are, and how two of them differ."""
+"""Measures of predictions: how certain they are, and how two of them differ."""
 
+import math
 from enum import IntEnum
 
 import numpy as np
@@ -10,17 +11,17 @@ from ...losses.precision import at_least_float32
 
 
 class Change(IntEnum):
-    """What became of a pixel's label, seen against the truth."""
+    """How the label of a pixel changed, compared with the ground truth."""
 
     NONE = 0
     CORRECTED = 1
-    """Wrong before, right now."""
-    SPOILED = 2
-    """Right before, wrong now."""
+    """Wrong before, correct after."""
+    BROKEN = 2
+    """Correct before, wrong after."""
     STILL_WRONG = 3
-    """Wrong before, and now in another way."""
-    NOT_RATED = 4
-    """Another label, but the truth is not known."""
+    """Wrong before, and another wrong class after."""
+    UNLABELLED = 4
+    """Another class, but the ground truth is not known."""
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -39,31 +40,31 @@ def label_map(logits: Tensor) -> np.ndarray:
 
 
 def label_changes(
-    before: np.ndarray, after: np.ndarray, truth: np.ndarray | None = None
+    before: np.ndarray, after: np.ndarray, ground_truth: np.ndarray | None = None
 ) -> np.ndarray:
     """How each pixel's label has changed.
 
     Args:
         before, after: classes, integers (H, W).
-        truth: integers (H, W), negative where ignored; None if not known.
+        ground_truth: integers (H, W), negative where ignored; None if not known.
 
     Returns:
         Values of ``Change``, uint8 (H, W).
     """
     changed = before != after
-    if truth is None:
-        return np.where(changed, Change.NOT_RATED, Change.NONE).astype(np.uint8)
+    if ground_truth is None:
+        return np.where(changed, Change.UNLABELLED, Change.NONE).astype(np.uint8)
     kinds = [
-        (truth < 0, Change.NOT_RATED),
-        (after == truth, Change.CORRECTED),
-        (before == truth, Change.SPOILED),
+        (ground_truth < 0, Change.UNLABELLED),
+        (after == ground_truth, Change.CORRECTED),
+        (before == ground_truth, Change.BROKEN),
     ]
     conditions = [~changed, *(condition for condition, _ in kinds)]
     values = [Change.NONE, *(kind for _, kind in kinds)]
     return np.select(conditions, values, Change.STILL_WRONG).astype(np.uint8)
 
 
-def accuracy(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """Share of the pixels that are not ignored (negative) whose class is right; NaN without any."""
-    rated = truth >= 0
-    return float((prediction == truth)[rated].mean()) if rated.any() else float("nan")
+def accuracy(prediction: np.ndarray, ground_truth: np.ndarray) -> float:
+    """Share of the labelled pixels (not negative) whose class is correct; NaN without any."""
+    labelled = ground_truth >= 0
+    return float((prediction == ground_truth)[labelled].mean()) if labelled.any() else math.nan

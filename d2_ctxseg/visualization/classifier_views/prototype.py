@@ -14,10 +14,12 @@ from torch import Tensor
 
 from ..overlays import class_color, class_name
 from .drawing import (
+    HEAT_OPACITY,
     HeatScale,
     Panel,
     blend,
     distinct_colors,
+    draw_bars,
     draw_panels,
     draw_points,
     grey,
@@ -29,8 +31,12 @@ from .scene import ClassifierView, Scene, largest_classes
 
 MOST_CLASSES = 3  # with a picture of similarities each
 MOST_PROTOTYPES = 11  # with a map of similarities each
+MOST_CLASSES_WITH_BARS = 30
 MOST_CLASSES_OF_EMBEDDING = 8
 MOST_PIXELS_OF_EMBEDDING = 2000
+# Vectors that differ by at most this share of the longer one coincide. For vectors of unit length,
+# this is a cosine similarity of at least 0.99.
+COINCIDENCE = 0.02**0.5
 
 
 class PixelSample(NamedTuple):
@@ -58,15 +64,21 @@ class Plane(NamedTuple):
 
 
 class Similarities(NamedTuple):
-    """What maps of a class's prototypes show, in words."""
+    """Words for the maps of a class's prototypes."""
 
     scale: str
-    """Under the colours."""
+    """At the colour bar."""
     caption: str
-    """The first words of the picture's caption; "of CLASS" follows."""
+    """The beginning of the caption; "of CLASS" follows."""
+    coincidence: str
+    """When two prototypes count as coinciding, for the caption."""
 
 
-_COSINES = Similarities("cosine similarity", "Similarity of every pixel to the prototypes")
+_COSINES = Similarities(
+    "cosine similarity",
+    "Similarity of every pixel to the prototypes",
+    "cosine similarity of at least 0.99",
+)
 
 
 class PrototypeMaps(NamedTuple):
@@ -141,45 +153,132 @@ def principal_plane(points: Tensor) -> Plane:
     return Plane(mean, axes * largest.sign(), explained)
 
 
+def coinciding_groups(vectors: Tensor) -> list[list[int]]:
+    """Groups of vectors that coincide, see ``COINCIDENCE``.
+
+    The first vector that is in no group yet starts a group, which takes all others near it.
+
+    Args:
+        vectors: (M, C).
+
+    Returns:
+        The indices 0 to M - 1 in groups, sorted within each group and by their first.
+    """
+    lengths = vectors.norm(dim=1)
+    near = torch.cdist(vectors, vectors) <= COINCIDENCE * torch.maximum(lengths[:, None], lengths)
+    groups, left = [], list(range(len(vectors)))
+    while left:
+        group = [m for m in left if near[left[0], m] or m == left[0]]
+        groups.append(group)
+        left = [m for m in left if m not in group]
+    return groups
+
+
 def prototype_views(scene: Scene) -> list[ClassifierView]:
-    """A picture of similarities for each class, and one of the embedding space."""
+    """Similarities for each of some classes, the embedding space, and the distinct prototypes."""
     classes = scene.classes_to_show(MOST_CLASSES)
     in_plane = largest_classes(scene.prediction, MOST_CLASSES_OF_EMBEDDING)
     maps = prototype_maps(scene, classes, in_plane)
     cosines = maps.cosines.float().cpu().numpy()
-    views = [draw_similarities(scene, k, cosines[i], _COSINES) for i, k in enumerate(classes)]
-    return [*views, _embedding_space(scene, maps.sample, in_plane)]
+    prototypes = F.normalize(classifying_module(scene.model).prototypes.float(), dim=2).cpu()
+    groups = [coinciding_groups(of_class) for of_class in prototypes]
+    views = [
+        draw_similarities(scene, k, cosines[i], groups[k], _COSINES) for i, k in enumerate(classes)
+    ]
+    embedding_space = _embedding_space(scene, maps.sample, in_plane)
+    return [*views, embedding_space, draw_distinct_prototypes(scene, groups, _COSINES)]
 
 
 def draw_similarities(
-    scene: Scene, label: int, similarities: np.ndarray, kind: Similarities
+    scene: Scene,
+    label: int,
+    similarities: np.ndarray,
+    groups: Sequence[Sequence[int]],
+    kind: Similarities,
 ) -> ClassifierView:
-    """Of a class: similarities (M, H, W) and the pixels of each of its prototypes."""
+    """The maps of a class's prototypes, one for each group that coincides, and their pixels.
+
+    Args:
+        scene: the image and the model.
+        label: the class.
+        similarities: (M, H, W) of its M prototypes.
+        groups: of coinciding prototypes, as :func:`coinciding_groups` finds them.
+        kind: words.
+    """
     name, count = class_name(scene.metadata, label), len(similarities)
-    own, nearest = scene.prediction == label, similarities.argmax(axis=0)
-    sizes = np.bincount(nearest[own], minlength=count)
+    of_groups = np.stack([similarities[group].max(axis=0) for group in groups])
+    own, nearest = scene.prediction == label, of_groups.argmax(axis=0)
+    sizes = np.bincount(nearest[own], minlength=len(groups))
     shown = sorted(np.argsort(-sizes, kind="stable")[:MOST_PROTOTYPES].tolist())
-    low, high = np.percentile(similarities[shown], [1, 99])
-    scale = HeatScale(kind.scale, float(low), float(high), "turbo")
-    colors, ground = distinct_colors(count), grey(scene.image)
-    assigned = blend(ground, np.where(own[..., None], colors[nearest], ground), 0.75)
+    low, high = np.percentile(of_groups[shown], [1, 99])
+    scale = HeatScale(kind.scale, float(low), float(high), HEAT_OPACITY)
+    colors, background = distinct_colors(len(groups)), grey(scene.image)
+    assigned = blend(background, np.where(own[..., None], colors[nearest], background), 0.75)
     total = max(own.sum(), 1)
     panels = [Panel("image", scene.image), Panel(f"{name}: nearest prototype", assigned)]
     panels += [
         Panel(
-            f"prototype {m + 1}: nearest to {percent(sizes[m] / total)}",
-            _framed(scale.over(scene.image, similarities[m]), colors[m]),
+            f"{_group_name(groups[g])}: nearest to {percent(sizes[g] / total)}",
+            _framed(scale.over(scene.image, of_groups[g]), colors[g]),
         )
-        for m in shown
+        for g in shown
     ]
     caption = (
-        f"{kind.caption} of {name}, and which of them is the nearest to each "
-        f"pixel predicted as {name}"
-        + (f" ({len(shown)} of {count} prototypes)." if len(shown) < count else ".")
+        f"{kind.caption} of {name}, and which of them is the nearest to each pixel predicted as "
+        f"{name}. {_coincidence(groups, count, kind)}"
     )
-    columns = min(4, len(panels))
-    picture = draw_panels(panels, columns, heat=scale)
+    if len(shown) < len(groups):
+        caption += f" Shown are the {len(shown)} that are nearest to the most pixels."
+    picture = draw_panels(panels, min(4, len(panels)), heat=scale)
     return ClassifierView(_view_name(scene, label), caption, picture)
+
+
+def draw_distinct_prototypes(
+    scene: Scene, groups: Sequence[Sequence[Sequence[int]]], kind: Similarities
+) -> ClassifierView:
+    """A bar a class: how many of its prototypes do not coincide.
+
+    Args:
+        scene: the image and the model.
+        groups: of coinciding prototypes, for each class.
+        kind: words.
+    """
+    numbers = [len(of_class) for of_class in groups]
+    count = sum(map(len, groups[0]))
+    classes = np.argsort(numbers, kind="stable")[:MOST_CLASSES_WITH_BARS].tolist()
+    names = [class_name(scene.metadata, k) for k in classes]
+    colors = [class_color(scene.metadata, k) for k in classes]
+    series = {"distinct": [numbers[k] for k in classes]}
+    picture = draw_bars(names, colors, series, f"distinct prototypes, of {count}", digits=0)
+    caption = (
+        f"How many of the {count} prototypes of a class are distinct. Prototypes coincide with a "
+        f"{kind.coincidence}; a class whose prototypes all coincide has one in effect."
+    )
+    if len(classes) < len(groups):
+        caption += f" Shown are the {len(classes)} classes with the fewest."
+    return ClassifierView("distinct_prototypes", caption, picture)
+
+
+def _coincidence(groups: Sequence[Sequence[int]], count: int, kind: Similarities) -> str:
+    if len(groups) == count:
+        return f"No two of the {count} prototypes coincide ({kind.coincidence})."
+    if len(groups) == 1:
+        return f"All {count} prototypes coincide ({kind.coincidence}): in effect there is one."
+    return f"Only {len(groups)} of the {count} prototypes are distinct ({kind.coincidence})."
+
+
+def _group_name(group: Sequence[int]) -> str:
+    """ "prototype 3", or "prototypes 1–4, 7 coincide"; numbers from 1."""
+    if len(group) == 1:
+        return f"prototype {group[0] + 1}"
+    runs: list[list[int]] = []
+    for m in group:
+        if runs and runs[-1][-1] == m - 1:
+            runs[-1].append(m)
+        else:
+            runs.append([m])
+    parts = [f"{r[0] + 1}–{r[-1] + 1}" if len(r) > 1 else f"{r[0] + 1}" for r in runs]
+    return f"prototypes {', '.join(parts)} coincide"
 
 
 def _embedding_space(scene: Scene, sample: PixelSample, classes: Sequence[int]) -> ClassifierView:

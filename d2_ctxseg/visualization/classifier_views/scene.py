@@ -1,4 +1,4 @@
-"""What a view is made from: an image, its truth, and the model that looks at it."""
+"""What a view is drawn from: an image, its ground truth, and a model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,32 +13,32 @@ from ...utils.errors import UserError
 from .measures import label_map
 from .model_maps import maps_of_image
 
-# Larger images are shown reduced to it: several maps of each class take much memory.
+# Larger images are reduced to this length: several maps a class take much memory.
 LONGEST_SIDE = 1280
 IGNORED = -1
 
 
 @dataclass(frozen=True)
 class ClassifierView:
-    """One picture of what a classifier did with an image."""
+    """A figure of how a classifier comes to its prediction for an image."""
 
     name: str
-    """Fit for a file name, such as "entropy"."""
+    """Usable in a file name, such as "entropy"."""
     caption: str
-    """One sentence for people: what is seen."""
+    """What the figure shows, in one or a few sentences."""
     picture: np.ndarray
     """uint8 RGB (h, w, 3)."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An image, and the model that looks at it.
+    """An image and a model.
 
     Attributes:
         model: takes and returns what Detectron2's SemanticSegmentor does; in evaluation mode.
         inputs: what it takes, a batch of one; it answers with maps of the size of ``image``.
         image: uint8 RGB (H, W, 3).
-        truth: int64 (H, W), ``IGNORED`` where there is no class; None if it is not known.
+        ground_truth: int64 (H, W), ``IGNORED`` where there is no class; None if it is not known.
         metadata: Detectron2 ``Metadata`` with ``stuff_classes`` and perhaps ``stuff_colors``.
         classes: the classes to look at; None for those that are found in the image.
     """
@@ -46,7 +46,7 @@ class Scene:
     model: nn.Module
     inputs: list[dict]
     image: np.ndarray
-    truth: np.ndarray | None
+    ground_truth: np.ndarray | None
     metadata: object
     classes: tuple[int, ...] | None = None
 
@@ -78,16 +78,19 @@ class Scene:
         unknown = [index for index in classes or () if not 0 <= index < len(names)]
         if unknown:
             raise UserError(f"There is no class {unknown[0]}, expected 0 to {len(names) - 1}.")
-        truth = None if labels is None else _as_truth(labels, image.shape[:2], len(names))
+        ground_truth = None
+        if labels is not None:
+            ground_truth = _as_ground_truth(labels, image.shape[:2], len(names))
         inputs = predictor.model_inputs(image)
         height, width = _shown_size(*image.shape[:2])
         if (height, width) != image.shape[:2]:
             inputs = [{**inputs[0], "height": height, "width": width}]
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-            if truth is not None:
-                truth = truth[_nearest(truth.shape[0], height)][:, _nearest(truth.shape[1], width)]
+            if ground_truth is not None:
+                rows, columns = map(_nearest, ground_truth.shape, (height, width))
+                ground_truth = ground_truth[rows][:, columns]
         chosen = tuple(dict.fromkeys(classes)) if classes else None
-        return cls(predictor.model, inputs, image, truth, predictor.metadata, chosen)
+        return cls(predictor.model, inputs, image, ground_truth, predictor.metadata, chosen)
 
     @property
     def num_classes(self) -> int:
@@ -118,7 +121,7 @@ def largest_classes(prediction: np.ndarray, most: int) -> list[int]:
     return [int(index) for index in order[:most] if counts[index]]
 
 
-def _as_truth(labels: np.ndarray, size: tuple[int, int], num_classes: int) -> np.ndarray:
+def _as_ground_truth(labels: np.ndarray, size: tuple[int, int], num_classes: int) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.shape != size or labels.dtype.kind not in "iu":
         raise UserError(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...losses.boundary import class_boundary
 from ..overlays import class_name
-from .drawing import HeatScale, Panel, draw_panels
+from .drawing import HEAT_OPACITY, HeatScale, Panel, draw_panels
 from .model_maps import classifying_module, maps_of_image
 from .scene import ClassifierView, Scene
 
@@ -58,7 +58,7 @@ def semantic_spatial_views(scene: Scene) -> list[ClassifierView]:
 
 def _attention_view(scene: Scene) -> ClassifierView:
     classes = scene.classes_to_show(MOST_CLASSES)
-    scale = HeatScale("weight relative to the largest", 0.0, 1.0, "turbo")
+    scale = HeatScale("weight relative to the largest", 0.0, 1.0, HEAT_OPACITY)
     attention = spatial_attention(scene, classes).cpu().numpy()
     panels = [
         Panel(class_name(scene.metadata, k), scale.over(scene.image, weights))
@@ -69,7 +69,7 @@ def _attention_view(scene: Scene) -> ClassifierView:
 
 
 def _boundary_view(scene: Scene) -> ClassifierView:
-    scale = HeatScale("boundary", 0.0, 1.0, "turbo")
+    scale = HeatScale("boundary", 0.0, 1.0, HEAT_OPACITY)
     boundary = predicted_boundary(scene).cpu().numpy()
     panels = [
         Panel("image", scene.image),
