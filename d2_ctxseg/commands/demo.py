@@ -7,6 +7,7 @@
 """
 
 import argparse
+import logging
 import os
 import sys
 import time
@@ -17,6 +18,7 @@ import cv2
 import numpy as np
 import tqdm
 from PIL import Image
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from detectron2.utils.logger import setup_logger
 
@@ -27,7 +29,7 @@ from ..engine.setup import add_opts_argument, setup_config
 from ..utils.errors import UserError
 from ..utils.files import atomic_write
 from ..utils.image_files import find_images, names_a_file, plan_outputs, refuse_to_overwrite
-from ..utils.outputs import check_output_file
+from ..utils.outputs import check_output_file, confirm_overwrite
 from ..visualization import class_shares, draw_legend, draw_overlay
 from .video import CODECS, VideoReader, VideoWriter
 
@@ -50,6 +52,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", metavar="PATH", help="file or folder to write to; without it, a window opens"
     )
+    parser.add_argument(
+        "-y", "--overwrite", action="store_true", help="overwrite existing files without asking"
+    )
     add_opts_argument(parser)
     return parser
 
@@ -64,44 +69,52 @@ def load_predictor(args) -> SemSegPredictor:
 def run_on_images(args, logger) -> None:
     """Predict and draw each image of ``--input``; unreadable ones are named at the end."""
     inputs = find_images(args.input)
-    outputs = plan_outputs(inputs, args.output) if args.output else [None] * len(inputs)
+    outputs = [None] * len(inputs)
+    if args.output:
+        outputs = plan_outputs(inputs, args.output)
+        confirm_overwrite(outputs, args.overwrite)
     predictor = load_predictor(args)
     unreadable = []
-    for path, output in zip(tqdm.tqdm(inputs, disable=not args.output), outputs):
-        try:
-            image, shown = predictor.read(path)
-        except DatasetError as error:
-            unreadable.append(str(error))
-            continue
-        start = time.perf_counter()
-        labels = predictor(image)
-        seconds = time.perf_counter() - start
-        logger.info(f"{path}: predicted {len(np.unique(labels))} classes in {seconds:.2f}s")
-        picture = draw_overlay(shown, labels, predictor.metadata)
-        if output:
-            save_picture(picture, output)
-        elif show(picture, wait_ms=0) == ESCAPE_KEY:
-            break
+    with logging_redirect_tqdm(_loggers(logger)):  # the progress bar stays one line
+        for path, output in zip(tqdm.tqdm(inputs, disable=not args.output), outputs):
+            try:
+                image, shown = predictor.read(path)
+            except DatasetError as error:
+                unreadable.append(str(error))
+                continue
+            start = time.perf_counter()
+            labels = predictor(image)
+            seconds = time.perf_counter() - start
+            logger.info(f"{path}: predicted {len(np.unique(labels))} classes in {seconds:.2f}s")
+            overlay = draw_overlay(shown, labels, predictor.metadata)
+            if output:
+                save_image(overlay, output)
+            elif show(overlay, wait_ms=0) == ESCAPE_KEY:
+                break
     if unreadable:
         raise UserError("these inputs cannot be read as images:\n  " + "\n  ".join(unreadable))
 
 
 def run_on_video(args, logger) -> None:
     """Predict and draw each frame of ``--video-input`` or of the webcam."""
-    output = plan_video_output(args.video_input, args.output) if args.output else None
+    output = None
+    if args.output:
+        output = plan_video_output(args.video_input, args.output)
+        confirm_overwrite([output], args.overwrite)
     video = VideoReader(0 if args.webcam else args.video_input)
     predictor = load_predictor(args)
     count, promised = 0, video.num_frames
     with ExitStack() as stack:
         stack.callback(video.close)
+        stack.enter_context(logging_redirect_tqdm(_loggers(logger)))
         writer = None
         if output:
             writer = stack.enter_context(VideoWriter(output, video.frames_per_second))
-        for picture in tqdm.tqdm(draw_frames(video, predictor), total=promised):
+        for frame in tqdm.tqdm(draw_frames(video, predictor), total=promised):
             count += 1
             if writer:
-                writer.write(picture)
-            elif show(picture, wait_ms=1) == ESCAPE_KEY:
+                writer.write(frame)
+            elif show(frame, wait_ms=1) == ESCAPE_KEY:
                 break
     if count == 0:
         raise UserError(f"no frame could be read from {args.video_input or 'the webcam'}")
@@ -110,15 +123,27 @@ def run_on_video(args, logger) -> None:
     logger.info(f"{count} frames" + (f" written to {output}" if output else ""))
 
 
+def _loggers(logger: logging.Logger) -> list[logging.Logger]:
+    """The loggers that may write to the terminal while a progress bar is shown."""
+    return [logger, *(logging.getLogger(name) for name in ("d2_ctxseg", "fvcore"))]
+
+
 def draw_frames(video, predictor):
-    """Yield each frame with its classes drawn, beside a legend of all classes if that fits."""
+    """Yield each frame as an overlay with a legend; all have one size.
+
+    The legend lists all classes if they take at most half the width of the frame, otherwise those
+    with the largest shares.
+    """
     metadata = predictor.metadata
     for frame in video:
         labels = predictor(frame)
-        picture = draw_overlay(frame, labels, metadata, legend=False)
-        legend = draw_legend(metadata, len(picture), class_shares(labels), all_classes=True)
-        fits = legend.shape[1] <= picture.shape[1] // 2
-        yield np.hstack([picture, legend]) if fits else picture
+        overlay = draw_overlay(frame, labels, metadata, legend=False)
+        height, width = overlay.shape[:2]
+        shares = class_shares(labels)
+        legend = draw_legend(metadata, height, shares, all_classes=True)
+        if legend.shape[1] > width // 2:
+            legend = draw_legend(metadata, height, shares, one_column=True)
+        yield np.hstack([overlay, legend])
 
 
 def plan_video_output(video_input: str, output: str) -> Path:
@@ -131,21 +156,21 @@ def plan_video_output(video_input: str, output: str) -> Path:
     return path
 
 
-def save_picture(picture: np.ndarray, path: Path) -> None:
+def save_image(image: np.ndarray, path: Path) -> None:
     """Write a uint8 RGB array; the format follows from the suffix."""
     format_name = Image.registered_extensions()[path.suffix.lower()]
     with atomic_write(path, "wb") as file:
-        Image.fromarray(picture).save(file, format=format_name, quality=95)
+        Image.fromarray(image).save(file, format=format_name, quality=95)
 
 
-def show(picture: np.ndarray, wait_ms: int) -> int:
+def show(image: np.ndarray, wait_ms: int) -> int:
     """Show a uint8 RGB array in the window; return the key that was pressed meanwhile.
 
     ``wait_ms`` = 0 waits for one.
     """
     try:
         cv2.namedWindow(WINDOW_NAME, cv2.WINDOW_NORMAL)
-        cv2.imshow(WINDOW_NAME, np.ascontiguousarray(picture[:, :, ::-1]))
+        cv2.imshow(WINDOW_NAME, np.ascontiguousarray(image[:, :, ::-1]))
         return cv2.waitKey(wait_ms)
     except cv2.error as error:  # opencv-python-headless has no windows
         raise UserError("this OpenCV cannot open windows: use --output") from error

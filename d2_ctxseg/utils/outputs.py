@@ -1,9 +1,13 @@
 """Where a program is to write, looked at before it does the work."""
 
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import UserError
+
+_NUM_EXAMPLES = 3
 
 
 def check_output_file(path: str | os.PathLike, option: str) -> None:
@@ -35,6 +39,35 @@ def make_output_folder(path: str | os.PathLike, option: str) -> None:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
         raise UserError(f"{option}: '{path}' cannot be made: {error.strerror}.") from error
+
+
+def confirm_overwrite(paths: Sequence[Path], overwrite: bool) -> None:
+    """Ask on the terminal before files that exist are overwritten.
+
+    Args:
+        paths: the files that a program is going to write.
+        overwrite: what ``--overwrite`` says; True asks nothing.
+
+    Raises:
+        UserError: the answer is no, or there is no terminal to ask on.
+    """
+    existing = [path for path in paths if path.exists()]
+    if overwrite or not existing:
+        return
+    shown = ", ".join(map(str, existing[:_NUM_EXAMPLES]))
+    if len(existing) > _NUM_EXAMPLES:
+        shown += f" and {len(existing) - _NUM_EXAMPLES} more"
+    what = f"{shown} {'exists' if len(existing) == 1 else 'exist'} already"
+    if not (sys.stdin and sys.stdin.isatty()):
+        raise UserError(
+            f"{what}; nothing was overwritten. Choose another --output, or set --overwrite (-y)."
+        )
+    try:
+        answer = input(f"{what}. Overwrite? [y/N] ")
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
+        raise UserError("Nothing was overwritten.")
 
 
 def _check_above(path: Path, option: str) -> None:

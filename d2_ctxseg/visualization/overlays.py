@@ -117,7 +117,12 @@ def class_shares(labels: np.ndarray) -> dict[int, float]:
 
 
 def draw_legend(
-    metadata, height: int, shares: dict[int, float], *, all_classes: bool = False
+    metadata,
+    height: int,
+    shares: dict[int, float],
+    *,
+    all_classes: bool = False,
+    one_column: bool = False,
 ) -> np.ndarray:
     """List classes with their colours and shares, in as many columns as the height asks for.
 
@@ -125,26 +130,35 @@ def draw_legend(
         metadata: as in :func:`draw_overlay`.
         height: of the picture, in pixels.
         shares: {label: share of the image}.
-        all_classes: whether all classes are listed, in their order and with room for any share, so
-            that legends of all images look alike; otherwise those in ``shares``, the largest first.
+        all_classes: whether all classes are listed, in their order; otherwise those in ``shares``,
+            the largest first.
+        one_column: whether the list is cut after one column, in the order of the classes.
+
+    With either option the legends of all images of a video have one size: there is room for any
+    class and any share.
 
     Returns:
         uint8 RGB array (height, any width, 3).
     """
     names = metadata.stuff_classes
     shown = [label for label in shares if 0 <= label < len(names)]
-    ordered = range(len(names)) if all_classes else sorted(shown, key=lambda i: -shares[i])
-    rows = [(label, _percent(shares[label]) if label in shares else "") for label in ordered]
-
     size = _font_size(height)
     font, step = _font(size), round(1.9 * size)
-    texts = ["100.0 %"] if all_classes else [share for _, share in rows]
-    share_width = max((_width(font, text) for text in texts), default=0)
     rows_per_column = max((height - size) // step, 1)
+    ordered = range(len(names)) if all_classes else sorted(shown, key=lambda i: -shares[i])
+    if one_column:
+        ordered = sorted(ordered[:rows_per_column])
+    rows = [(label, _percent(shares[label]) if label in shares else "") for label in ordered]
+
+    has_fixed_size = all_classes or one_column
+    texts = ["100.0 %"] if has_fixed_size else [share for _, share in rows]
+    share_width = max((_width(font, text) for text in texts), default=0)
     columns = [rows[i : i + rows_per_column] for i in range(0, len(rows), rows_per_column)]
-    name_widths = [
-        max(_width(font, class_name(metadata, label)) for label, _ in c) for c in columns
-    ]
+    if one_column:
+        columns, named = [rows], [range(len(names))]
+    else:
+        named = [[label for label, _ in column] for column in columns]
+    name_widths = [max(_width(font, class_name(metadata, i)) for i in labels) for labels in named]
     # A column: margin, patch, gap, name, gap, share.
     widths = [round(3.4 * size) + width + share_width for width in name_widths]
 

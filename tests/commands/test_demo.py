@@ -288,3 +288,74 @@ def test_frames_have_one_size_and_a_fixed_legend(model_folder):
     names = slice(800, 860)  # in the same places, whatever their shares
     np.testing.assert_array_equal(first[:, names], second[:, names])
     assert (first[:, 860:] != second[:, 860:]).any()
+
+
+class TestExistingFiles:
+    """Files are overwritten with the user's consent only."""
+
+    @pytest.fixture
+    def existing(self, tmp_path):
+        path = tmp_path / "result.png"
+        path.write_bytes(b"mine")
+        return path
+
+    @pytest.fixture
+    def terminal(self, monkeypatch):
+        """Sets the answer that is typed on the terminal; returns the questions."""
+
+        def answering(answer):
+            questions = []
+            monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+            monkeypatch.setattr("builtins.input", lambda text: questions.append(text) or answer)
+            return questions
+
+        return answering
+
+    def test_without_a_terminal_they_are_refused(self, run, photos, video, existing, monkeypatch):
+        monkeypatch.setattr(sys, "stdin", None)
+        with pytest.raises(UserError, match=r"result.png exists already; .* --overwrite \(-y\)"):
+            run("--input", photos / "one.png", "--output", existing)
+        result = existing.with_suffix(".mp4")
+        result.write_bytes(b"mine")
+        with pytest.raises(UserError, match="result.mp4 exists already"):
+            run("--video-input", video, "--output", result)
+        assert existing.read_bytes() == result.read_bytes() == b"mine"
+
+    def test_the_flag_overwrites_them(self, run, photos, existing):
+        run("--input", photos / "one.png", "--output", existing, "-y")
+        assert existing.read_bytes() != b"mine"
+
+    @pytest.mark.parametrize("answer", ["", "n", "what?"])
+    def test_any_answer_but_yes_keeps_them(self, run, photos, existing, terminal, answer):
+        questions = terminal(answer)
+        with pytest.raises(UserError, match="Nothing was overwritten"):
+            run("--input", photos / "one.png", "--output", existing)
+        assert len(questions) == 1 and "result.png" in questions[0]
+        assert existing.read_bytes() == b"mine"
+
+    def test_yes_overwrites_them(self, run, photos, existing, terminal):
+        terminal("Y")
+        run("--input", photos / "one.png", "--output", existing)
+        assert existing.read_bytes() != b"mine"
+
+    def test_of_many_three_are_named(self, run, photos, tmp_path):
+        Image.fromarray(half_bright()).save(photos / "four.png")
+        run("--input", photos, "--output", tmp_path / "new")
+        with pytest.raises(UserError, match="and 1 more exist already"):
+            run("--input", photos, "--output", tmp_path / "new")
+
+
+def test_log_lines_do_not_break_the_progress_bar(run, photos, tmp_path, capsys, caplog):
+    """Each message begins on a line of its own: the bar is cleared before and drawn after it."""
+    logger = logging.getLogger("test_demo")
+    handler = logging.StreamHandler(sys.stdout)
+    logger.addHandler(handler)
+    try:
+        with caplog.at_level(logging.INFO, "test_demo"):
+            run("--input", photos, "--output", tmp_path / "new")
+    finally:
+        logger.removeHandler(handler)
+    captured = capsys.readouterr()
+    lines = [line for line in captured.out.splitlines() if "predicted" in line]
+    assert len(lines) == 3
+    assert captured.err.count("\n") == 1  # only the end of the bar

@@ -67,6 +67,13 @@ def test_overlay_leaves_void_pixels_as_they_are(image, labels, metadata):
     np.testing.assert_array_equal(picture[:, 485:], image[:, 485:])
 
 
+def test_an_overlay_hatches_ignored_pixels_on_request(image, labels, metadata):
+    overlay = draw_overlay(image, labels, metadata, legend=False, hatch_ignored=True)
+    expected = draw_overlay(image, labels, metadata, legend=False)
+    np.testing.assert_array_equal(overlay[:, :480], expected[:, :480])
+    assert has_color(overlay[:, 485:], (92, 92, 92))
+
+
 def test_every_label_that_is_no_class_is_void(image, metadata):
     voids = np.full((480, 640), -1)
     voids[100:], voids[200:], voids[300:] = 3, 255, 65535
@@ -114,6 +121,17 @@ def test_legends_of_all_classes_have_one_size(metadata):
         draw_legend(metadata, 300, shares, all_classes=True) for shares in ({}, {0: 1.0, 2: 0.0001})
     )
     assert one.shape == other.shape and (one != other).any()
+
+
+def test_legends_in_one_column_have_one_size_and_the_largest_classes(make_metadata):
+    colors = [[i, 255 - i, 77] for i in range(50)]
+    metadata = make_metadata(stuff_classes=[f"class {i}" for i in range(50)], stuff_colors=colors)
+    shares = {i: (i + 1) / 2000 for i in range(50)}
+    full = draw_legend(metadata, 200, shares, one_column=True)
+    empty = draw_legend(metadata, 200, {}, one_column=True)
+    assert full.shape == empty.shape and full.shape[0] == 200
+    shown = [i for i, color in enumerate(colors) if has_color(full, color)]
+    assert 2 < len(shown) < 20 and shown == list(range(50 - len(shown), 50))
 
 
 @pytest.mark.parametrize(("height", "count"), [(40, 1), (40, 150), (300, 5), (1000, 150)])
