@@ -18,6 +18,10 @@ _NOT_IN_ID_MAP = (
 )
 
 
+class ColorLabelError(DatasetError):
+    """A label file has colour channels in place of one class index for each pixel."""
+
+
 @dataclass(frozen=True)
 class LabelFormat:
     """What the label files of a dataset hold.
@@ -61,8 +65,8 @@ def read_label(path: str | Path, id_map: Mapping[int, int] | None = None) -> np.
         id_map: value in the file -> value wanted, all values 0..65535. None: as in the file.
 
     Raises:
-        DatasetError: the file cannot be read, has colour channels, or holds a value that
-            ``id_map`` does not know.
+        ColorLabelError: the file has colour channels.
+        DatasetError: the file cannot be read, or holds a value that ``id_map`` does not know.
     """
     raw = _read_integers(path)
     if id_map is not None:
@@ -136,7 +140,7 @@ def check_same_size(image: np.ndarray, label: np.ndarray, image_path, label_path
 def _read_integers(path: str | Path) -> np.ndarray:
     def see(image: Image.Image) -> np.ndarray:
         if image.mode not in _INTEGER_MODES:
-            raise DatasetError(_colored_label(path, image.mode))
+            raise ColorLabelError(_colored_label(path, image.mode))
         return upright(np.asarray(image), orientation(image))
 
     return open_image(path, see, "label")
@@ -147,7 +151,9 @@ def _colored_label(path, mode: str) -> str:
         f"The label {path} is an image of mode {mode}, but a label must have one channel with a "
         "class index for each pixel. If its colours stand for classes (the 'palette' of the "
         "dataset's YAML), convert the folder once: "
-        "python tools/convert_color_labels.py YAML SPLIT --output FOLDER"
+        "python tools/convert_color_labels.py YAML SPLIT --output FOLDER --ignore-color R,G,B "
+        "(--ignore-color only where a colour stands for no class). "
+        "python tools/check_dataset.py --folder YAML prints the whole command."
     )
 
 

@@ -36,12 +36,12 @@ class Pairing:
         problems = []
         if self.images_without_label:
             problems.append(
-                f"{len(self.images_without_label)} images have no label in {self.label_folder}: "
+                f"{_count(self.images_without_label, 'image')} no label in {self.label_folder}: "
                 f"{examples(self.images_without_label)}."
             )
         if self.labels_without_image:
             problems.append(
-                f"{len(self.labels_without_image)} labels have no image in {self.image_folder}: "
+                f"{_count(self.labels_without_image, 'label')} no image in {self.image_folder}: "
                 f"{examples(self.labels_without_image)}."
             )
         return problems
@@ -218,6 +218,10 @@ def _is_utf8(path: Path) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _count(paths: list[Path], what: str) -> str:
+    return f"1 {what} has" if len(paths) == 1 else f"{len(paths)} {what}s have"
 
 
 def examples(paths: list[Path]) -> str:

@@ -1,6 +1,8 @@
 """The check of a dataset, the conversion of colour labels, and their commands."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -72,18 +74,35 @@ class TestCheck:
         (tmp_path / "images/lonely.png").unlink()
         report = check(tmp_path)
         assert report.num_pairs == 5
-        expected = ["1 images have no label", "1 labels have no image", "holds the values 9"]
+        expected = ["1 image has no label", "1 label has no image", "holds the values 9"]
         expected += ["is 15x12", "Cannot read the image", "mode RGB"]
         for part in expected:
             assert sum(part in problem for problem in report.problems) == 1, part
         assert len(report.problems) == len(expected)
         assert f"{len(expected)} problems" in report.as_text()
 
+    def test_equal_problems_are_one_with_a_number_and_three_examples(self, tmp_path):
+        names = [f"f{i}" for i in range(6)]
+        write_pairs(tmp_path, names)
+        for i, name in enumerate(names[:5]):  # different values, but the same kind of problem
+            write_image(tmp_path / f"labels/{name}.png", np.full((12, 16), 9 + i, np.uint8))
+        (tmp_path / "images/f5.png").write_bytes(b"junk")
+        report = check(tmp_path)
+        assert len(report.problems) == 6
+        of_values, of_image = sorted(report.summary, reverse=True, key=lambda text: "times" in text)
+        assert of_values.startswith(f"5 times: {tmp_path}/labels/f0.png holds the values 9, which")
+        also = ", ".join(f"{tmp_path}/labels/f{i}.png" for i in (1, 2))
+        assert of_values.endswith(f"Also: {also} and 2 more.")
+        assert of_image in report.problems
+        text = report.as_text()
+        assert "6 problems" in text and text.count("\n  - ") == 2
+        assert report.as_dict()["problems"] == report.problems
+
     def test_a_missing_folder_is_a_problem_like_others(self, tmp_path):
         report = check(tmp_path, root="away")
         assert len(report.problems) == 1
         assert "does not exist" in report.problems[0]
-        assert "1 problems" in report.as_text()
+        assert "1 problem\n" in report.as_text()
 
     def test_of_a_split_without_labels_the_images_are_read(self, tmp_path):
         write_pairs(tmp_path, ["a", "b"])
@@ -102,6 +121,39 @@ class TestCheck:
             check_dataset("nobody_knows")
 
 
+class TestColorLabels:
+    """For labels with colours the check says how to convert them."""
+
+    palette = [[128, 0, 0], [0, 128, 0], [0, 0, 128]]
+
+    def check(self, folder, colors, **changes):
+        for name in ("a", "b"):
+            write_image(folder / f"images/{name}.png", np.zeros((1, len(colors), 3), np.uint8))
+            write_image(folder / f"labels/{name}.png", np.array([colors], np.uint8))
+        return check(folder, **changes)
+
+    def test_the_command_it_prints_converts_them(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        data = tmp_path / "with space"
+        colors = [*self.palette, [0, 0, 0], [9, 9, 9]]
+        report = self.check(data, colors, palette=self.palette)
+        assert len(report.problems) == 2 and len(report.summary) == 1
+        [hint] = report.notes
+        command = re.search(r"python tools/convert_color_labels.py (.+) and name", hint)[1]
+        assert "--ignore-color 0,0,0 --ignore-color 9,9,9" in command
+        assert run_script(TOOLS / "convert_color_labels.py", *shlex.split(command)) == 0
+        with Image.open("labels_indexed/train/a.png") as label:
+            assert np.asarray(label).tolist() == [[0, 1, 2, IGNORE, IGNORE]]
+
+    def test_without_a_palette_it_is_asked_for_first(self, tmp_path):
+        [hint] = self.check(tmp_path, [[1, 2, 3]]).notes
+        assert "has no 'palette'" in hint and "(1, 2, 3)" in hint and "python" not in hint
+
+    def test_many_other_colours_are_an_error_of_the_palette(self, tmp_path):
+        [hint] = self.check(tmp_path, [[i, 5, 5] for i in range(20)], palette=self.palette).notes
+        assert "20 colours that are not in 'palette'" in hint and "--ignore-color" not in hint
+
+
 class TestNotes:
     """What is no error, but should be known."""
 
@@ -118,7 +170,7 @@ class TestNotes:
         report = check(tmp_path)
         assert report.problems == []
         [note] = report.notes
-        assert note.startswith("1 images have an EXIF orientation (a.png)")
+        assert note.startswith("1 image has an EXIF orientation (a.png)")
         assert f"Note: {note}" in report.as_text()
 
     def test_a_label_on_the_pixels_as_they_are_stored_is_a_problem(self, tmp_path):
@@ -133,7 +185,7 @@ class TestNotes:
         self.write(tmp_path, "b", np.full((6, 4), 4095, np.uint16))
         report = check(tmp_path, value_range=[0, 4095])
         assert report.problems == []
-        assert report.notes[0].startswith("1 images have values outside of 'value_range'")
+        assert report.notes[0].startswith("1 image has values outside of 'value_range'")
         [problem, _] = check(tmp_path).problems
         assert "a.png has values of type uint16" in problem and "value_range" in problem
 
@@ -186,7 +238,7 @@ class TestConvertColorLabels:
 
     def test_unknown_colours_are_named_and_nothing_is_written(self, tmp_path):
         dataset = self.write(tmp_path, [[128, 0, 0], [1, 2, 3]])
-        with pytest.raises(DatasetError, match=r"a\.png holds 1 colours.*\(1, 2, 3\)"):
+        with pytest.raises(DatasetError, match=r"a\.png holds 1 colour .*\(1, 2, 3\)"):
             convert_color_labels(dataset, "train", tmp_path / "new")
         assert not (tmp_path / "new").exists()
         assert not list(tmp_path.glob(".new*"))
@@ -202,7 +254,7 @@ class TestConvertColorLabels:
             convert_color_labels(dataset, "train", tmp_path / "labels")
         with pytest.raises(DatasetError, match="no split 'val', only train"):
             convert_color_labels(dataset, "val", tmp_path / "new")
-        with pytest.raises(DatasetError, match="have one colour"):
+        with pytest.raises(DatasetError, match="have the same colour"):
             convert_color_labels(dataset, "train", tmp_path / "new", ((128, 0, 0),))
 
 
@@ -227,7 +279,7 @@ class TestCommands:
         config.write_text(f"DATASETS:\n  FOLDERS: ['{path}']\n  TRAIN: ('{name}_sem_seg_train',)\n")
         assert run_script(TOOLS / "check_dataset.py", "--config-file", config) == 1
         output = capsys.readouterr().out
-        assert f"{name}_sem_seg_train: 1 pairs" in output
+        assert f"{name}_sem_seg_train: 1 pair" in output
         assert "Cannot read the label" in output
 
     def test_check_without_anything_to_check_says_so(self, capsys):

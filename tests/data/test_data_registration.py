@@ -241,7 +241,7 @@ class TestPairing:
         message = str(error.value)
         assert "7 images have no label" in message
         assert "00.png, 01.png, 02.png, 03.png, 04.png, ..." in message
-        assert "1 labels have no image" in message
+        assert "1 label has no image" in message
         assert "08.png" in message
 
     def test_of_a_split_with_a_list_the_listed_images_count(self, tmp_path):
@@ -283,7 +283,7 @@ class TestPairing:
         (tmp_path / "labels/b.png").unlink()
         (tmp_path / "train.txt").write_text("a\nb\n")
         files = {"images": "images", "labels": "labels", "list": "train.txt"}
-        with pytest.raises(DatasetError, match=r"1 images have no label.*b\.png"):
+        with pytest.raises(DatasetError, match=r"1 image has no label.*b\.png"):
             self.load(tmp_path, splits={"train": files})
 
     def test_what_the_preparation_skipped_is_left_out_with_a_warning(self, tmp_path, caplog):

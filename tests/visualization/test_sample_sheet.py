@@ -69,7 +69,7 @@ class TestTools:
         path = write_yaml(tmp_path, name=unique_name())
         assert run_script(TOOLS / "check_dataset.py", "--folder", path, "--sheet", tmp_path) == 1
         captured = capsys.readouterr()
-        assert "1 problems" in captured.out
+        assert "1 problem\n" in captured.out
         assert "No samples of" in captured.err
 
     def test_visualize_data_draws_crops_as_training_takes_them(self, tiny_run, tmp_path, capsys):
