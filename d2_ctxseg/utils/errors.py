@@ -90,7 +90,8 @@ def exit_on_user_error():
     The environment variable D2_CTXSEG_TRACEBACK shows the traceback all the same.
     """
     # Detectron2 logs a loss that is not finite with its traceback, before it comes here.
-    logging.getLogger("detectron2.engine.train_loop").addFilter(_leave_traceback_out)
+    train_log = logging.getLogger("detectron2.engine.train_loop")
+    train_log.addFilter(_leave_traceback_out)
     try:
         yield
     except KeyboardInterrupt as interrupt:
@@ -108,6 +109,8 @@ def exit_on_user_error():
             print(f"error: {message}", file=sys.stderr)
             sys.exit(2)
         sys.exit(f"error: {message}")
+    finally:
+        train_log.removeFilter(_leave_traceback_out)
 
 
 def run_command(main: Callable[[], None]) -> None:

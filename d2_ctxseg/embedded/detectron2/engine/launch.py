@@ -109,4 +109,6 @@ def _run_worker(
     # The first collective call may time out if some processes are still starting.
     comm.synchronize()
     main_func(*args)
+    # A group that somebody still holds at exit may abort the process, its threads being alive.
+    comm._forget_process_groups()
     dist.destroy_process_group()

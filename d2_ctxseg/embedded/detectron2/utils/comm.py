@@ -54,6 +54,14 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
             _local_process_group = group
 
 
+def _forget_process_groups() -> None:
+    """Drop the groups held here, so that destroying them ends their threads."""
+    global _local_process_group
+    _local_process_group = None
+    create_local_process_group.cache_clear()
+    _gloo_group.cache_clear()
+
+
 def get_local_process_group():
     """The torch process group of the processes on this machine.
 
