@@ -1,5 +1,7 @@
-"""What classifiers share whose class weights are made anew for each image: a small projector turns
-what a class looks like there into its weight, in training a second one sees the true labels.
+"""Parts of the classifiers that compute class weights for each image.
+
+A small projector maps the mean feature of a class in the image to the weight of the class. In
+training a second projector, the oracle's, gets the mean under the true labels.
 """
 
 from collections.abc import Sequence
@@ -20,7 +22,7 @@ ORACLE_CONTEXTS = ("batch", "image")
 
 
 def make_projector(channels: int) -> nn.Sequential:
-    """Two vectors of C channels, joined, to one: a class's weight."""
+    """An MLP from two concatenated vectors of C channels to the weight of a class, C channels."""
     return nn.Sequential(
         nn.Linear(2 * channels, channels // 2, bias=False),
         nn.ReLU(inplace=True),
@@ -29,7 +31,7 @@ def make_projector(channels: int) -> nn.Sequential:
 
 
 def project(projector: nn.Module, first: Tensor, second: Tensor) -> Tensor:
-    """Two vectors of each class, (B, K, C) or (K, C), to one (B, K, C)."""
+    """Apply the projector to two vectors per class, (B, K, C) or (K, C) each; (B, K, C)."""
     return projector(torch.cat(torch.broadcast_tensors(first, second), dim=2))
 
 
@@ -39,12 +41,12 @@ def oracle_labels(
     """Labels (B, H, W) as ``oracle_context`` takes them: (B, h, w) int64, -1 where ignored.
 
     Raises:
-        ValueError: ``oracle``, the module that they are for, has been stripped from the model.
+        ValueError: ``oracle``, the module that uses the labels, was stripped from the model.
     """
     if oracle is None:
         raise ValueError(
-            "This classifier was stripped for deployment: it has no oracle any more. Train from "
-            "the full checkpoint."
+            "This classifier was stripped for deployment and has no oracle. Train from the full "
+            "checkpoint."
         )
     labels = resize_labels(labels, size)
     return labels.masked_fill(labels == ignore_label, -1)
@@ -58,7 +60,7 @@ def oracle_context(
     Args:
         features: (B, C, h, w).
         labels: (B, h, w) int64; values outside 0 to K-1 are ignored.
-        absent: (K, C): what an absent class takes; no gradient flows into it.
+        absent: (K, C), the context of absent classes; no gradient flows into it.
         per_image: average over each image instead of over the whole batch.
 
     Returns:
@@ -76,10 +78,11 @@ def oracle_context(
 def class_scores(
     weights: Tensor, features: Tensor, similarity: str = "cosine", scale: float = 15.0
 ) -> Tensor:
-    """Scores of pixels, by class weights of each image.
+    """Scores of pixels under the class weights of each image.
 
     Args:
-        weights: (B, J, C), of J classes, or of the classes of several classifiers: one product.
+        weights: (B, J, C), the weights of J classes; those of several classifiers may be
+            concatenated.
         features: (B, C, h, w).
         similarity: "cosine", times ``scale``, or "dot", the product alone.
 
@@ -90,6 +93,6 @@ def class_scores(
         weights = F.normalize(weights, dim=2)
     scores = weights.to(features.dtype) @ features.flatten(2)
     if similarity == "cosine":
-        # The J products are scaled by the features' lengths, cheaper than the C features.
+        # Dividing J products by the features' lengths is cheaper than normalising C channels.
         scores = scores * (scale / feature_lengths(features)).flatten(2)
     return scores.unflatten(2, features.shape[-2:])

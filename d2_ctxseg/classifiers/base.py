@@ -16,38 +16,37 @@ CLASSIFIER_REGISTRY.__doc__ = "Classes that keep the contract of PixelClassifier
 class PixelClassifier(nn.Module, metaclass=ABCMeta):
     """Turns pixel features into class scores.
 
-    A subclass takes these arguments too, passes on what it does not use itself, and adds its own.
+    A subclass takes the same arguments, passes on those that it does not use, and adds its own.
 
     Args:
         in_channels: channels C of the features.
         num_classes: number of classes K.
-        ignore_label: label of pixels that take no part in the losses.
+        ignore_label: label of ignored pixels.
         align_corners: how logits are interpolated to the size of the labels.
         dropout: probability of dropping a channel of the features in training.
         loss_weights: ``loss_weight_NAME=...`` for names in ``default_loss_weights``.
 
     Attributes:
-        accumulation_steps: calls of ``losses`` that make one step of the optimizer, 1 until a
-            trainer says otherwise. What a classifier updates without a gradient it updates once a
-            step, at the last of these calls.
+        accumulation_steps: number of calls of ``losses`` per optimizer step; 1 unless a trainer
+            sets it. Buffers such as prototypes are updated once per step, in the last of these
+            calls.
         loss_weights: the weight of each loss, by its name in what ``losses`` returns.
-        pixel_loss: the cross-entropy of class scores, for ``losses``: a plain one with
-            ``ignore_label`` and ``align_corners``, until a segmentor puts the one of its config
-            (MODEL.PIXEL_LOSS) in its place.
+        pixel_loss: the cross-entropy of class scores. The constructor makes a plain one with
+            ``ignore_label`` and ``align_corners``; a segmentor replaces it by the one of its
+            config (MODEL.PIXEL_LOSS).
     """
 
-    #: The config node under MODEL.CLASSIFIER whose keys, in small letters, are arguments of the
+    #: The config node under MODEL.CLASSIFIER whose keys, in lower case, are arguments of the
     #: constructor; "" for none. A subclass inherits it.
     config_node: ClassVar[str] = ""
-    #: The losses that have a weight, without their prefix ``loss_``, and the weights that they have
-    #: by default. 0 leaves a loss out.
+    #: Default weights of the losses, by name without the prefix ``loss_``. 0 leaves a loss out.
     default_loss_weights: ClassVar[dict[str, float]] = {}
-    #: Whether ``forward`` and ``losses`` take ``sizes`` too. True for a classifier that estimates
-    #: something from all pixels of an image, such as a context: padding is to stay out of it.
-    #: ``sizes`` is (B, 2) integer, or (1, 2) for all alike: height and width of the upper left part
-    #: of each feature map that shows the image. It is not given where nothing is padded.
+    #: Whether ``forward`` and ``losses`` take ``sizes``. True for a classifier that estimates
+    #: something from all pixels of an image, such as a context, and must leave the padding out.
+    #: ``sizes`` is (B, 2) integer, or (1, 2) for a whole batch: height and width of the valid part
+    #: of each feature map, its upper left corner. It is left out where nothing is padded.
     takes_sizes: ClassVar[bool] = False
-    #: Names of submodules that only training needs; None takes their place in a stripped model.
+    #: Names of submodules that only training needs; a stripped model has None instead.
     training_only: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
@@ -103,14 +102,14 @@ class PixelClassifier(nn.Module, metaclass=ABCMeta):
 def pixels_as_map(scores: Tensor, shape: torch.Size) -> Tensor:
     """Scores (B * h * w, K) of the pixels of features of ``shape`` (B, C, h, w) to (B, K, h, w)."""
     batch, _, height, width = shape
-    # Interpolation wants rows of an image beside each other, not classes of a pixel.
+    # Interpolation is fast where the pixels of a row are adjacent in memory, not the classes.
     return scores.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2).contiguous()
 
 
 def make_predictor(
     in_channels: int, num_classes: int, predictor: nn.Conv2d | None = None
 ) -> nn.Conv2d:
-    """The vanilla classifier: the ``predictor`` given, or a new 1x1 convolution.
+    """The vanilla classifier: the given ``predictor``, or a new 1x1 convolution.
 
     Args:
         in_channels: channels C of the features.

@@ -1,7 +1,7 @@
-"""The similarities of ``prototype_similarity.py``, in chunks of pixels and with less memory.
+"""The fast path of ``prototype_similarity.py``: chunks of pixels, less memory.
 
-The plain formulas write N x K x M numbers several times over. Here they are computed once, chunk by
-chunk, while they are in the cache, and the backward pass needs no further copy.
+The plain formulas write N x K x M numbers several times. Here each chunk of pixels is processed
+while it is in the cache, and the backward pass needs no further copy.
 """
 
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from torch.autograd.function import once_differentiable
 from ..losses.precision import at_least_float32, without_autocast
 from .prototype_similarity import HUBER_DELTA, PrototypeSimilarity, as_similarity
 
-# Similarities in a chunk. On a CPU 8 MiB of float32, what its last-level cache holds; elsewhere
-# 256 MiB, enough for large matrix products, and no assumption on a cache.
+# Similarities per chunk. On a CPU 8 MiB of float32, which fit the last-level cache; on other
+# devices 256 MiB, enough for large matrix products, with no assumption about caches.
 _CHUNK_ELEMENTS = {"cpu": 2**21}
 _CHUNK_ELEMENTS_ELSEWHERE = 2**26
-# Exponents are no less, since a CPU computes with the denormal numbers that would come of them, and
-# of their products with gradients, a hundred times slower. Next to exp(0) = 1 this counts as 0.
+# Lower bound of exponents. Smaller ones lead to denormal numbers, with which a CPU computes about a
+# hundred times slower. exp(-50) is negligible beside exp(0) = 1.
 _LEAST_EXPONENT = -50.0
 
 
@@ -30,7 +30,7 @@ def chunked_class_scores(
     """Equals ``class_scores(similarities(embeddings, prototypes, distance))``, at least float32."""
     num_classes, num_prototypes, _ = prototypes.shape
     table = _table(prototypes, embeddings.dtype)
-    # An exported graph has no loop; it holds all M times as many similarities at once.
+    # An exported graph has no loop: it holds all similarities at once.
     exporting = torch.compiler.is_exporting()
     chunks = [embeddings] if exporting else embeddings.split(_chunk_length(embeddings, table))
     largest = [
@@ -48,7 +48,7 @@ def chunked_prototype_similarity(
     distance: str = "cosine",
     temperature: float = 1.0,
 ) -> PrototypeSimilarity:
-    """Equals ``prototype_similarity`` of the same arguments; differentiable once.
+    """Equals ``prototype_similarity`` with the same arguments; differentiable once.
 
     No gradient flows into the prototypes.
     """
@@ -63,7 +63,7 @@ def chunked_prototype_similarity(
 
 
 class _Similarity(torch.autograd.Function):
-    """Keeps one copy of the N x K x M similarities, where autograd would keep and make several."""
+    """Stores one copy of the N x K x M similarities; autograd would store several."""
 
     @staticmethod
     def forward(
@@ -112,7 +112,7 @@ class _Similarity(torch.autograd.Function):
             grad = _divide(grad, temperature).clamp_(min=_LEAST_EXPONENT).exp_()
             grad.mul_(grad_partition[rows, None] / temperature)
             by_prototype = grad.unflatten(1, shape)
-            # As amax does: equals share the gradient.
+            # As in the gradient of amax, equal maxima share the gradient.
             nearest = (chunk.unflatten(1, shape) == class_scores[rows, None]).to(grad.dtype)
             by_prototype.addcmul_(nearest, (grad_scores[rows] / nearest.sum(dim=1))[:, None])
             own_class = _own_class(labels[rows], shape[0])
@@ -123,12 +123,12 @@ class _Similarity(torch.autograd.Function):
 
 
 def _divide(values: Tensor, temperature: float) -> Tensor:
-    """``values``, overwritten with themselves over the temperature."""
+    """``values`` divided by the temperature, in place."""
     return values if temperature == 1 else values.div_(temperature)
 
 
 def _as_autocast(tensor: Tensor) -> Tensor:
-    """In the precision that a matrix product would take it in."""
+    """The tensor in the precision that autocast gives to a matrix product."""
     device = tensor.device.type
     if is_autocast_available(device) and torch.is_autocast_enabled(device):
         return tensor.to(torch.get_autocast_dtype(device))
@@ -138,32 +138,32 @@ def _as_autocast(tensor: Tensor) -> Tensor:
 def _table(prototypes: Tensor, dtype: torch.dtype) -> Tensor:
     """(K, M, C) to (M * K, C).
 
-    Prototypes come before classes since maxima over strided numbers are vectorised, over rows of
-    ten they are not.
+    Prototypes come before classes, because PyTorch vectorises a maximum over strided numbers and
+    not over rows of ten.
     """
     return prototypes.transpose(0, 1).flatten(0, 1).to(dtype)
 
 
 def _chunk_length(embeddings: Tensor, table: Tensor) -> int:
-    """Pixels whose similarities are handled at a time."""
+    """The number of pixels per chunk."""
     return max(
         1, _CHUNK_ELEMENTS.get(embeddings.device.type, _CHUNK_ELEMENTS_ELSEWHERE) // len(table)
     )
 
 
 def _chunks(embeddings: Tensor, table: Tensor) -> Iterator[slice]:
-    """Slices of pixels."""
+    """The chunks, as slices of pixels."""
     length = _chunk_length(embeddings, table)
     return (slice(start, start + length) for start in range(0, len(embeddings), length))
 
 
 def _own_class(labels: Tensor, num_prototypes: int) -> Tensor:
-    """Where the similarities of a pixel's own class lie in (n, M, K): an index (n, M, 1)."""
+    """The index (n, M, 1) of each pixel's own class in similarities (n, M, K)."""
     return labels[:, None, None].expand(-1, num_prototypes, 1)
 
 
 def _times_slope(gradient: Tensor, similarity: Tensor, distance: str) -> Tensor:
-    """The gradient of similarities to that of the cosines they were made from."""
+    """From the gradient of the similarities to that of the cosines."""
     if distance == "cosine":
         return gradient
     if distance == "euclidean":

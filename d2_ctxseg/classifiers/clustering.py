@@ -1,8 +1,8 @@
-"""Within-class online clustering: pixels to prototypes by optimal transport, all classes at once.
+"""Within-class online clustering: optimal transport assigns pixels to prototypes.
 
 Zhou et al., "Rethinking Semantic Segmentation: A Prototype View", CVPR 2022 (arXiv 2203.15102),
-section 3.2. Each class is a transport problem of its own; they are solved side by side as segments
-of one tensor, so that the work grows with the pixels and not with the classes.
+section 3.2. Each class is a separate transport problem. All of them are solved at once as segments
+of one tensor, so that the cost depends on the number of pixels and not on the number of classes.
 """
 
 import torch
@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 class WorkerReduction:
-    """How tensors of several workers become one; here there is one worker."""
+    """Reductions of tensors over the workers; this class is for a single worker."""
 
     @property
     def rank(self) -> int:
-        """The number of this worker."""
+        """The rank of this worker."""
         return 0
 
     def maximum(self, values: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class WorkerReduction:
         return values
 
     def gather(self, values: Tensor) -> Tensor:
-        """(...) of one shape on all workers to (workers, ...), in the order of their numbers."""
+        """Stack tensors (...) of one shape to (workers, ...), in the order of the ranks."""
         return values[None]
 
 
@@ -60,7 +60,11 @@ class _DistributedReduction(WorkerReduction):
 
 
 def reduction_over_workers(enabled: bool = True) -> WorkerReduction:
-    """Over torch.distributed's workers where ``enabled`` and there are several; else no-ops."""
+    """A reduction over torch.distributed's workers, or over this process alone.
+
+    Args:
+        enabled: False always gives the latter.
+    """
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     return _DistributedReduction() if enabled and several else WorkerReduction()
 
@@ -76,16 +80,17 @@ def sinkhorn_log_plan(
 ) -> Tensor:
     """Log of the transport plan from each segment's pixels to its prototypes (Sinkhorn-Knopp).
 
-    Alternately every prototype of a segment gets the same mass, then every pixel. Computed with
-    logarithms: no exponential overflows, however small ``epsilon`` or large the segment.
+    The prototypes of a segment are normalised to equal mass, then the pixels, in turn. The
+    computation is in logarithms, so that no exponential overflows for a small ``epsilon`` or a
+    large segment.
 
     Args:
-        similarity: (N, M), of each pixel to the M prototypes of its own class.
+        similarity: (N, M), of each pixel and the M prototypes of its own class.
         segments: (N,) int64, the class of each pixel, 0 to ``num_segments`` - 1.
-        num_segments: number of classes; those without a pixel are no problem.
+        num_segments: number of classes; a class may have no pixel.
         epsilon: strength of the entropy regularisation (kappa in the paper).
         iterations: rounds of both normalisations.
-        reduction: joins the segments of several workers; this process alone if None.
+        reduction: over the workers that share the segments; None for this process alone.
 
     Returns:
         (N, M), at least float32: the exponentials of a row sum to 1.
@@ -107,5 +112,5 @@ def _segment_logsumexp(
     largest = reduction.maximum(lowest.scatter_reduce(0, index, values, "amax"))
     exponentials = (values - largest[segments]).exp()
     sums = torch.zeros_like(lowest).index_add(0, segments, exponentials)
-    # A segment without pixels has the sum 0; nobody reads its logarithm.
+    # The logarithm of 0 of a segment without pixels is never read.
     return reduction.sum(sums).log() + largest

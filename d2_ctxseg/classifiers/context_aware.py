@@ -1,4 +1,4 @@
-"""Context-aware classifier: the weights of the classifier are rebuilt for each image.
+"""Context-aware classifier: the class weights are computed for each image.
 
 Tian et al., "Learning Context-aware Classifier for Semantic Segmentation", AAAI 2023
 (arXiv 2303.11633).
@@ -36,13 +36,14 @@ class ContextAwarePrediction(NamedTuple):
 
 @CLASSIFIER_REGISTRY.register()
 class ContextAwareClassifier(PixelClassifier):
-    """A classifier whose weights are made from the classes' mean features in the image.
+    """A classifier whose weights depend on the classes' mean features in the image.
 
-    The vanilla classifier's probabilities weigh the features into one context vector a class; a
-    small projector turns context and vanilla weight into the class's weight for this image; scores
-    are scaled cosine similarities. In training a second projector, fed with the true context, is
-    the teacher (the "oracle") of an entropy-weighted, class-wise distillation. The defaults are
-    those of the paper and the authors' code; the other options are the paper's ablations.
+    The context of a class is the mean feature of the image, weighted with the class probabilities
+    of the vanilla classifier. A small projector maps context and vanilla weight to the weight of
+    the class for this image. Scores are scaled cosine similarities. In training a second
+    projector, the "oracle", gets the context of the true labels and is the teacher of an
+    entropy-weighted, class-wise distillation. The defaults are those of the paper and the authors'
+    code; the other options are the paper's ablations.
 
     Args:
         in_channels: channels C of the features.
@@ -52,23 +53,23 @@ class ContextAwareClassifier(PixelClassifier):
         distillation_target: "half_smoothed" (the authors' code) or "kl" (the paper's formula).
         distillation_weighting: "plain", "entropy", "class" or "class_entropy"; see
             ``distillation_loss``.
-        entropy_source: whose entropy weighs the distillation: "oracle", "estimated" (the refined
-            prediction) or "vanilla".
-        oracle_context: the true mean features of the whole "batch" (the authors' code) or of each
-            "image".
-        ignore_label: label of pixels that take no part in the losses.
+        entropy_source: the prediction whose entropy weights the distillation: "oracle",
+            "estimated" (the refined prediction) or "vanilla".
+        oracle_context: whether the true mean features are those of the whole "batch" (the authors'
+            code) or of each "image".
+        ignore_label: label of ignored pixels.
         align_corners: how the refined logits are interpolated to the size of the labels.
-        auxiliary_align_corners: likewise the vanilla and the oracle logits, which are interpolated
-            for their losses only. True in all four heads that the authors released.
+        auxiliary_align_corners: the same for the vanilla and the oracle logits, which are
+            interpolated for their losses only. True in all four heads that the authors released.
         dropout: probability of dropping a channel of the features in training. As in the authors'
-            code only the vanilla prediction sees it: context and other scores are of all channels.
+            code it applies to the vanilla prediction alone.
         predictor: the 1x1 convolution to start from; a new one if None.
         loss_weights: ``loss_weight_refined``, ``loss_weight_vanilla``, ``loss_weight_oracle``
             (cross-entropies of these predictions) and ``loss_weight_kl`` (distillation of the
             refined prediction towards the oracle); 0 leaves a loss out.
 
     Raises:
-        ValueError: an option is none of its choices, or the predictor has another shape.
+        ValueError: an option is unknown, or the predictor has another shape.
     """
 
     config_node = "CONTEXT_AWARE"
@@ -117,7 +118,8 @@ class ContextAwareClassifier(PixelClassifier):
         self.predictor = make_predictor(in_channels, num_classes, predictor)
         self.estimated_projector = make_projector(in_channels)
         self.oracle_projector = make_projector(in_channels)
-        # Distributed training wants no unused parameters. Only its cross-entropy trains the oracle.
+        # Distributed training fails on parameters without a gradient. The distillation gives none
+        # to the oracle.
         weights = self.loss_weights
         self.estimated_projector.requires_grad_(weights["loss_refined"] + weights["loss_kl"] > 0)
         self.oracle_projector.requires_grad_(weights["loss_oracle"] > 0)
@@ -134,8 +136,8 @@ class ContextAwareClassifier(PixelClassifier):
         Args:
             features: (B, C, h, w).
             labels: (B, H, W) integers; with them the oracle predicts as well.
-            sizes: of the valid parts of the features, see ``PixelClassifier.takes_sizes``; None
-                where nothing is padded. The estimated context leaves the padding out.
+            sizes: sizes of the valid parts of the features, see ``PixelClassifier.takes_sizes``;
+                None where nothing is padded. The estimated context leaves the padding out.
 
         Returns:
             Vanilla, refined and oracle logits, each (B, K, h, w).
@@ -189,6 +191,6 @@ class ContextAwareClassifier(PixelClassifier):
                 ignore_label=self.ignore_label,
             )
         losses = {name: weights[name] * loss for name, loss in losses.items()}
-        # The loss of the prediction has the same name with every classifier.
+        # Every classifier calls the loss of its prediction loss_sem_seg.
         names = {"loss_refined": "loss_sem_seg"}
         return {names.get(name, name): loss for name, loss in losses.items()}

@@ -1,7 +1,7 @@
 """Explicit class classifier: class embeddings made from masks, for the features of any head.
 
-The idea of ECENet (Liu et al., ICCV 2023, arXiv 2308.12894) on one feature map; its own decode head
-is ECEHead.
+The idea of ECENet (Liu et al., ICCV 2023, arXiv 2308.12894) on one feature map. ECENet's own decode
+head is ``ECEHead``.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from .explicit_class_parts import (
     SemanticsAttention,
 )
 
-# The widest that the embeddings are by default; the paper's width.
+# Upper bound of the default width of the embeddings: the paper's width.
 _MAX_DEFAULT_CHANNELS = 256
 
 
@@ -32,25 +32,25 @@ class ExplicitClassPrediction(NamedTuple):
 
 @CLASSIFIER_REGISTRY.register()
 class ExplicitClassClassifier(PixelClassifier):
-    """A classifier that makes an embedding of each class from the vanilla classifier's mask of it.
+    """A classifier with one embedding per class, made from the class's mask.
 
-    The vanilla logits are seed masks. Pooled, they become class embeddings; the pixels attend to
-    these, which refines the features and gives a second mask per class; the second mask updates the
-    embeddings. A 1x1 convolution scores the refined features, and the masks, weighted by how sure
-    the embeddings are of their classes, are added.
+    The vanilla logits are seed masks. They are pooled to class embeddings. The pixels attend to the
+    embeddings, which refines the features and gives a second mask per class. The second mask
+    updates the embeddings. The logits are a 1x1 convolution of the refined features plus the masks,
+    which are weighted with the probability that an embedding is recognised as its class.
 
     Args:
         in_channels: channels C of the features.
         num_classes: number of classes K.
-        channels: channels C' of embeddings, attention and refined features; None: those of the
-            features, at most 256. Other than ``in_channels``, a 1x1 convolution comes before.
+        channels: channels C' of embeddings, attention and refined features; None: C, at most 256.
+            Where C' is not C, a 1x1 convolution comes first.
         num_heads: number of attention heads; divides C'.
-        mlp_ratio: hidden channels of the attention's MLP as a multiple of C'. ECENet's head
-            has 4; 1 keeps the classifier at about half the cost.
+        mlp_ratio: hidden channels of the attention's MLP as a multiple of C'. ECENet's head has 4;
+            1 about halves the cost of the classifier.
         pool_ratio: factor on the side of the finest grid that masks are pooled to.
         mask_loss: ``"focal"`` (sigmoid focal loss) or ``"bce"`` (binary cross-entropy).
         ignore_label, align_corners, dropout: see PixelClassifier.
-        predictor: the 1x1 convolution to start the seed masks from; a new one if None.
+        predictor: the 1x1 convolution of the seed masks; a new one if None.
         loss_weights: ``loss_weight_mask`` and ``loss_weight_dice``, of the binary mask loss and the
             dice loss of the seed masks; 0 leaves a loss out.
 
@@ -110,8 +110,8 @@ class ExplicitClassClassifier(PixelClassifier):
 
         Args:
             features: (B, C, h, w).
-            sizes: of the valid parts of the features, see ``PixelClassifier.takes_sizes``; None
-                where nothing is padded. No embedding is made of the padding.
+            sizes: sizes of the valid parts of the features, see ``PixelClassifier.takes_sizes``;
+                None where nothing is padded. The embeddings leave the padding out.
         """
         features = self.dropout(features)
         seed = self.predictor(features)

@@ -1,8 +1,8 @@
-"""The modules that explicit class embeddings are made with.
+"""The modules of explicit class embeddings.
 
 Liu et al., "Boosting Semantic Segmentation from the Perspective of Explicit Class Embeddings"
-(ECENet), ICCV 2023 (arXiv 2308.12894), section 3. Where the paper leaves room, they compute
-what the authors' released code does.
+(ECENet), ICCV 2023 (arXiv 2308.12894), section 3. Where the paper is not specific, they follow the
+authors' released code.
 """
 
 import math
@@ -27,8 +27,7 @@ class ChannelLayerNorm(nn.LayerNorm):
 def pool_sizes(num_classes: int, ratio: float = 1.0) -> tuple[int, ...]:
     """Side lengths of the grids that a mask is pooled to: 1, 2, 3, 6 and the odd n.
 
-    n is the odd number at or just above the floor of ``ratio * sqrt(num_classes)``: the more
-    classes, the more numbers tell them apart.
+    n is the odd number at or just above the floor of ``ratio * sqrt(num_classes)``.
     """
     side = int(math.sqrt(num_classes) * ratio)
     return (1, 2, 3, 6, side + 1 - side % 2)
@@ -37,9 +36,8 @@ def pool_sizes(num_classes: int, ratio: float = 1.0) -> tuple[int, ...]:
 class PyramidAveragePool(nn.Module):
     """Adaptive average pooling to several square grids at once.
 
-    Pooling is separable: an averaging matrix from the left over the rows, another from the right
-    over the columns. So sizes that do not divide each other can be exported to ONNX, and the
-    gradient is deterministic.
+    Pooling is a product with one averaging matrix for the rows and one for the columns. Sizes that
+    do not divide each other can therefore be exported to ONNX, and the gradient is deterministic.
 
     Args:
         sizes: side length of each grid.
@@ -51,7 +49,7 @@ class PyramidAveragePool(nn.Module):
     def __init__(self, sizes: Sequence[int]):
         super().__init__()
         self.sizes = tuple(sizes)
-        # One entry for each row of each grid: its index, and how many rows its grid has.
+        # For each row of each grid its index and the number of rows of the grid.
         index = torch.cat([torch.arange(size) for size in self.sizes])
         count = torch.cat([torch.full((size,), size) for size in self.sizes])
         self.register_buffer("index", index[:, None], persistent=False)
@@ -62,19 +60,19 @@ class PyramidAveragePool(nn.Module):
 
         Args:
             masks: (B, K, h, w).
-            sizes: (B, 2) or (1, 2) integer, height and width of the part of each mask that is
-                pooled, its upper left one; None: all.
+            sizes: (B, 2) or (1, 2) integer, height and width of the upper left part of each mask
+                that is pooled; None: the whole mask.
 
         Returns:
-            (B, K, sum of size squared), float32 or more precise: grids one after the other, each
-            row by row.
+            (B, K, sum of size squared), at least float32: the grids in the order of ``sizes``,
+            each row by row.
         """
         height, width = masks.shape[-2:]
         valid_height: int | Tensor = height
         valid_width: int | Tensor = width
         if sizes is not None:
             valid_height, valid_width = (side[:, None, None, None] for side in sizes.unbind(1))
-        # Shares such as 1/43 and sums over many pixels want more than half precision.
+        # Fractions such as 1/43 and sums over many pixels need more than half precision.
         with without_autocast(masks.device):
             masks = at_least_float32(masks)
             pooled_rows = self._averaging_matrix(height, valid_height, masks.dtype) @ masks
@@ -90,8 +88,8 @@ class PyramidAveragePool(nn.Module):
     def _averaging_matrix(self, length: int, valid: int | Tensor, dtype: torch.dtype) -> Tensor:
         """(..., sum of sizes, length); each row averages the positions of one bin.
 
-        Bins as in ``adaptive_avg_pool`` of the first ``valid`` positions: from
-        ``floor(i * valid / size)`` to before ``ceil((i + 1) * valid / size)``.
+        The bins are those of ``adaptive_avg_pool`` on the first ``valid`` positions: from
+        ``floor(i * valid / size)`` inclusive to ``ceil((i + 1) * valid / size)`` exclusive.
         """
         start = self.index * valid // self.count
         end = ((self.index + 1) * valid + self.count - 1) // self.count
@@ -101,13 +99,13 @@ class PyramidAveragePool(nn.Module):
 
 
 class ExplicitClassExtraction(nn.Module):
-    """Makes one embedding a class from the class's mask (ECE).
+    """Makes one embedding per class from the class's mask (ECE).
 
-    A mask is average-pooled to several grids; a linear layer, the same for all classes, turns the
-    values of the grids into the embedding.
+    A mask is average-pooled to several grids. A linear layer, shared by all classes, maps the
+    values of the grids to the embedding.
 
     Args:
-        num_classes: number of classes K; decides on the finest grid.
+        num_classes: number of classes K; it determines the finest grid.
         channels: channels C of the embeddings.
         pool_ratio: factor on the side of the finest grid, see ``pool_sizes``.
 
@@ -131,9 +129,9 @@ class ExplicitClassExtraction(nn.Module):
 class SemanticsAttention(nn.Module):
     """Pixels attend to class embeddings; their similarity is a new mask (SA).
 
-    A transformer layer with normalisation before each step, whose MLP has a depthwise
-    convolution. The attention is ``softmax(max_K S - S)`` of the similarity S, as in the authors'
-    code: the less a class resembles the pixel, the more of it is added.
+    A pre-norm transformer layer whose MLP has a depthwise convolution. The attention is
+    ``softmax(max_K S - S)`` of the similarity S, as in the authors' code: the less similar a class
+    is to the pixel, the larger is its weight.
 
     Args:
         channels: channels C of features and embeddings.
@@ -171,16 +169,16 @@ class SemanticsAttention(nn.Module):
     def forward(
         self, features: Tensor, embeddings: Tensor, sizes: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Lets the class embeddings refine the features.
+        """Refine the features with the class embeddings.
 
         Args:
             features: (B, C, h, w).
             embeddings: (B, K, C).
-            sizes: (B, 2) or (1, 2) integer, of the valid parts of the features: the convolutions
-                see zeros beyond them, as they do beyond the features. None: all is valid.
+            sizes: (B, 2) or (1, 2) integer, sizes of the valid parts of the features. The
+                convolutions see zeros beyond them. None: the whole map is valid.
 
         Returns:
-            The refined features (B, C, h, w), and as the new mask (B, K, h, w) the similarity of
+            The refined features (B, C, h, w), and the new mask (B, K, h, w): the similarity of
             pixels and classes, averaged over the heads.
         """
         query = self.query(zero_outside(self.feature_norm(features), sizes))
@@ -196,9 +194,9 @@ class SemanticsAttention(nn.Module):
 def dissimilarity_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
     """Multi-head attention of positions to classes, with ``softmax(max_K S - S)``.
 
-    ``S = q k / sqrt(C / num_heads)``. The maximum is the same for all classes of a pixel, so a
-    softmax does not see it: this is the usual attention with negated keys, which has fast kernels
-    that never store S.
+    ``S = q k / sqrt(C / num_heads)``. The maximum is the same for all classes of a pixel and
+    cancels in the softmax. This is therefore the usual attention with negated queries, which has
+    fast kernels that never store S.
 
     Args:
         query: (B, C, h, w).
@@ -218,7 +216,7 @@ def dissimilarity_attention(query: Tensor, key: Tensor, value: Tensor, num_heads
 def mean_similarity(query: Tensor, key: Tensor, num_heads: int) -> Tensor:
     """The scaled dot products of positions (B, C, h, w) and classes (B, K, C), mean over heads.
 
-    The sum over heads of dot products within a head is the dot product over all channels.
+    The sum over the heads is the dot product over all channels.
 
     Returns:
         (B, K, h, w).
@@ -228,7 +226,7 @@ def mean_similarity(query: Tensor, key: Tensor, num_heads: int) -> Tensor:
 
 
 class EmbeddingUpdater(nn.Module):
-    """Updates class embeddings by newly extracted ones, through a gate (U).
+    """Updates class embeddings with newly extracted ones through a gate (U).
 
     Args:
         channels: channels C of the embeddings.
@@ -245,10 +243,7 @@ class EmbeddingUpdater(nn.Module):
         self.output_norm = nn.LayerNorm(channels)
 
     def forward(self, extracted: Tensor, current: Tensor) -> Tensor:
-        """Embeddings extracted from the new mask and the current ones to updated ones.
-
-        All (B, K, C).
-        """
+        """Embeddings of the new mask and current embeddings, (B, K, C) each, to updated ones."""
         for_gate, for_output = self.extracted_layer(extracted).chunk(2, dim=-1)
         gate = self.gate_norm(self.gate_layer(self.current_layer(current) * for_gate)).sigmoid()
         updated = gate * self.extracted_norm(for_output) + current
@@ -256,10 +251,10 @@ class EmbeddingUpdater(nn.Module):
 
 
 class AssistedScores(nn.Module):
-    """What the class embeddings add to the scores: masks weighted by how sure a class is of itself.
+    """Masks weighted with the certainty of their class embeddings, to be added to the scores.
 
-    ``diag(softmax(Linear(E))) * sigmoid(mask)``; the linear layer classifies the embeddings, and
-    the diagonal is the probability that the embedding of a class is recognised as that class.
+    ``diag(softmax(Linear(E))) * sigmoid(mask)``. The linear layer classifies the embeddings; the
+    diagonal is the probability that the embedding of a class is recognised as that class.
 
     Args:
         channels: channels C of the embeddings.

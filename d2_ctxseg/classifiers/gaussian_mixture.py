@@ -1,8 +1,8 @@
-"""Gaussian mixtures: a class is a mixture of Gaussians over pixel embeddings, fitted, not trained.
+"""Gaussian mixtures over pixel embeddings, one per class, fitted and not trained by gradient.
 
 Liang et al., "GMMSeg: Gaussian Mixture based Generative Semantic Segmentation Models", NeurIPS 2022
-(arXiv 2210.02025). ``mixture_density.py`` has the densities, ``mixture_estimation.py`` the steps
-that fit the mixtures.
+(arXiv 2210.02025). ``mixture_density.py`` computes the densities, ``mixture_estimation.py`` fits
+the mixtures.
 """
 
 import torch
@@ -41,51 +41,50 @@ DIVISORS = ("labelled", "all")
 
 @CLASSIFIER_REGISTRY.register()
 class GaussianMixtureClassifier(PixelClassifier):
-    """A pixel has the class under whose mixture of Gaussians its embedding is densest.
+    """Assigns each pixel to the class whose mixture of Gaussians has the highest density at it.
 
-    Every class has M Gaussians with diagonal covariance, all with the same weight, and all classes
-    have the same prior. In training they are fitted by online expectation maximisation on a memory
-    of the embeddings that were classified correctly; the embedding is trained by cross-entropy on
-    the densities. Means and scales are buffers: saved in checkpoints, no parameters, the same on
-    all workers.
+    Every class has M Gaussians with diagonal covariance and equal weights, and all classes have the
+    same prior. In training the Gaussians are fitted by online expectation maximisation to a memory
+    of correctly classified embeddings. The embedding is trained by cross-entropy of the densities.
+    Means and scales are buffers, not parameters: saved in checkpoints, the same on all workers.
 
     Args:
         in_channels: channels C of the features.
         num_classes: number of classes K.
         num_components: components M of each class.
-        embedding_channels: channels D of the embedding, which a 1x1 convolution without bias,
-            BatchNorm and ReLU make of the features; without these where D is C, or None.
-        memory_size: embeddings S that the memory keeps of each component; it takes 4 K M D S bytes.
-            0: the mixtures are fitted to the pixels of one step alone. The authors' is 32000, see
-            docs/classifiers/GAUSSIAN_MIXTURE.md for the default.
-        max_samples: pixels of a component that are taken in a step at most, evenly spaced; no more
-            than ``memory_size`` of them are.
-        mean_momentum: share of its old value that a mean keeps when it is fitted, 0 to 1.
-        scale_momentum: of a standard deviation.
+        embedding_channels: channels D of the embedding: the features after a 1x1 convolution
+            without bias, BatchNorm and ReLU. Where D is C or None, the features themselves.
+        memory_size: embeddings S that the memory holds per component, 4 K M D S bytes in all. 0:
+            the mixtures are fitted to the pixels of one step. The authors' value is 32000;
+            docs/classifiers/GAUSSIAN_MIXTURE.md explains the default.
+        max_samples: largest number of pixels per component and step, evenly spaced; at most
+            ``memory_size``.
+        mean_momentum: weight of the old mean in an update, 0 to 1.
+        scale_momentum: weight of the old standard deviation in an update, 0 to 1.
         refit_interval: the mixtures are fitted at steps 0, ``refit_interval``, ...; the memory is
             filled at each.
         class_score: "max" (the authors' code) or "logsumexp" (the paper) over the components.
-        score_norm: whether a LayerNorm over the K scores makes the logits.
+        score_norm: whether the logits are the K scores after a LayerNorm.
         e_step: "sinkhorn", the most probable component by optimal transport (the authors' code);
             "sinkhorn_soft", all components, with the transport plan as weights (the paper); or
             "posterior", all, with the posterior probabilities as weights.
         sinkhorn_iterations: rounds of Sinkhorn-Knopp.
         sinkhorn_epsilon: strength of its entropy regularisation.
-        covariance: "diagonal", "spherical" (one variance a component) or "fixed" (1).
-        only_correct: whether only pixels that are classified correctly fit the mixtures.
+        covariance: "diagonal", "spherical" (one variance per component) or "fixed" (1).
+        only_correct: whether the mixtures are fitted to correctly classified pixels only.
         learning: "em", or "gradient": means and scales are parameters, trained by the losses.
         sem_seg_divisor: ``loss_sem_seg`` is the mean over the "labelled" pixels, or their sum
             divided by the number of "all" pixels, as in the authors' code.
-        ignore_label: label of pixels that take no part.
+        ignore_label: label of ignored pixels.
         align_corners: how logits are interpolated to the size of the labels.
         dropout: probability of dropping a channel of the features in training.
-        predictor: the head's 1x1 convolution, which mixtures replace: not used.
+        predictor: the head's 1x1 convolution; not used, the mixtures replace it.
         loss_weights: ``loss_weight_sem_seg`` (cross-entropy) and ``loss_weight_contrast``
             (cross-entropy of all K M components against the one that a pixel is assigned to); 0
             leaves a loss out.
 
     Raises:
-        ValueError: an option is out of its range or none of its choices.
+        ValueError: an option is unknown or out of its range.
     """
 
     config_node = "GAUSSIAN_MIXTURE"
@@ -167,7 +166,8 @@ class GaussianMixtureClassifier(PixelClassifier):
         self.projection = _projection(in_channels, channels) if has_projection else nn.Identity()
         self.feature_norm = nn.LayerNorm(channels)
         self.score_norm = nn.LayerNorm(num_classes) if score_norm else nn.Identity()
-        # Distributed training wants no unused parameters: only the cross-entropy sees the scores.
+        # Distributed training fails on parameters without a gradient; only the cross-entropy uses
+        # the scores.
         self.score_norm.requires_grad_(self.loss_weights["loss_sem_seg"] > 0)
         self._add_mixtures(channels, memory_size)
         self._pending: list[MemberPixels] = []
@@ -177,8 +177,8 @@ class GaussianMixtureClassifier(PixelClassifier):
         """The memory; ValueError where it was stripped from the model."""
         if self.memory is None:
             raise ValueError(
-                "This Gaussian mixture classifier was stripped for deployment: it has no memory "
-                "any more. Train from the full checkpoint."
+                "This Gaussian mixture classifier was stripped for deployment and has no memory. "
+                "Train from the full checkpoint."
             )
         return self.memory
 
@@ -189,7 +189,7 @@ class GaussianMixtureClassifier(PixelClassifier):
             self.memory = None
             self.means = nn.Parameter(means)
             free = {"diagonal": shape, "spherical": (*shape[:2], 1), "fixed": None}[self.covariance]
-            # Their logarithms: scales stay positive whatever the optimizer does.
+            # Logarithms, so that the scales stay positive.
             self.log_scales = None if free is None else nn.Parameter(torch.zeros(free))
             return
         self.register_buffer("means", means)
@@ -212,7 +212,7 @@ class GaussianMixtureClassifier(PixelClassifier):
         return pixels_as_map(self._as_logits(scores, offset), features.shape)
 
     def class_log_density(self, features: Tensor) -> Tensor:
-        """Features (B, C, h, w) to the scores (B, K, h, w) of the classes before their norm."""
+        """Features (B, C, h, w) to the scores (B, K, h, w) of the classes before the norm."""
         scores, offset = self._class_scores(self.embed(features))
         return pixels_as_map(scores + offset, features.shape)
 
@@ -241,13 +241,13 @@ class GaussianMixtureClassifier(PixelClassifier):
         return F.normalize(self.feature_norm(features.permute(0, 2, 3, 1).flatten(0, 2)), dim=1)
 
     def _as_logits(self, scores: Tensor, offset: Tensor) -> Tensor:
-        """(N, K) to (N, K). A norm takes out what all classes have in common."""
+        """(N, K) to (N, K). A norm removes what all classes have in common, such as the offset."""
         if isinstance(self.score_norm, nn.Identity):
             return scores + offset
         return self.score_norm(scores)
 
     def _class_scores(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, D) to scores (N, K) less an offset, and that."""
+        """(N, D) to scores (N, K) minus an offset, and the offset."""
         embeddings = at_least_float32(embeddings)
         with without_autocast(embeddings.device):
             weights, offset = density_weights(*self.mixtures())
@@ -261,7 +261,7 @@ class GaussianMixtureClassifier(PixelClassifier):
         means, scales = self.mixtures()
         embeddings = at_least_float32(embeddings)
         with without_autocast(embeddings.device):
-            # Equals the plain formula, without a gradient for the mixtures.
+            # The fast path equals the plain formula; it has no gradient for the mixtures.
             if self.class_score == "max" and not means.requires_grad:
                 weights, offset = density_weights(means, scales)
                 features = density_features(embeddings)
@@ -269,9 +269,7 @@ class GaussianMixtureClassifier(PixelClassifier):
             return mixture_densities(embeddings, means, scales, labels, self.class_score)
 
     def losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The weighted losses; in training mode the mixtures are fitted as well.
-
-        The losses are of the mixtures as they were before.
+        """The weighted losses; in training mode the mixtures are fitted afterwards.
 
         Args:
             features: (B, C, h, w).
@@ -282,7 +280,7 @@ class GaussianMixtureClassifier(PixelClassifier):
             out.
 
         Raises:
-            ValueError: the memory has been stripped from the model, which is in training mode.
+            ValueError: the model is in training mode, and its memory was stripped.
         """
         fits = self.training and self.learning == "em"
         if fits:
@@ -316,7 +314,7 @@ class GaussianMixtureClassifier(PixelClassifier):
 
     @torch.no_grad()
     def _prepare_fit(self) -> None:
-        """Take the first worker's means, once: each may have drawn its own."""
+        """Take the first worker's initial means, once: each worker may have drawn others."""
         self._present_memory()
         if not self._has_common_start:
             self.means.copy_(reduction_over_workers().gather(self.means)[0])
@@ -328,9 +326,9 @@ class GaussianMixtureClassifier(PixelClassifier):
         Args:
             of_own_class: (N, M) log densities under these components.
             labels: (N,) int64, 0 to K-1 also where not valid.
-            valid: (N,) bool; of the others nothing is meant.
+            valid: (N,) bool; the result is undefined for the other pixels.
         """
-        # Ignored pixels are a class of their own, of which nothing is read.
+        # Ignored pixels are a separate class, whose result is not read.
         with without_autocast(labels.device):
             return log_responsibilities(
                 of_own_class,
@@ -345,7 +343,7 @@ class GaussianMixtureClassifier(PixelClassifier):
     def _member_pixels(
         self, embeddings: Tensor, labels: Tensor, log_plan: Tensor, valid: Tensor, members: Tensor
     ) -> MemberPixels:
-        """The pixels (N,) that are ``members`` of the components of their class."""
+        """The pixels that the mixtures are fitted to, those where ``members`` (N,) is True."""
         if self.e_step == "sinkhorn":
             component = log_plan.argmax(dim=1, keepdim=True)
             weights = torch.ones_like(component, dtype=log_plan.dtype)
@@ -363,9 +361,9 @@ class GaussianMixtureClassifier(PixelClassifier):
     def update(self, pixels: MemberPixels) -> None:
         """Fill the memory and, every ``refit_interval`` steps, fit the mixtures to it.
 
-        With several calls a step (``accumulation_steps``) all happens at the last one, with the
-        pixels of all of them. Nothing changes where no pixel is labelled, or where half precision
-        overflows (the gradient scaler skips such a step); the step counts all the same.
+        With several micro-batches per step (``accumulation_steps``) this happens at the last one,
+        with the pixels of all of them. Nothing changes where no pixel is labelled or where half
+        precision overflows (the gradient scaler skips such a step), but the step is counted.
         """
         self._pending.append(pixels)
         if len(self._pending) < self.accumulation_steps:
@@ -408,7 +406,7 @@ class GaussianMixtureClassifier(PixelClassifier):
         Args:
             means: (K, M, D) of unit length.
             samples: (K * M, D, S).
-            weights: (K * M, S), or None. A component without any weight keeps what it has.
+            weights: (K * M, S), or None. A component whose weights are all 0 keeps its values.
             present: (K,) bool.
         """
         direction, variance = fit_components(samples, weights)
@@ -422,7 +420,7 @@ class GaussianMixtureClassifier(PixelClassifier):
 
 
 class _PixelBatchNorm(nn.BatchNorm2d):
-    """Normalises a single pixel, which has no variance, by the running statistics."""
+    """BatchNorm that normalises a batch of one pixel, which has no variance, as in eval mode."""
 
     def forward(self, features: Tensor) -> Tensor:
         if self.training and features.numel() == features.shape[1]:

@@ -1,7 +1,7 @@
-"""Several learned weight vectors a class: the parametric baseline of nonparametric prototypes.
+"""Several learned weight vectors per class: the parametric baseline of nonparametric prototypes.
 
 Zhou et al., "Rethinking Semantic Segmentation: A Prototype View", CVPR 2022 (arXiv 2203.15102),
-Table 4, "parametric". The authors released no code of it.
+Table 4, "parametric". The authors did not release its code.
 """
 
 import torch
@@ -16,26 +16,25 @@ SCORES = ("max", "logsumexp")
 
 @CLASSIFIER_REGISTRY.register()
 class LearnedPrototypeClassifier(PixelClassifier):
-    """The score of a class is that of the best of its M weight vectors, without a bias.
+    """The score of a class is the largest inner product with its M weight vectors.
 
-    With one vector a class it is a 1x1 convolution without bias. The vectors are parameters,
-    trained by the cross-entropy alone: unlike the prototypes of PrototypeClassifier, their number
-    adds to that of the parameters.
+    With one vector per class it is a 1x1 convolution without bias. Unlike the prototypes of
+    PrototypeClassifier the vectors are parameters, trained by the cross-entropy alone.
 
     Args:
         in_channels: channels C of the features and of the vectors.
         num_classes: number of classes K.
         num_prototypes: vectors M of each class.
-        score: how M inner products make the score of a class: "max", after the paper's rule for
-            its nonparametric prototypes; or "logsumexp", with which all vectors of a class learn
-            from each of its pixels. The paper does not say which it took.
-        ignore_label: label of pixels that take no part.
+        score: the reduction of the M inner products to the score of a class: "max", the paper's
+            rule for its nonparametric prototypes, or "logsumexp", with which all vectors of a class
+            learn from each of its pixels. The paper does not state its choice.
+        ignore_label: label of ignored pixels.
         align_corners: how logits are interpolated to the size of the labels.
         dropout: probability of dropping a channel of the features in training.
-        predictor: the head's 1x1 convolution, which the vectors replace: not used.
+        predictor: the head's 1x1 convolution; not used, the vectors replace it.
 
     Raises:
-        ValueError: ``num_prototypes`` is below 1, or ``score`` none of its choices.
+        ValueError: ``num_prototypes`` is below 1, or ``score`` is unknown.
     """
 
     config_node = "LEARNED_PROTOTYPE"
@@ -65,7 +64,7 @@ class LearnedPrototypeClassifier(PixelClassifier):
         self.num_prototypes = num_prototypes
         self.score = score
         self.weight = nn.Parameter(torch.empty(num_classes, num_prototypes, in_channels))
-        nn.init.normal_(self.weight, std=0.01)  # as the vanilla classifier
+        nn.init.normal_(self.weight, std=0.01)  # as in the vanilla classifier
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, C, h, w) to logits (B, K, h, w)."""

@@ -7,7 +7,7 @@ from .base import CLASSIFIER_REGISTRY, PixelClassifier, make_predictor
 
 @CLASSIFIER_REGISTRY.register()
 class LinearClassifier(PixelClassifier):
-    """A 1x1 convolution with cross-entropy, the baseline.
+    """The baseline: a 1x1 convolution, trained with cross-entropy.
 
     Args:
         in_channels: channels C of the features.

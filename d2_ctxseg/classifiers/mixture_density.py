@@ -14,9 +14,9 @@ CLASS_SCORES = ("max", "logsumexp")
 
 
 class Densities(NamedTuple):
-    """Log densities of N pixels under K mixtures of M components, less an ``offset`` each.
+    """Log densities of N pixels under K mixtures of M components, minus ``offset``.
 
-    At least float32.
+    All at least float32.
     """
 
     class_scores: Tensor
@@ -30,7 +30,7 @@ class Densities(NamedTuple):
 
 
 def component_log_density(embeddings: Tensor, means: Tensor, scales: Tensor) -> Tensor:
-    """Log density of each pixel under each component, all classes at once.
+    """Log density of each pixel under each component of every class.
 
     ``-D/2 log 2 pi - sum_d log s_d - 1/2 sum_d ((e_d - m_d) / s_d) ** 2``, as one matrix product.
 
@@ -47,21 +47,22 @@ def component_log_density(embeddings: Tensor, means: Tensor, scales: Tensor) -> 
 
 
 def density_features(embeddings: Tensor) -> Tensor:
-    """What a log density is linear in: (N, D) to (N, 2 D + 1), ``[e ** 2, e, 1]``."""
+    """The terms that a log density is linear in: (N, D) to (N, 2 D + 1), ``[e ** 2, e, 1]``."""
     return torch.cat([embeddings.square(), embeddings, torch.ones_like(embeddings[:, :1])], dim=1)
 
 
 def density_weights(means: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-    """The factors of ``density_features``, and what is to be added to the products.
+    """The coefficients of ``density_features``, and an offset to add to the products.
 
-    The offset is the mean of the components' constants. Without it densities are smaller numbers,
-    whose differences keep more digits; most of what follows depends on differences alone.
+    The offset is the mean of the components' constants. Leaving it out makes the log densities
+    smaller in magnitude, so that their differences keep more digits. The losses depend on
+    differences alone.
 
     Args:
         means, scales: (K, M, D).
 
     Returns:
-        (K, M, 2 D + 1) and a scalar.
+        The coefficients (K, M, 2 D + 1) and the offset, a scalar.
     """
     precision = scales.square().reciprocal()
     constant = scales.log() + 0.5 * means.square() * precision + 0.5 * math.log(2 * math.pi)
@@ -71,7 +72,7 @@ def density_weights(means: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def class_log_density(log_density: Tensor, class_score: str = "max") -> Tensor:
-    """The score of each class: (N, K, M) log densities of its components to (N, K).
+    """The score of each class from the log densities of its components: (N, K, M) to (N, K).
 
     Args:
         log_density: see ``component_log_density``.
@@ -86,7 +87,7 @@ def class_log_density(log_density: Tensor, class_score: str = "max") -> Tensor:
 def mixture_densities(
     embeddings: Tensor, means: Tensor, scales: Tensor, labels: Tensor, class_score: str = "max"
 ) -> Densities:
-    """What the losses need of the densities.
+    """The densities that the losses need.
 
     Args:
         embeddings, means, scales: see ``component_log_density``.

@@ -1,9 +1,9 @@
-"""Online expectation maximisation of Gaussian mixtures, one mixture a class, all at once.
+"""Online expectation maximisation of Gaussian mixtures, one mixture per class.
 
 Liang et al., "GMMSeg: Gaussian Mixture based Generative Semantic Segmentation Models", NeurIPS 2022
-(arXiv 2210.02025), and https://github.com/leonnnop/GMMSeg where the paper leaves room. Pixels are
-in the order image, row, column; the C = K * M components in the order class, component of the
-class. Nothing here has a gradient.
+(arXiv 2210.02025); where the paper is not specific, the authors' code,
+https://github.com/leonnnop/GMMSeg. Pixels are ordered by image, row, column, the C = K * M
+components by class, component of the class. No function here has a gradient.
 """
 
 from typing import Any, NamedTuple
@@ -22,16 +22,16 @@ VARIANCE_FLOOR = 1e-2
 
 
 class MemberPixels(NamedTuple):
-    """Pixels that take part in fitting the mixtures."""
+    """The pixels that the mixtures are fitted to."""
 
     embeddings: Tensor
     """(N, D)."""
     components: Tensor
-    """(N, R) int64: the components that a pixel belongs to, K * M for none."""
+    """(N, R) int64: the components that a pixel belongs to; K * M stands for none."""
     weights: Tensor
-    """(N, R): how much it does."""
+    """(N, R): the weights of the pixel in these components."""
     present: Tensor
-    """(calls, K) bool: the classes that the labels of each call of ``losses`` show."""
+    """(calls, K) bool: the classes present in the labels of each call of ``losses``."""
 
 
 @torch.no_grad()
@@ -46,14 +46,14 @@ def log_responsibilities(
 ) -> Tensor:
     """E-step: which component of its class each of N pixels belongs to.
 
-    "sinkhorn" and "sinkhorn_soft" solve an optimal transport for each class, in which its pixels
-    share its components equally, on ``A / max|A|`` of the log densities A of its pixels.
-    "posterior" is ``softmax_m A``: uniform weights of the components.
+    "sinkhorn" and "sinkhorn_soft" solve an optimal transport problem for each class, in which all
+    components get the same mass. Its scores are ``A / max|A|`` of the log densities A.
+    "posterior" is ``softmax_m A``: the posterior under uniform weights of the components.
 
     Args:
         log_density: (N, M), of each pixel under the M components of its class.
         classes: (N,) int64, 0 to ``num_classes`` - 1.
-        num_classes: those without a pixel are no problem.
+        num_classes: number of classes; a class may have no pixel.
         e_step: one of E_STEPS.
         epsilon: strength of the transport's entropy regularisation.
         iterations: rounds of Sinkhorn-Knopp.
@@ -70,18 +70,18 @@ def log_responsibilities(
 
 
 def evenly_spaced_ranks(counts: Tensor, most: int) -> Tensor:
-    """Which of n things in a row are kept: all, or ``most`` of them, evenly spaced.
+    """The ranks of the samples to keep of n: all, or ``most`` evenly spaced ones.
 
-    The i-th kept of n > most is number ``floor(i r)`` in the first half and
+    For n > most the i-th rank is ``floor(i r)`` in the first half and
     ``floor(n - 1 - (most - 1 - i) r)`` in the second, ``r = (n - 1) / (most - 1)``, which is
     ``torch.linspace(0, n - 1, most, dtype=torch.int64)``.
 
     Args:
-        counts: (C,) int64, n of each of C rows.
+        counts: (C,) int64, n of each component.
         most: at least 1.
 
     Returns:
-        (C, most) int64; of n < most only the first n mean anything.
+        (C, most) int64; for n < most only the first n are valid.
     """
     place = torch.arange(most, device=counts.device)
     last = (counts[:, None] - 1).double()
@@ -102,20 +102,20 @@ def sample_components(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Up to ``most`` of the pixels of each component, evenly spaced in their order.
 
-    Over several workers it is what one process gives for the pixels of the first, then of the
-    second and so on; they exchange counts and the chosen pixels.
+    Several workers get what one process would get for the concatenation of their pixels in the
+    order of the ranks. They exchange counts and the chosen pixels.
 
     Args:
         embeddings: (N, D).
         components: (N, R) int64: the components that a pixel belongs to, 0 to C - 1, or C for none.
-        weights: (N, R), how much it does.
+        weights: (N, R), the weights of the pixel in these components.
         num_components: C.
         most: at least 1.
-        reduction: joins the workers; this process alone if None.
+        reduction: over the workers; None for this process alone.
 
     Returns:
-        Embeddings (C, most, D) and weights (C, most), 0 where there are fewer pixels, and how many
-        there are, (C,) int64, at most ``most``.
+        Embeddings (C, most, D) and weights (C, most), padded with 0, and the number of pixels of
+        each component, (C,) int64, at most ``most``.
     """
     reduction = reduction or WorkerReduction()
     entries, copies = components.flatten(), components.shape[1]
@@ -138,11 +138,11 @@ def sample_components(
 
 @torch.no_grad()
 def write_to_rings(rings: Tensor, pointers: Tensor, values: Tensor, counts: Tensor) -> None:
-    """Write the first ``counts`` values of each of C rows into its ring, over the oldest ones.
+    """Write the first ``counts`` values of each of C rows into its ring buffer.
 
     Args:
-        rings: (C, D, S), changed.
-        pointers: (C,) int64: where in each ring to go on; the caller moves them.
+        rings: (C, D, S), changed in place; the oldest values are overwritten.
+        pointers: (C,) int64: the next slot of each ring; the caller advances them.
         values: (C, n, D), n at most S.
         counts: (C,) int64, 0 to n.
     """
@@ -157,15 +157,15 @@ def write_to_rings(rings: Tensor, pointers: Tensor, values: Tensor, counts: Tens
 def fit_components(samples: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """M-step: direction ``f = l2norm(sum q)`` and variance ``v = mean (q - f) ** 2`` of samples q.
 
-    v is the spread around f, which has unit length, not around the mean: their squared distance is
-    added to the variance.
+    v is the spread around f, which has unit length, not around the mean: the squared distance of
+    the two is added to the variance.
 
     Args:
         samples: (C, D, S).
-        weights: (C, S), at least 0; None for all alike.
+        weights: (C, S), at least 0; None for equal weights.
 
     Returns:
-        f and v, (C, D) each; of a component whose weights are all 0 they mean nothing.
+        f and v, (C, D) each; undefined for a component whose weights are all 0.
     """
     if weights is None:
         variance, mean = torch.var_mean(samples, dim=2, correction=0)
@@ -183,8 +183,7 @@ def scales_of(variance: Tensor, covariance: str) -> Tensor:
 
     Args:
         variance: of each channel.
-        covariance: "diagonal"; "spherical", the mean over the channels for all of them; or "fixed",
-            1.
+        covariance: "diagonal"; "spherical", the mean over the channels; or "fixed", 1.
     """
     if covariance == "fixed":
         return torch.ones_like(variance)
@@ -194,21 +193,20 @@ def scales_of(variance: Tensor, covariance: str) -> Tensor:
 
 
 class ComponentMemory(nn.Module):
-    """The embeddings that each component got last, in a ring of S slots. Only training needs it.
+    """The latest embeddings of each component, in a ring buffer of S slots. For training only.
 
-    It starts with random unit vectors, the same ones in every process. S can be 0; then it holds
-    nothing but the number of steps.
+    The initial content is random unit vectors, the same in every process. With S = 0 the memory
+    holds the number of steps alone.
 
     Args:
         num_components: C.
         channels: D.
         size: S.
-        initial_weight: of the random vectors, where samples have weights; None where they have
-            none.
+        initial_weight: weight of the random vectors; None where samples have no weights.
 
     Attributes:
-        count: training steps so far, as the buffer ``steps`` has it in checkpoints; a number that
-            the host reads without waiting for the device.
+        count: number of training steps so far. The buffer ``steps`` stores it in checkpoints; this
+            is its copy on the host, which needs no synchronisation with the device.
     """
 
     samples: Tensor
@@ -239,10 +237,7 @@ class ComponentMemory(nn.Module):
         return self.samples.shape[2]
 
     def write(self, samples: Tensor, weights: Tensor, counts: Tensor) -> None:
-        """Add samples (C, n, D) with weights (C, n), of which the first ``counts`` (C,) are there.
-
-        n is at most S.
-        """
+        """Add the first ``counts`` (C,) of the samples (C, n, D) with weights (C, n); n <= S."""
         write_to_rings(self.samples, self.pointers, samples, counts)
         if self.weights is not None:
             rings, values = self.weights[:, None], weights[..., None]
@@ -250,7 +245,7 @@ class ComponentMemory(nn.Module):
         self.pointers.copy_((self.pointers + counts) % self.size)
 
     def count_step(self) -> None:
-        """One more training step."""
+        """Count one training step."""
         self.steps += 1
         self.count += 1
 
@@ -260,7 +255,7 @@ class ComponentMemory(nn.Module):
             self.count = int(self.steps)
 
     def extra_repr(self) -> str:
-        """The sizes, for ``print(model)``, which the log of a training begins with."""
+        """The sizes, for ``print(model)``; the training log begins with that."""
         components, channels, size = self.samples.shape
         size_in_mib = self.samples.nbytes / 2**20
         return f"{components} components x {channels} channels x {size}, {size_in_mib:.1f} MiB"

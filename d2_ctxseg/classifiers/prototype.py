@@ -1,4 +1,4 @@
-"""Nonparametric prototypes: a class is a set of means of training features, not a weight vector.
+"""Nonparametric prototypes: mean training features represent a class, not a weight vector.
 
 Zhou et al., "Rethinking Semantic Segmentation: A Prototype View", CVPR 2022 (arXiv 2203.15102).
 """
@@ -22,7 +22,7 @@ SYNCHRONIZATIONS = ("average", "joint")
 
 
 class Assignment(NamedTuple):
-    """Where within-class clustering puts each of N pixels; of ignored ones nothing is meant."""
+    """The result of within-class clustering for N pixels; undefined for ignored ones."""
 
     labels: Tensor
     """(N,) int64 class, 0 for ignored pixels."""
@@ -34,39 +34,39 @@ class Assignment(NamedTuple):
 
 @CLASSIFIER_REGISTRY.register()
 class PrototypeClassifier(PixelClassifier):
-    """A pixel has the class of the nearest prototype; prototypes are moved, not trained.
+    """Assigns each pixel to the class of the nearest prototype.
 
     Every class has M prototypes. In training the pixels of a class are clustered onto them by
-    optimal transport, and each prototype follows the mean of its pixels that were classified
-    correctly. They are a buffer: saved in checkpoints, no parameters, the same on all workers.
+    optimal transport, and each prototype is a moving average of its correctly classified pixels.
+    The prototypes are a buffer, not parameters: saved in checkpoints, the same on all workers.
 
     Args:
         in_channels: channels C of the features and of the prototypes.
         num_classes: number of classes K.
         num_prototypes: prototypes M of each class (Table 5b).
-        momentum: share of its old value that a prototype keeps in an update, 0 to 1 (Table 5c).
+        momentum: weight of the old value of a prototype in an update, 0 to 1 (Table 5c).
         sinkhorn_iterations: rounds of Sinkhorn-Knopp in the clustering.
         sinkhorn_epsilon: strength of its entropy regularisation (kappa in the paper, 0.05).
-        assignment: which prototype a pixel moves: "gumbel", drawn at random from the plan as in the
-            authors' code, or "argmax". The losses always use the most probable.
+        assignment: the prototype that a pixel updates: "gumbel", sampled from the transport plan as
+            in the authors' code, or "argmax". The losses always use the most probable one.
         temperature: of the contrast between prototypes in ``loss_ppc``: 1.0 as in the authors'
             code; 0.1 in the paper.
-        projection: put 1x1 convolution, BatchNorm, ReLU, another 1x1 convolution and a
-            normalisation to unit length before the embedding, as the authors' code does.
+        projection: whether the features first go through a 1x1 convolution, BatchNorm, ReLU,
+            another 1x1 convolution and a normalisation to unit length, as in the authors' code.
         distance: "cosine", "euclidean" ("standard" in Table 5d) or "huber".
-        synchronization: how workers agree. "average": each clusters its own pixels, the updated
-            prototypes are averaged, as in the authors' code; "joint": the pixels of all workers are
-            clustered together, which gives what one process gives for the whole batch.
-        ignore_label: label of pixels that take no part.
+        synchronization: how the workers are synchronised. "average": each clusters its own pixels
+            and the updated prototypes are averaged, as in the authors' code; "joint": the pixels of
+            all workers are clustered together, which equals one process with the whole batch.
+        ignore_label: label of ignored pixels.
         align_corners: how logits are interpolated to the size of the labels.
         dropout: probability of dropping a channel of the features in training.
-        predictor: the head's 1x1 convolution, which prototypes replace: not used.
+        predictor: the head's 1x1 convolution; not used, the prototypes replace it.
         loss_weights: ``loss_weight_sem_seg`` (cross-entropy), ``loss_weight_ppc`` (pixel-prototype
             contrast, equation 11) and ``loss_weight_ppd`` (pixel-prototype distance, equation 12);
             0 leaves a loss out.
 
     Raises:
-        ValueError: an option is out of its range or none of its choices.
+        ValueError: an option is unknown or out of its range.
     """
 
     config_node = "PROTOTYPE"
@@ -125,7 +125,8 @@ class PrototypeClassifier(PixelClassifier):
         self.projection = _projection(in_channels) if projection else nn.Identity()
         self.feature_norm = nn.LayerNorm(in_channels)
         self.score_norm = nn.LayerNorm(num_classes)
-        # Distributed training wants no unused parameters: only the cross-entropy sees the scores.
+        # Distributed training fails on parameters without a gradient; only the cross-entropy uses
+        # the scores.
         self.score_norm.requires_grad_(self.loss_weights["loss_sem_seg"] > 0)
         prototypes = nn.init.trunc_normal_(
             torch.empty(num_classes, num_prototypes, in_channels), std=0.02
@@ -133,9 +134,9 @@ class PrototypeClassifier(PixelClassifier):
         self.replace_prototypes(F.normalize(prototypes, dim=2))
 
     def replace_prototypes(self, prototypes: Tensor) -> None:
-        """Put others (K, M, C) in place of the prototypes; what was accumulated is forgotten."""
+        """Replace the prototypes by others (K, M, C) and reset the accumulated sums."""
         self.register_buffer("prototypes", prototypes)
-        # Sums over the calls of one accumulated step; of no use in a checkpoint.
+        # Sums over the micro-batches of one step; a checkpoint does not need them.
         self.register_buffer("_sums", torch.zeros_like(prototypes), persistent=False)
         self.register_buffer("_counts", prototypes.new_zeros(prototypes.shape[:2]), False)
         self._calls = 0
@@ -155,9 +156,7 @@ class PrototypeClassifier(PixelClassifier):
         return F.normalize(self.feature_norm(features.permute(0, 2, 3, 1).flatten(0, 2)), dim=1)
 
     def losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The weighted losses; in training mode the prototypes are updated as well.
-
-        The losses are of the prototypes as they were before the update.
+        """The weighted losses; in training mode the prototypes are updated afterwards.
 
         Args:
             features: (B, C, h, w).
@@ -203,10 +202,10 @@ class PrototypeClassifier(PixelClassifier):
         Args:
             of_own_class: (N, M) similarities to the prototypes of the pixel's class.
             labels: (N,) int64, 0 to K-1 also where not valid.
-            valid: (N,) bool; the others take no part.
+            valid: (N,) bool; the other pixels are ignored.
         """
         joint = self.training and self.synchronization == "joint"
-        # Ignored pixels are a segment of their own, of which nothing is read.
+        # Ignored pixels are a separate segment, whose result is not read.
         segments = labels.where(valid, self.num_classes)
         with without_autocast(labels.device):
             log_plan = sinkhorn_log_plan(
@@ -226,11 +225,11 @@ class PrototypeClassifier(PixelClassifier):
         Args:
             embeddings: (N, C) of unit length.
             assignment: of the same pixels.
-            correct: (N,) bool, the pixels that move prototypes: labelled and classified correctly.
+            correct: (N,) bool, the pixels that update prototypes: those classified correctly.
         """
         prototype = assignment.prototype
         if self.assignment == "gumbel":
-            # The argmax of a plan with Gumbel noise, whatever the temperature: a hard sample.
+            # Adding Gumbel noise before the argmax draws a hard sample, at any temperature.
             plan = assignment.log_plan.exp()
             prototype = (plan - torch.empty_like(plan).exponential_().log()).argmax(dim=1)
         index = assignment.labels * self.num_prototypes + prototype
@@ -247,7 +246,7 @@ class PrototypeClassifier(PixelClassifier):
         sums, counts = joint.sum(self._sums), joint.sum(self._counts)
         old = F.normalize(self.prototypes, dim=2)
         new = self.momentum * old + (1 - self.momentum) * F.normalize(sums, dim=2)
-        # An overflow in half precision, whose step the gradient scaler skips, moves nothing.
+        # After an overflow in half precision the gradient scaler skips the step: nothing moves.
         moves = (counts[..., None] > 0) & sums.isfinite().all()
         moved = F.normalize(torch.where(moves, new, old), dim=2)
         average = reduction_over_workers(self.synchronization == "average")

@@ -1,4 +1,4 @@
-"""How near pixel embeddings are to prototypes, and what the losses need of it: the equations.
+"""The similarity of pixel embeddings and prototypes, and the equations of scores and losses.
 
 Zhou et al., "Rethinking Semantic Segmentation: A Prototype View", CVPR 2022 (arXiv 2203.15102).
 ``chunked_similarity.py`` computes the same in less time and memory.
@@ -11,12 +11,12 @@ from torch import Tensor
 
 DISTANCES = ("cosine", "euclidean", "huber")
 
-# Where the Huberised distance turns from quadratic to linear. The paper does not say its value.
+# Where the Huberised distance turns from quadratic to linear. The paper does not state its value.
 HUBER_DELTA = 0.1
 
 
 class PrototypeSimilarity(NamedTuple):
-    """What N pixels have to do with K x M prototypes; all at least float32."""
+    """Similarities of N pixels and K x M prototypes, as the losses need them; at least float32."""
 
     class_scores: Tensor
     """(N, K): the similarity to the nearest prototype of each class (equation 7)."""
@@ -27,7 +27,7 @@ class PrototypeSimilarity(NamedTuple):
 
 
 def similarities(embeddings: Tensor, prototypes: Tensor, distance: str = "cosine") -> Tensor:
-    """Of N pixels to K x M prototypes: ``<i, p>``, or minus a distance.
+    """The similarity of N pixels and K x M prototypes: ``<i, p>``, or minus a distance.
 
     Args:
         embeddings: (N, C) of unit length.
@@ -41,7 +41,10 @@ def similarities(embeddings: Tensor, prototypes: Tensor, distance: str = "cosine
 
 
 def class_scores(similarity: Tensor) -> Tensor:
-    """Equation 7: a class scores as its nearest prototype. (N, K, M) to (N, K)."""
+    """Equation 7: the score of a class is the similarity of its nearest prototype.
+
+    (N, K, M) to (N, K).
+    """
     return similarity.amax(dim=2)
 
 
@@ -53,7 +56,7 @@ def prototype_similarity(
     distance: str = "cosine",
     temperature: float = 1.0,
 ) -> PrototypeSimilarity:
-    """What the losses need of the similarities.
+    """The similarities that the losses need.
 
     Args:
         embeddings: (N, C) of unit length.
@@ -76,7 +79,7 @@ def contrast(log_partition: Tensor, assigned: Tensor, temperature: float = 1.0) 
     Args:
         log_partition: (N,), see ``PrototypeSimilarity``.
         assigned: (N,) similarity to the prototype that the pixel is assigned to.
-        temperature: as of ``log_partition``.
+        temperature: that of ``log_partition``.
     """
     return log_partition - assigned / temperature
 
@@ -86,21 +89,21 @@ def squared_distance(assigned: Tensor, distance: str = "cosine") -> Tensor:
 
     Args:
         assigned: (N,) similarity to the prototype that the pixel is assigned to.
-        distance: how it was computed.
+        distance: the distance that ``assigned`` was computed with.
     """
     nearest = 1 if distance == "cosine" else 0
     return (nearest - assigned).square()
 
 
 def as_similarity(cosine: Tensor, distance: str) -> Tensor:
-    """Cosines of unit vectors to similarities, the nearer the larger, of any shape.
+    """From cosines of unit vectors, of any shape, to similarities.
 
-    "cosine" leaves them, "euclidean" is minus the distance of the vectors, "huber" minus its
+    "cosine": unchanged. "euclidean": minus the distance d of the vectors. "huber": minus its
     Huberised form ``sqrt(d ** 2 + delta ** 2) - delta`` with ``HUBER_DELTA`` (section 5.4).
     """
     if distance == "cosine":
         return cosine
-    # Rounding makes cosines above 1, and the root has no gradient at 0.
+    # Rounding can make cosines larger than 1, and the root has no finite gradient at 0.
     squared = (2 - 2 * cosine).clamp(min=1e-8)
     if distance == "euclidean":
         return -squared.sqrt()

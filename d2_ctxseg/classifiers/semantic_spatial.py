@@ -1,8 +1,9 @@
-"""Semantic and spatial adaptive classifier: two prototypes of each class are made for each image,
-one of what the class looks like there, one of where it is.
+"""Semantic and spatial adaptive classifier.
+
+Each class has two prototypes in each image, one of its appearance and one of its position.
 
 Ma, Ni and Chen, "Efficient Semantic Segmentation by Semantic and Spatial Adaptive Classifier"
-(SSA-Seg), NeurIPS 2024 (arXiv 2405.06525). Where the paper leaves room the authors' code counts:
+(SSA-Seg), NeurIPS 2024 (arXiv 2405.06525); where the paper is not specific, the authors' code,
 https://github.com/xwmaxwma/SSA-Seg.
 """
 
@@ -45,13 +46,13 @@ class SemanticSpatialPrediction(NamedTuple):
 
 
 class Prototypes(NamedTuple):
-    """Of each class in each image, (B, K, C); None where a classifier does without."""
+    """Prototypes of each class in each image, (B, K, C); None where a classifier has none."""
 
     semantic: Tensor | None
     spatial: Tensor | None
 
     def sum(self) -> Tensor:
-        """(B, K, C): the class's weight before its last projection."""
+        """(B, K, C): the weights of the classes before their last projection."""
         if self.semantic is None or self.spatial is None:
             return required(self.semantic if self.spatial is None else self.spatial, "A prototype")
         return self.semantic + self.spatial
@@ -59,7 +60,7 @@ class Prototypes(NamedTuple):
 
 @CLASSIFIER_REGISTRY.register()
 class SemanticSpatialClassifier(PixelClassifier):
-    """A classifier whose weights are made from what and where the classes are in the image.
+    """A classifier whose weights depend on the classes' appearance and position in the image.
 
     With vanilla logits z of features F, position features P (a depthwise 3x3 convolution of F), the
     vanilla weights W and learned position vectors E of the classes:
@@ -70,9 +71,9 @@ class SemanticSpatialClassifier(PixelClassifier):
       the softmax of z over the pixels of the image;
     - scores: scaled cosines of a linear map of the sum of both and the pixels of F + P.
 
-    In training a second classifier of this form, the "oracle", is fed with the true means. It
-    teaches the prediction (response), the relations of the semantic prototypes, and the spatial
-    prototypes. The defaults are those of the authors' code, unless said otherwise.
+    In training a second classifier of this form, the "oracle", gets the true means. It is the
+    teacher of the prediction (response), of the relations of the semantic prototypes, and of the
+    spatial prototypes. The defaults are those of the authors' code, except where stated.
 
     Args:
         in_channels: channels C of the features.
@@ -81,28 +82,30 @@ class SemanticSpatialClassifier(PixelClassifier):
             position features and no ``loss_spatial``; without semantic ones no ``loss_semantic``.
         scale: factor on the cosine similarity (tau, 15).
         similarity: "cosine" or "dot", the product of features and weights without ``scale``.
-        semantic_oracle_context, spatial_oracle_context: the true means of F, and those of P, are of
-            the whole "batch" or of each "image". In the authors' code the former and the latter.
+        semantic_oracle_context: whether the true means of F are those of the whole "batch" or of
+            each "image".
+        spatial_oracle_context: the same for the true means of P.
         response_weighting: how the pixels of ``loss_response`` are averaged: "plain", "entropy",
-            "class" or "class_entropy", see ``distillation_loss``, or "class_entropy_boundary": the
-            last, with pixels at boundaries and others counting half each in a class.
+            "class" or "class_entropy", see ``distillation_loss``; or "class_entropy_boundary": as
+            "class_entropy", where the pixels at boundaries and the others have half of the weight
+            of a class each.
         boundary: "canny" or "neighbours", see ``class_boundary``.
-        boundary_frame: pixels at the border of the feature map that no boundary is in.
+        boundary_frame: width in pixels of the frame of the feature map without boundaries.
         boundary_dilation: pixels by which boundaries are widened.
-        sem_seg_divisor: ``loss_sem_seg`` is the mean over the "labelled" pixels, as all the other
-            cross-entropies are, or the sum over these divided by the number of "all" pixels, as in
-            the authors' code.
+        sem_seg_divisor: ``loss_sem_seg`` is the mean over the "labelled" pixels, as the other
+            cross-entropies are, or their sum divided by the number of "all" pixels, as in the
+            authors' code.
         loss_align_corners: how logits are interpolated to the size of the labels for the losses;
             ``align_corners`` is for the prediction. True in the authors' code.
-        ignore_label: label of pixels that take no part in the losses.
+        ignore_label: label of ignored pixels.
         align_corners: how a prediction is interpolated.
         dropout: probability of dropping a channel of the features in training. As in the authors'
-            code only the vanilla prediction sees it.
+            code it applies to the vanilla prediction alone.
         predictor: the 1x1 convolution to start from; a new one if None.
         loss_weights: ``loss_weight_NAME`` of the losses in ``losses``; 0 leaves a loss out.
 
     Raises:
-        ValueError: an option is out of its range or none of its choices, or the predictor has
+        ValueError: an option is unknown or out of its range, or the predictor has
             another shape.
     """
 
@@ -205,8 +208,8 @@ class SemanticSpatialClassifier(PixelClassifier):
         Args:
             features: (B, C, h, w).
             labels: (B, H, W) integers; with them the oracle predicts as well.
-            sizes: of the valid parts of the features, see ``PixelClassifier.takes_sizes``; None
-                where nothing is padded. No prototype is made of the padding.
+            sizes: sizes of the valid parts of the features, see ``PixelClassifier.takes_sizes``;
+                None where nothing is padded. The prototypes leave the padding out.
 
         Returns:
             Vanilla, refined and oracle logits, each (B, K, h, w).
@@ -219,7 +222,7 @@ class SemanticSpatialClassifier(PixelClassifier):
     def _predict_with_prototypes(
         self, features: Tensor, labels: Tensor | None, sizes: Tensor | None = None
     ) -> tuple[SemanticSpatialPrediction, Prototypes, Prototypes | None]:
-        """Predictions, the prototypes that they are made with, and the oracle's."""
+        """The predictions, their prototypes, and the oracle's prototypes."""
         vanilla = self.predictor(self.dropout(features))
         position = None
         if self.position_encoding is not None:
@@ -244,7 +247,7 @@ class SemanticSpatialClassifier(PixelClassifier):
         position: Tensor | None,
         sizes: Tensor | None = None,
     ) -> Prototypes:
-        """Of the classes as the vanilla logits (B, K, h, w) have them."""
+        """The prototypes of the classes as the vanilla logits (B, K, h, w) predict them."""
         weight = self.predictor.weight.flatten(1)
         semantic = spatial = None
         if self.semantic_projector is not None:
@@ -261,14 +264,14 @@ class SemanticSpatialClassifier(PixelClassifier):
         return Prototypes(semantic, spatial)
 
     def _of_positions(self, position: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Position vectors (K, C) and features (B, C, h, w), which spatial prototypes have."""
+        """The position vectors (K, C) and features (B, C, h, w) of the spatial prototypes."""
         vectors = required(self.position_vectors, "position_vectors")
         return vectors, required(position, "position_encoding")
 
     def _oracle_prototypes(
         self, labels: Tensor, features: Tensor, position: Tensor | None
     ) -> Prototypes:
-        """Of the classes as labels (B, h, w), -1 where ignored, have them."""
+        """The prototypes of the true classes: labels (B, h, w), -1 where ignored."""
         weight = self.predictor.weight.flatten(1)
         semantic = spatial = None
         if self.oracle_semantic_projector is not None:
@@ -277,7 +280,7 @@ class SemanticSpatialClassifier(PixelClassifier):
         if self.oracle_spatial_projector is not None:
             vectors, position = self._of_positions(position)
             center = oracle_context(position, labels, vectors, per_image=self.spatial_per_image)
-            # The other way round than the prediction's.
+            # As in the authors' code, the inputs are swapped here.
             spatial = project(self.oracle_spatial_projector, center, vectors)
         return Prototypes(semantic, spatial)
 
@@ -300,7 +303,7 @@ class SemanticSpatialClassifier(PixelClassifier):
         logits, student, teacher = self._predict_with_prototypes(
             features, labels if needs_oracle else None, sizes
         )
-        # Without a label there is nothing that the oracle knows better.
+        # Without a label the oracle has nothing to teach.
         known = labelled.any().float()
         oracle = partial(required, name="The oracle")
         functions = {
@@ -328,7 +331,7 @@ class SemanticSpatialClassifier(PixelClassifier):
         return loss * labelled.float().mean() if self.sem_seg_divisor == "all" else loss
 
     def _dice(self, logits: Tensor, labels: Tensor, labelled: Tensor) -> Tensor:
-        """Mean over the classes of all images; workers divide by the same, their mean, number."""
+        """Mean over the (image, class) pairs; all workers divide by the mean of their counts."""
         labels = labels.where(labelled, 0)
         total = upsampled_dice(logits, labels, labelled, self.loss_align_corners)
         pairs = (class_sizes(labels, labelled, self.num_classes) > 0).sum().float()
@@ -340,7 +343,7 @@ class SemanticSpatialClassifier(PixelClassifier):
         if weighting == "class_entropy_boundary":
             weighting = "class_entropy"
             boundary = class_boundary(
-                # Of the ignore label no more is known than that it is none of the classes.
+                # Canny's edges take 8-bit values: 255 stands for any ignore label.
                 labels.masked_fill(labels == self.ignore_label, 255),
                 self.boundary,
                 frame=self.boundary_frame,
@@ -356,7 +359,7 @@ class SemanticSpatialClassifier(PixelClassifier):
         )
 
     def _freeze_what_no_loss_trains(self) -> None:
-        """Distributed training wants no unused parameters."""
+        """Freeze parameters without a loss: distributed training fails on such."""
         weight = {name.removeprefix("loss_"): value for name, value in self.loss_weights.items()}
         refined = weight["sem_seg"] + weight["dice"] + weight["response"]
         oracle = weight["oracle"] + weight["dice_oracle"]
@@ -371,7 +374,7 @@ class SemanticSpatialClassifier(PixelClassifier):
             self.oracle_spatial_projector: oracle,
             self.oracle_weight_projection: oracle,
         }
-        # The oracle does without the vanilla prediction, and its spatial prototypes without W.
+        # The oracle does not use the vanilla prediction; its spatial prototypes do not use W.
         vanilla = weight["vanilla"] + refined + semantic + spatial
         needed[self.predictor.weight] = vanilla + oracle * self.semantic
         needed[self.predictor.bias] = vanilla
@@ -387,7 +390,7 @@ def _distilled(
 
 
 def _sum_of_pixels(features: Tensor, position: Tensor | None) -> Tensor:
-    """F + P; without gradients in the place of P, which is not needed any more."""
+    """F + P; without gradients it overwrites P, which is not needed afterwards."""
     if position is None:
         return features
     if torch.is_grad_enabled() or position.dtype != features.dtype:

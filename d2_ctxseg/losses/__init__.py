@@ -1,4 +1,4 @@
-"""Losses, and what they share with the classifiers. Plain PyTorch, nothing else of the package."""
+"""Losses, and functions that losses and classifiers share. Plain PyTorch."""
 
 from .distillation import distillation_loss
 from .functional import segmentation_cross_entropy

@@ -1,4 +1,4 @@
-"""Where one class ends and another begins: maps of boundaries, of a whole batch at once."""
+"""Maps of the boundaries between classes."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .checks import check_choice
 
-# The tangent of 22.5 degrees as OpenCV has it, in 1 / 2^15.
+# OpenCV's tangent of 22.5 degrees, in units of 1 / 2^15.
 _TANGENT, _ONE = 13573, 1 << 15
 
 
@@ -16,17 +16,17 @@ def class_boundary(
     """Which pixels lie on a boundary between labels.
 
     Args:
-        labels: (B, h, w) integers; what is ignored is a label like any other.
-        kind: "canny", see ``canny_edges``, or "neighbours": all pixels that one of their four
-            neighbours differs from.
-        frame: nothing counts that is closer than this many pixels to the border of the map.
-        dilation: the boundaries are widened by this many pixels on all sides, after that.
+        labels: (B, h, w) integers; the ignore label counts as one more class.
+        kind: "canny", see ``canny_edges``, or "neighbours": all pixels with another label than one
+            of their four neighbours.
+        frame: pixels closer than this to the border of the map are no boundary.
+        dilation: the boundaries are then widened by this many pixels on all sides.
 
     Returns:
         (B, h, w) bool.
 
     Raises:
-        ValueError: no such kind.
+        ValueError: ``kind`` is unknown.
     """
     check_choice("boundary", kind, tuple(BOUNDARIES))
     edges = BOUNDARIES[kind](labels)
@@ -41,13 +41,13 @@ def class_boundary(
 def canny_edges(labels: Tensor) -> Tensor:
     """Canny's edges with both thresholds at 0: where the gradient is a maximum across the edge.
 
-    Equal, pixel by pixel, to ``cv2.Canny(labels, 0, 0)`` of labels as 8-bit grey values, computed
-    in integers. With ``m = |gx| + |gy|`` of 3x3 Sobel filters a pixel is an edge where m is above 0
-    and a maximum among its neighbours in the direction of the gradient, which is rounded to
-    horizontal, vertical or diagonal.
+    The result equals ``cv2.Canny(labels, 0, 0)`` of labels as 8-bit grey values in every pixel.
+    With ``m = |gx| + |gy|`` of 3x3 Sobel filters a pixel is an edge where m is above 0 and a
+    maximum among its neighbours in the direction of the gradient, which is rounded to horizontal,
+    vertical or diagonal.
 
     Args:
-        labels: (B, h, w) integers, of which the lowest eight bits count.
+        labels: (B, h, w) integers; only the lowest eight bits are used.
 
     Returns:
         (B, h, w) bool.
@@ -73,7 +73,7 @@ def canny_edges(labels: Tensor) -> Tensor:
         torch.where(horizontal, beside, torch.where(vertical, above, across))
         for beside, above, across in (
             (neighbour(0, -1), neighbour(-1, 0), diagonal[0]),
-            # Of two equal neighbours the first is the edge: at least, in integers, is above less 1.
+            # Of two equal neighbours the first is the edge. In integers, m >= n is m > n - 1.
             (neighbour(0, 1) - 1, neighbour(1, 0) - 1, diagonal[1]),
         )
     )
@@ -81,7 +81,7 @@ def canny_edges(labels: Tensor) -> Tensor:
 
 
 def neighbour_edges(labels: Tensor) -> Tensor:
-    """Pixels that one of their four neighbours differs from: (B, h, w) integers to bool."""
+    """Pixels with another label than one of their four neighbours: (B, h, w) integers to bool."""
     below = labels[:, 1:] != labels[:, :-1]
     beside = labels[:, :, 1:] != labels[:, :, :-1]
     return (
@@ -96,7 +96,7 @@ BOUNDARIES = {"canny": canny_edges, "neighbours": neighbour_edges}
 
 
 def _sobel(grey: Tensor) -> tuple[Tensor, Tensor]:
-    """Grey values (B, h, w) to gradients to the right and downwards, int32; the border repeated."""
+    """Grey values (B, h, w) to gradients to the right and downwards, int32; replicated border."""
     grey = F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate")[:, 0].int()
     smooth_down = grey[:, :-2] + 2 * grey[:, 1:-1] + grey[:, 2:]
     smooth_right = grey[:, :, :-2] + 2 * grey[:, :, 1:-1] + grey[:, :, 2:]

@@ -1,4 +1,4 @@
-"""Checks whose messages name what was expected."""
+"""Checks of arguments; their messages state what was expected."""
 
 from typing import TypeVar
 
@@ -6,7 +6,7 @@ T = TypeVar("T")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise ValueError, naming the choices, where an option is none of them."""
+    """Raise ValueError where a value is none of the choices."""
     if value not in choices:
         raise ValueError(f"{name} is '{value}', expected one of {', '.join(choices)}.")
 
@@ -19,7 +19,7 @@ def check_positive(**options: float) -> None:
 
 
 def required(value: T | None, name: str) -> T:
-    """The value; ValueError, naming the part, where it was left out or stripped from a model."""
+    """The value; raises ValueError where it is None, since the model was built without it."""
     if value is None:
         raise ValueError(f"{name} is needed, but this model was built or stripped without it.")
     return value

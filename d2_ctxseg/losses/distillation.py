@@ -1,8 +1,8 @@
-"""Distillation of one prediction towards another, pixel by pixel or class by class.
+"""Distillation of one prediction towards another, averaged by pixel or by class.
 
-The losses of the context-aware classifier (Tian et al., AAAI 2023, "Entropy-aware distillation"),
-and what the semantic and spatial adaptive classifier adds to it (Ma et al., NeurIPS 2024): pixels
-at boundaries count for themselves.
+The distillation of the context-aware classifier (Tian et al., AAAI 2023, "Entropy-aware
+distillation"), and the extension of the semantic and spatial adaptive classifier (Ma et al.,
+NeurIPS 2024), which averages pixels at boundaries separately.
 """
 
 from torch import Tensor
@@ -30,28 +30,28 @@ def distillation_loss(
         student: (B, K, h, w) logits.
         teacher: (B, K, h, w) logits; no gradient flows into them.
         labels: (B, h, w) int64, 0 to K-1 or ``ignore_label``.
-        target: what a pixel is trained towards. "half_smoothed": cross-entropy with the mean of the
-            teacher's probabilities and the true class, as in the authors' code; "kl": the
+        target: the target of a pixel. "half_smoothed": cross-entropy with the mean of the teacher's
+            probabilities and the one-hot ground truth, as in the authors' code; "kl": the
             Kullback-Leibler divergence from the teacher, as in the paper.
-        weighting: how pixels are averaged. "plain": all alike; "entropy": weighted with the
-            entropy of a prediction; "class": within each class first, then over the classes
-            present; "class_entropy": so, and weighted with the entropy (the paper's proposal).
-        entropy_logits: (B, K, h, w), the prediction whose entropy weighs, without gradient; the
-            teacher's if None.
-        boundary: (B, h, w) bool, for the class-wise weightings. With it the average of a class is
-            half that of its pixels at boundaries and half that of the others; a half without
-            pixels is 0.
-        ignore_label: label of pixels that take no part.
+        weighting: how pixels are averaged. "plain": with equal weights; "entropy": weighted with
+            the entropy of a prediction; "class": within each class first, then over the classes
+            present; "class_entropy": as "class", weighted with the entropy (the paper's proposal).
+        entropy_logits: (B, K, h, w), the prediction whose entropy is the weight, without gradient;
+            None: the teacher's.
+        boundary: (B, h, w) bool, for the class-wise weightings. The average of a class is then half
+            of the average of its pixels at boundaries plus half of that of its other pixels; a
+            half without pixels is 0.
+        ignore_label: label of ignored pixels.
 
     Returns:
-        A scalar, at least float32; 0 (with a gradient of 0) where no pixel has a class.
+        A scalar, at least float32; 0 (with a gradient of 0) where every pixel is ignored.
 
     Raises:
-        ValueError: a boundary with another weighting.
+        ValueError: ``boundary`` is given with another weighting.
     """
     if boundary is not None and not weighting.startswith("class"):
         raise ValueError(
-            f"weighting is '{weighting}', but the boundary is for 'class' and 'class_entropy' only."
+            f"weighting is '{weighting}', but a boundary needs 'class' or 'class_entropy'."
         )
     num_classes = student.shape[1]
     valid = (labels != ignore_label).flatten(1)

@@ -9,8 +9,8 @@ from torch import Tensor
 from .precision import at_least_float32, without_autocast
 from .upsampled_cross_entropy import upsampled_cross_entropy, upsampled_pixel_losses
 
-# What ignored pixels have where torch is called: with a negative ignore_index it would smooth their
-# labels and count them.
+# The label of ignored pixels in calls of torch: with a negative ignore_index and label smoothing,
+# torch counts ignored pixels.
 _IGNORED = 2**31 - 1
 
 
@@ -25,15 +25,15 @@ def segmentation_cross_entropy(
 ) -> Tensor:
     """Mean cross-entropy over the labelled pixels, at the resolution of the labels.
 
-    With class weights w the weighted mean ``sum_x w_y(x) l(x) / sum_x w_y(x)`` over the pixels x,
-    as ``torch.nn.functional.cross_entropy`` has it.
+    With class weights w it is the weighted mean ``sum_x w_y(x) l(x) / sum_x w_y(x)`` over the
+    pixels x, as in ``torch.nn.functional.cross_entropy``.
 
     Args:
         logits: (B, K, h, w) float; interpolated bilinearly to (H, W).
         labels: (B, H, W), any integer dtype: 0 to K-1, or ``ignore_label``.
-        ignore_label: pixels with this label take no part.
+        ignore_label: pixels with this label are ignored.
         align_corners: as in ``torch.nn.functional.interpolate``.
-        class_weights: (K,) float, at least 0; None: all classes alike.
+        class_weights: (K,) float, at least 0; None: equal weights.
         label_smoothing: share of the target that is spread evenly over the classes, 0 to below 1.
 
     Returns:
@@ -41,7 +41,7 @@ def segmentation_cross_entropy(
         weight 0.
 
     Raises:
-        IndexError or RuntimeError: a label is none of these (on a GPU a device-side assertion).
+        IndexError or RuntimeError: a label is out of range (on a GPU a device-side assertion).
     """
     labels = labels.long()
     valid = labels != ignore_label
@@ -73,7 +73,7 @@ def segmentation_pixel_losses(
     """The cross-entropy ``-log p(true class)`` of each pixel, without a gradient.
 
     Args:
-        logits, labels, ignore_label, align_corners: as of ``segmentation_cross_entropy``.
+        logits, labels, ignore_label, align_corners: see ``segmentation_cross_entropy``.
 
     Returns:
         (B, H, W), at least float32; -1 where a pixel is ignored.
@@ -114,7 +114,7 @@ def resize_labels(labels: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def mean_where(values: Tensor, valid: Tensor) -> Tensor:
-    """Mean of (N,) values over valid (N,) pixels; 0 where there is none."""
+    """Mean of the values (N,) where ``valid`` (N,) is True; 0 where it is nowhere True."""
     return (values * valid).sum() / valid.sum().clamp(min=1)
 
 
@@ -127,15 +127,15 @@ def feature_lengths(features: Tensor) -> Tensor:
     Returns:
         (B, 1, h, w), at least float32.
     """
-    # Channels are taken in blocks that the caches hold: on the CPU ten times faster than a norm
-    # over a dimension that is not the last, and no copy of half-precision features in float32.
+    # In blocks of channels, which fit the caches: on a CPU ten times faster than a norm over a
+    # dimension that is not the last, and without a float32 copy of half-precision features.
     blocks = features.split(64, dim=1)
     squares = [at_least_float32(block).square().sum(dim=1, keepdim=True) for block in blocks]
     return sum(squares[1:], squares[0]).clamp(min=1e-24).sqrt()
 
 
 def class_membership(labels: Tensor, num_classes: int) -> Tensor:
-    """One row a class: 1.0 where a pixel has it. Ignored pixels are 0 in every row.
+    """One-hot labels: one row per class, 1.0 at its pixels. Ignored pixels are 0 in every row.
 
     Args:
         labels: (B, h, w) integer.
@@ -149,12 +149,12 @@ def class_membership(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def valid_mask(sizes: Tensor, height: int, width: int) -> Tensor:
-    """Where feature maps show the image and not the padding below it and on its right.
+    """The mask of the image in feature maps with padding at the bottom and on the right.
 
     Args:
         sizes: (B, 2) integer, height and width of the valid part of each feature map.
-        height: h of the feature maps.
-        width: w of the feature maps.
+        height: height h of the feature maps.
+        width: width w of the feature maps.
 
     Returns:
         (B, 1, h, w) boolean.
@@ -165,19 +165,19 @@ def valid_mask(sizes: Tensor, height: int, width: int) -> Tensor:
 
 
 def zero_outside(maps: Tensor, sizes: Tensor | None) -> Tensor:
-    """Maps (B, C, h, w) with zeros outside their valid parts; ``sizes`` None: all is valid."""
+    """Maps (B, C, h, w) with zeros outside their valid parts; unchanged where ``sizes`` is None."""
     return maps if sizes is None else maps * valid_mask(sizes, *maps.shape[-2:])
 
 
 def weighted_class_means(
     features: Tensor, weights: Tensor, epsilon: float = 1e-12, *, of_batch: bool = False
 ) -> Tensor:
-    """Mean feature of each class, pixels weighted by their share in the class.
+    """Mean feature of each class, weighted over the pixels.
 
     Args:
         features: (B, C, h, w).
-        weights: (B, K, h * w), non-negative; 0 leaves a pixel out, such as one of the padding.
-        epsilon: keeps a class without any weight at 0 instead of NaN.
+        weights: (B, K, h * w), non-negative; 0 leaves a pixel out, for example padding.
+        epsilon: makes the mean of a class whose weights are all 0 equal to 0 instead of NaN.
         of_batch: average over the whole batch instead of over each image.
 
     Returns:
@@ -188,8 +188,8 @@ def weighted_class_means(
     with without_autocast(features.device):
         features = at_least_float32(features)
         weights = weights.to(features.dtype)
-        # The product of the features with the weights, not the other way round: its gradient then
-        # has the layout of the features, and is added to others without being rearranged.
+        # In this order of the factors the gradient has the layout of the features, so that it is
+        # added to other gradients without a copy.
         sums = (features.flatten(2) @ weights.transpose(1, 2)).transpose(1, 2)
         totals = weights.sum(dim=2, keepdim=True)
         if of_batch:

@@ -1,7 +1,6 @@
-"""Bilinear interpolation of logits band by band, as products with two narrow matrices.
+"""Bilinear interpolation of logits in bands of rows, as products with two narrow matrices.
 
-A loss of interpolated logits needs (B, K, H, W) numbers only for a moment: with a band of rows at a
-time it never holds more than a band.
+A loss of interpolated logits that processes one band at a time never stores (B, K, H, W) numbers.
 """
 
 import math
@@ -11,14 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Logits in a band. On a CPU 8 MiB of float32, what its last-level cache holds; elsewhere 128 MiB,
-# enough to keep a GPU busy, and no assumption on a cache.
+# Logits per band. On a CPU 8 MiB of float32, which fit the last-level cache; on other devices
+# 128 MiB, enough to keep a GPU busy, with no assumption about caches.
 _BAND_ELEMENTS = {"cpu": 2**21}
 _BAND_ELEMENTS_ELSEWHERE = 2**25
 
 
 class Band(NamedTuple):
-    """Some rows of interpolated logits, and how they come of the logits."""
+    """Some rows of interpolated logits, and the matrices that compute them."""
 
     out_rows: slice
     in_rows: slice
@@ -58,10 +57,10 @@ def interpolation_matrix(in_size: int, out_size: int, align_corners: bool, like:
 def source_cells(
     in_size: int, out_size: int, align_corners: bool, like: Tensor
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """The two cells of the input that each output cell lies between, and their weights.
+    """The two input cells that each output cell is interpolated from, and their weights.
 
     Returns:
-        Twice the indices (out_size,) int64 and the weights (out_size,), of the dtype of ``like``.
+        Two pairs of indices (out_size,) int64 and weights (out_size,), of the dtype of ``like``.
     """
     position = _source_positions(in_size, out_size, align_corners, like.device)
     first = position.floor()
@@ -73,7 +72,7 @@ def source_cells(
 def _source_positions(
     in_size: int, out_size: int, align_corners: bool, device: torch.device
 ) -> Tensor:
-    """Where each output cell lies on the axis of the input, (out_size,) float64."""
+    """The position of each output cell on the axis of the input, (out_size,) float64."""
     cells = torch.arange(out_size, dtype=torch.float64, device=device)
     if align_corners:
         return cells * ((in_size - 1) / max(out_size - 1, 1))
@@ -83,7 +82,7 @@ def _source_positions(
 def _rows_between(first: int, last: int, in_size: int, out_size: int, align_corners: bool) -> slice:
     """The input rows that the output rows from ``first`` to ``last`` depend on.
 
-    Plain numbers, so that no device is waited for.
+    Python numbers, so that nothing is synchronised with the device.
     """
     if align_corners:
         scale = (in_size - 1) / max(out_size - 1, 1)

@@ -4,8 +4,8 @@ All of them take the same four tensors:
 
 - ``mask_logits`` (B, K, h, w) float of any precision, before the sigmoid;
 - ``targets`` (B, K, h, w) float, 1 where a pixel has the class and 0 elsewhere;
-- ``valid`` (B, 1, h, w) float, 1 where a pixel is labelled; the others take no part;
-- ``present`` (B, K) float, 1 where the image holds the class.
+- ``valid`` (B, 1, h, w) float, 1 where a pixel is labelled; the others are ignored;
+- ``present`` (B, K) float, 1 where the image contains the class.
 
 They are means over the present (image, class) pairs, 0 with a gradient of 0 where there is none.
 The ECENet paper (Liu et al., ICCV 2023, arXiv 2308.12894) names a mask loss and a dice loss without
@@ -26,7 +26,7 @@ from .precision import at_least_float32
 
 
 class MaskTargets(NamedTuple):
-    """What the mask losses compare with; shapes as in this file's first lines."""
+    """Ground truth of the mask losses; the module docstring states the shapes."""
 
     targets: Tensor
     valid: Tensor
@@ -38,14 +38,14 @@ def mask_targets(
 ) -> MaskTargets:
     """The true mask of every class at the resolution of the predicted masks.
 
-    The labels are resized by nearest neighbour, which is cheaper than bringing K masks to the
-    labels' size. A class that is lost by that counts as absent.
+    The labels are resized by nearest neighbour, which is cheaper than interpolating K masks to the
+    labels' size. A class that is lost in this counts as absent.
 
     Args:
         labels: (B, H, W), any integer dtype.
         num_classes: K; labels outside 0 to K-1 count as ignored.
         size: (h, w) of the masks.
-        ignore_label: pixels with this label take no part.
+        ignore_label: pixels with this label are ignored.
 
     Returns:
         ``targets`` (B, K, h, w), ``valid`` (B, 1, h, w) and ``present`` (B, K), float32.
@@ -74,7 +74,7 @@ def sigmoid_focal_mask_loss(
         valid: (B, 1, h, w) float, 0 or 1.
         present: (B, K) float, 0 or 1.
         alpha: weight of the pixels of the class; the others have ``1 - alpha``.
-        gamma: exponent that turns down the pixels that are correct already, at least 1.
+        gamma: focusing parameter, the exponent of the probability of the wrong answer, at least 1.
 
     Returns:
         A scalar, at least 0, float32 or more precise.
@@ -135,8 +135,8 @@ def weighted_mask_losses(
 
     Args:
         mask_logits: (B, K, h, w) float.
-        labels: (B, H, W), any integer dtype; brought to (h, w), see ``mask_targets``.
-        ignore_label: pixels with this label take no part.
+        labels: (B, H, W), any integer dtype; resized to (h, w), see ``mask_targets``.
+        ignore_label: pixels with this label are ignored.
         mask_loss: ``"focal"`` or ``"bce"``.
         weight_mask: factor on ``loss_mask``; 0 leaves it out.
         weight_dice: factor on ``loss_dice``; 0 leaves it out.
@@ -145,7 +145,7 @@ def weighted_mask_losses(
         ``loss_mask`` and ``loss_dice``, weights applied.
 
     Raises:
-        ValueError: no such ``mask_loss``.
+        ValueError: ``mask_loss`` is unknown.
     """
     check_choice("mask_loss", mask_loss, tuple(MASK_LOSSES))
     functions = {
@@ -163,10 +163,10 @@ def weighted_mask_losses(
 
 
 def _toward_wrong(mask_logits: Tensor, targets: Tensor) -> Tensor:
-    """Logits with the sign turned on pixels of the class: the larger the more wrong.
+    """Logits of the wrong answer: the sign is flipped on pixels of the class.
 
-    With it ``softplus`` is the binary cross-entropy and ``sigmoid`` the probability of the wrong
-    answer: one tensor in the place of both cases.
+    Their ``softplus`` is the binary cross-entropy, their ``sigmoid`` the probability of the wrong
+    answer.
     """
     return at_least_float32(mask_logits) * (1 - 2 * targets)
 

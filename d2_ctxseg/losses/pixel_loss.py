@@ -1,4 +1,4 @@
-"""The loss of class scores against the label of each pixel, one object for a whole model.
+"""The pixel loss: cross-entropy of class scores and labels, one object per model.
 
 For a pixel x with the true class y(x), class weights w and label smoothing e
 
@@ -26,17 +26,17 @@ from .functional import segmentation_cross_entropy, segmentation_pixel_losses
 class PixelLoss(nn.Module):
     """Cross-entropy with class weights, label smoothing and hard-pixel mining, all optional.
 
-    Where every pixel is labelled, ``hard_pixel_share`` alone gives what Detectron2's DeepLabCE
-    does. Ignored pixels count in its N here as there. Where fewer than int(s N) pixels are
-    labelled, DeepLabCE fills up with ignored ones, whose loss is 0; here the mean is over the
-    labelled ones, so that images with few labels do not get a small loss. Unlike mmsegmentation's
-    the mean is over the hard pixels, not over all, so that the loss keeps its scale.
+    Where every pixel is labelled, ``hard_pixel_share`` alone equals Detectron2's DeepLabCE. Ignored
+    pixels count in N, as in DeepLabCE. Where fewer than int(s N) pixels are labelled, DeepLabCE
+    adds ignored ones, whose loss is 0; here the mean is over the labelled ones, so that images with
+    few labels do not get a small loss. The mean is over the hard pixels and not, as in
+    mmsegmentation, over all of them, so that the loss keeps its scale.
 
     Args:
-        ignore_label: label of pixels that take no part.
+        ignore_label: label of ignored pixels.
         align_corners: how logits are interpolated to the size of the labels.
-        class_weights: K numbers, at least 0 and not all 0; None: all classes alike.
-        hard_pixel_share: share of the pixels that counts, above 0 and at most 1.
+        class_weights: K numbers, at least 0 and not all 0; None: equal weights.
+        hard_pixel_share: share s of the pixels that counts, above 0 and at most 1.
         hard_pixel_threshold: pixels with a lower probability of the true class count as well, 0 to
             below 1; needs a ``hard_pixel_share`` below 1.
         label_smoothing: share of the target that is spread evenly over the classes, 0 to below 1.
@@ -68,7 +68,7 @@ class PixelLoss(nn.Module):
         self.hard_pixel_share = hard_pixel_share
         self.hard_pixel_threshold = hard_pixel_threshold
         self.label_smoothing = label_smoothing
-        # The config has them: checkpoints are the same with and without.
+        # Not in checkpoints: the config has them.
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor, align_corners: bool | None = None) -> Tensor:
@@ -77,7 +77,7 @@ class PixelLoss(nn.Module):
         Args:
             logits: (B, K, h, w) float; interpolated bilinearly to (H, W).
             labels: (B, H, W), any integer dtype: 0 to K-1, or ``ignore_label``.
-            align_corners: of this interpolation; None: the constructor's.
+            align_corners: for this interpolation; None: the constructor's value.
 
         Returns:
             A scalar, at least float32; 0 (with a gradient of 0) where no pixel is labelled.
@@ -99,15 +99,16 @@ class PixelLoss(nn.Module):
 
     @torch.no_grad()
     def hard_pixels(self, logits: Tensor, labels: Tensor, align_corners: bool) -> Tensor:
-        """Which pixels count, (B, H, W) bool; arguments as of ``forward``.
+        """The pixels that count, (B, H, W) bool; the arguments are those of ``forward``.
 
-        Neither class weights nor smoothing make a pixel harder. Of equally hard pixels some count.
+        Class weights and label smoothing do not change how hard a pixel is. Of equally hard pixels
+        an arbitrary subset counts.
         """
         losses = segmentation_pixel_losses(logits, labels, self.ignore_label, align_corners)
         count = max(1, int(self.hard_pixel_share * losses.numel()))
         hardest = losses.flatten().topk(count, sorted=False).indices
-        # Indices and not the smallest of the values: that many pixels count, even if many are
-        # equally hard.
+        # By index and not by a threshold on the losses: exactly this many pixels count, even where
+        # many are equally hard.
         hard = torch.zeros_like(losses, dtype=torch.bool).flatten()
         hard = hard.index_fill(0, hardest, True).view_as(losses)
         if self.hard_pixel_threshold > 0:
@@ -115,7 +116,7 @@ class PixelLoss(nn.Module):
         return hard & (labels != self.ignore_label)
 
     def extra_repr(self) -> str:
-        """What differs from the plain cross-entropy, for ``print(model)``."""
+        """The options that differ from the plain cross-entropy, for ``print(model)``."""
         shown = {
             "class_weights": None if self.class_weights is None else "given",
             "hard_pixel_share": None if self.hard_pixel_share == 1 else self.hard_pixel_share,
@@ -144,8 +145,8 @@ def _check_options(
     if hard_pixel_threshold and hard_pixel_share == 1:
         raise ValueError(
             f"hard_pixel_threshold is {hard_pixel_threshold}, which has no effect while "
-            "hard_pixel_share is 1: all pixels count. Set the share that counts at least, such as "
-            "0.2."
+            "hard_pixel_share is 1: all pixels count. Set hard_pixel_share to the least share that "
+            "counts, such as 0.2."
         )
 
 
@@ -158,6 +159,6 @@ def _check_class_weights(class_weights: Sequence[float]) -> None:
             )
     if not any(class_weights):
         raise ValueError(
-            "class_weights are all 0, so that nothing is trained. Give at least one class a weight "
-            "above 0."
+            "class_weights are all 0, so that nothing would be trained. Give at least one class a "
+            "weight above 0."
         )

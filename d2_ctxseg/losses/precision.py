@@ -1,4 +1,4 @@
-"""Half precision where it is enough, single precision where sums need it."""
+"""Tools for mixed precision: single precision where half is not enough."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -8,14 +8,14 @@ from torch.amp import is_autocast_available
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Half precision to float32; float32 and float64 as they are."""
+    """Convert half precision to float32; leave float32 and float64 unchanged."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
-    """A context in which operations keep the precision of what they are given."""
-    # The meta device has no autocast, and nothing to turn off. Nor has an exported graph, and some
-    # files of torch.export with such a context in them cannot be read again.
+    """A context in which operations keep the precision of their inputs."""
+    # The meta device has no autocast. Some files of torch.export with such a context cannot be read
+    # again.
     if torch.compiler.is_exporting() or not is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

@@ -1,4 +1,4 @@
-"""Distillation of class prototypes: vectors, one a class, that a classifier makes for each image.
+"""Distillation of class prototypes: one vector per class that a classifier computes per image.
 
 Ma et al., "Efficient Semantic Segmentation by Semantic and Spatial Adaptive Classifier", NeurIPS
 2024 (arXiv 2405.06525), as in the authors' code.
@@ -11,22 +11,22 @@ from torch.utils.checkpoint import checkpoint
 
 from .precision import at_least_float32, without_autocast
 
-# Relations (B, rows, K) of so many classes at a time: 64 MiB of float32. With more, they are made
-# again in the backward pass.
+# Largest number of relations (B, rows, K) at a time: 64 MiB of float32. Where there are more, they
+# are processed in blocks of rows, which are computed again in the backward pass.
 _RELATIONS = 2**24
 
 
 def relation_distillation(student: Tensor, teacher: Tensor, scale: float = 15.0) -> Tensor:
-    """How much more a class is confused with others than in the teacher.
+    """Penalty on classes that are more similar to each other than in the teacher.
 
     The relations of prototypes S are ``R(S) = softmax_j(scale * cos(S_i, S_j))``. The loss is the
     mean over images and classes i of ``sum over j != i of max(0, R(student)_ij - R(teacher)_ij)``.
-    The side j of a relation gets no gradient, nor does the teacher.
+    No gradient flows into S_j of the student, nor into the teacher.
 
     Args:
         student: (B, K, C).
         teacher: (B, K, C).
-        scale: of the cosines.
+        scale: factor on the cosines.
 
     Returns:
         A scalar, at least float32.
@@ -53,8 +53,9 @@ def relation_distillation(student: Tensor, teacher: Tensor, scale: float = 15.0)
 
 
 def channel_distillation(student: Tensor, teacher: Tensor) -> Tensor:
-    """Cross-entropy of the distributions over the channels: mean over images and classes of
-    ``-sum_c softmax_c(teacher) log softmax_c(student)``.
+    """Cross-entropy of the distributions over the channels.
+
+    The mean over images and classes of ``-sum_c softmax_c(teacher) log softmax_c(student)``.
 
     Args:
         student: (B, K, C).
@@ -75,7 +76,7 @@ def _confusion(
     first: int,
     scale: float,
 ) -> Tensor:
-    """Sum over the classes ``first`` and following, (B, R, C), of what they are confused more."""
+    """The sum of the penalty over the R classes from ``first`` on, whose rows are (B, R, C)."""
     relations, expected = (
         (scale * rows @ others.transpose(1, 2)).softmax(dim=2)
         for rows, others in ((student_rows, student), (teacher_rows, teacher))

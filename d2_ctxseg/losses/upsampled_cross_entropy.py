@@ -1,9 +1,8 @@
-"""Cross-entropy of logits against labels of a higher resolution, in little memory.
+"""Memory-efficient cross-entropy of logits against labels of a higher resolution.
 
-Interpolating the logits first, as is usual, writes K x H x W numbers and several copies of them:
-for 150 classes far more than everything else in a classifier, three times over where three
-predictions are supervised. Here a band of rows is interpolated, turned into its share of the loss
-and of the gradient, and forgotten. The result is the same.
+Interpolating the logits first stores several copies of K x H x W numbers for each supervised
+prediction: for 150 classes far more than everything else in a classifier. Here the loss and its
+gradient are computed one band of rows at a time. The result is the same.
 """
 
 from typing import Any
@@ -26,7 +25,7 @@ def plain_upsampled_cross_entropy(
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """What ``upsampled_cross_entropy`` computes, as a formula; arguments and result as there."""
+    """The formula that ``upsampled_cross_entropy`` computes; same arguments and result."""
     logits = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=align_corners)
     losses = F.cross_entropy(
         logits, labels, class_weights, label_smoothing=label_smoothing, reduction="none"
@@ -45,7 +44,7 @@ def upsampled_cross_entropy(
 ) -> Tensor:
     """Sum over the valid pixels of the cross-entropy of bilinearly interpolated logits.
 
-    Equal to ``plain_upsampled_cross_entropy`` up to rounding, without ever holding (B, K, H, W)
+    Equal to ``plain_upsampled_cross_entropy`` up to rounding, without storing (B, K, H, W)
     numbers. Computed in float32 (float64 for float64 logits).
 
     Args:
@@ -90,7 +89,7 @@ def upsampled_pixel_losses(logits: Tensor, labels: Tensor, align_corners: bool =
 
 
 class _UpsampledCrossEntropy(torch.autograd.Function):
-    """Makes the gradient along with the loss, since both need the same band of logits."""
+    """Computes the gradient along with the loss, since both need the same band of logits."""
 
     @staticmethod
     def forward(
@@ -103,7 +102,7 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
         align_corners: bool,
         needs_gradient: bool,
     ) -> Tensor:
-        """The loss; the gradient waits in ``ctx``."""
+        """The loss; its gradient is stored in ``ctx``."""
         source, ctx.dtype = at_least_float32(logits), logits.dtype
         if class_weights is not None:
             class_weights = class_weights.to(source.dtype)
@@ -132,7 +131,7 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        """The waiting gradient, scaled before it is rounded to the logits' precision."""
+        """The stored gradient, scaled before it is rounded to the logits' precision."""
         (gradient,) = ctx.saved_tensors
         return (gradient * grad_output).to(ctx.dtype), None, None, None, None, None, None
 

@@ -1,4 +1,4 @@
-"""Dice loss of logits against labels of a higher resolution, in little memory.
+"""Memory-efficient dice loss of logits against labels of a higher resolution.
 
 For class k in an image, with probabilities ``s = sigmoid(z_k)`` of the interpolated logits and the
 class's own pixels T, the loss is ``1 - (2 I + 1) / (U + 1)`` with
@@ -6,7 +6,7 @@ class's own pixels T, the loss is ``1 - (2 I + 1) / (U + 1)`` with
     I = sum of s over T,    U = sum of s over all pixels + |T|.
 
 Interpolated masks of K classes, one-hot labels, and their gradients would be (B, K, H, W) each.
-Here a band of rows is interpolated at a time, and labels are indices.
+Here one band of rows is interpolated at a time, and labels stay indices.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ from .precision import at_least_float32, without_autocast
 def plain_upsampled_dice(
     logits: Tensor, labels: Tensor, valid: Tensor, align_corners: bool = False
 ) -> Tensor:
-    """What ``upsampled_dice`` computes, as a formula; arguments and result as there."""
+    """The formula that ``upsampled_dice`` computes; same arguments and result."""
     logits = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=align_corners)
     probability = logits.sigmoid().flatten(2)
     target = class_membership(labels.where(valid, -1), logits.shape[1])
@@ -38,9 +38,9 @@ def upsampled_dice(
 ) -> Tensor:
     """Sum of the dice losses of the classes in each image, of bilinearly interpolated logits.
 
-    Equal to ``plain_upsampled_dice`` up to rounding, without ever holding (B, K, H, W) numbers.
-    Computed in float32 (float64 for float64 logits). Pixels that are not valid are in no class, and
-    count all the same in the sum over all pixels.
+    Equal to ``plain_upsampled_dice`` up to rounding, without storing (B, K, H, W) numbers. Computed
+    in float32 (float64 for float64 logits). Pixels that are not valid belong to no class, but count
+    in the sum over all pixels.
 
     Args:
         logits: (B, K, h, w) float.
@@ -73,10 +73,10 @@ def class_sizes(labels: Tensor, valid: Tensor, num_classes: int) -> Tensor:
 
 
 def _without_absent_classes(logits: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and labels of the classes that some image of the batch has, the others left out.
+    """Logits and labels without the classes that are absent from the whole batch.
 
-    An image has few of the classes of a large dataset, and the others have no loss. How many there
-    are is read from the labels, for which the host would have to wait if they were on a GPU.
+    Absent classes have no loss, and an image contains few of the classes of a large dataset. The
+    classes present are read on the host; for labels on a GPU that would be a synchronisation.
     """
     sizes = class_sizes(labels, valid, logits.shape[1]).sum(dim=0)
     present = [k for k, size in enumerate(sizes.tolist()) if size] or [0]
@@ -87,15 +87,15 @@ def _without_absent_classes(logits: Tensor, labels: Tensor, valid: Tensor) -> tu
 
 
 class _UpsampledDice(torch.autograd.Function):
-    """Makes the gradient along with the loss, since both need the same band of logits.
+    """Computes the gradient along with the loss, since both need the same band of logits.
 
     With ``s' = s (1 - s)`` the gradient at a pixel of the interpolated logits is
 
         (2 I + 1) / (U + 1)^2 s'  -  2 / (U + 1) s' [the pixel is in T].
 
-    I and U are known after the last band only. They are the same for all pixels of a class, so that
-    s' itself can be brought back to (h, w) in the meantime; of the second term there is one number
-    a pixel, which is kept.
+    I and U are known only after the last band. They are the same for all pixels of a class, so that
+    s' itself can be reduced to (h, w) before. The second term has one number per pixel, which is
+    stored.
     """
 
     @staticmethod
@@ -107,7 +107,7 @@ class _UpsampledDice(torch.autograd.Function):
         align_corners: bool,
         needs_gradient: bool,
     ) -> Tensor:
-        """The loss; the gradient waits in ``ctx``."""
+        """The loss; its gradient is stored in ``ctx``."""
         source, ctx.dtype = at_least_float32(logits), logits.dtype
         sums, overlap = (source.new_zeros(logits.shape[:2]) for _ in range(2))
         gradient = torch.zeros_like(source) if needs_gradient else None
@@ -140,7 +140,7 @@ class _UpsampledDice(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        """The waiting gradient, scaled before it is rounded to the logits' precision."""
+        """The stored gradient, scaled before it is rounded to the logits' precision."""
         (gradient,) = ctx.saved_tensors
         return (gradient * grad_output).to(ctx.dtype), None, None, None, None
 
@@ -148,7 +148,10 @@ class _UpsampledDice(torch.autograd.Function):
 def _add_at_own_class(
     gradient: Tensor, values: Tensor, labels: Tensor, align_corners: bool
 ) -> None:
-    """Add to (B, K, h, w) what values (B, H, W) at the pixels' own classes give back to it."""
+    """Add the transposed interpolation of values (B, H, W) at the pixels' own classes.
+
+    ``gradient`` (B, K, h, w) is changed in place.
+    """
     batch, classes, height, width = gradient.shape
     images = torch.arange(batch, device=labels.device)[:, None, None]
     maps = (images * classes + labels) * (height * width)

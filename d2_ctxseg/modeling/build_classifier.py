@@ -1,4 +1,4 @@
-"""From config to classifier."""
+"""Builds the classifier of a config."""
 
 import inspect
 
@@ -9,14 +9,15 @@ from ..utils.errors import UserError, suggest
 
 
 def choose_classifier(cfg, fixed: type[PixelClassifier] | None) -> type[PixelClassifier]:
-    """The class of the classifier that a config asks for.
+    """The classifier class of a config.
 
     Args:
-        cfg: its MODEL.CLASSIFIER.NAME is a registered name, or "".
-        fixed: the class that the meta-architecture names; None if it leaves the choice to NAME.
+        cfg: MODEL.CLASSIFIER.NAME is a registered name or "".
+        fixed: the class of the meta-architecture; None if MODEL.CLASSIFIER.NAME decides.
 
     Raises:
-        UserError: neither or both say one, and both are not the same; or no such name.
+        UserError: the meta-architecture and NAME name different classes, neither names one, or the
+            name is not registered.
     """
     name, architecture = cfg.MODEL.CLASSIFIER.NAME, cfg.MODEL.META_ARCHITECTURE
     if fixed is None:
@@ -24,8 +25,8 @@ def choose_classifier(cfg, fixed: type[PixelClassifier] | None) -> type[PixelCla
     if name and name != fixed.__name__:
         raise UserError(
             f"MODEL.META_ARCHITECTURE '{architecture}' has the classifier '{fixed.__name__}', but "
-            f"MODEL.CLASSIFIER.NAME is '{name}'. Set MODEL.CLASSIFIER.NAME to '' to keep the "
-            "former, or MODEL.META_ARCHITECTURE to 'PixelClassifierSegmentor' for the latter."
+            f"MODEL.CLASSIFIER.NAME is '{name}'. Set MODEL.CLASSIFIER.NAME to '' for the former, "
+            "or MODEL.META_ARCHITECTURE to 'PixelClassifierSegmentor' for the latter."
         )
     return fixed
 
@@ -33,15 +34,15 @@ def choose_classifier(cfg, fixed: type[PixelClassifier] | None) -> type[PixelCla
 def build_classifier(
     cfg, predictor: nn.Conv2d, classifier_class: type[PixelClassifier] | None = None
 ) -> PixelClassifier:
-    """The classifier of a config, starting from a head's ``predictor``.
+    """The classifier of a config, initialised with a head's ``predictor``.
 
     Args:
-        cfg: its MODEL.CLASSIFIER says dropout, interpolation and the classifier's own options.
+        cfg: MODEL.CLASSIFIER has dropout, interpolation and the classifier's own options.
         predictor: the 1x1 convolution that was taken out of the head.
-        classifier_class: the class; the one registered as MODEL.CLASSIFIER.NAME if None.
+        classifier_class: the class; None: the one registered as MODEL.CLASSIFIER.NAME.
 
     Raises:
-        UserError: no such classifier, no such option, or a value that the classifier refuses.
+        UserError: an unknown classifier or option, or a value that the classifier refuses.
     """
     if classifier_class is None:
         classifier_class = choose_classifier(cfg, None)
@@ -67,13 +68,13 @@ def _registered(name: str, architecture: str) -> type[PixelClassifier]:
     names = [registered for registered, _ in CLASSIFIER_REGISTRY]
     if not name:
         raise UserError(
-            f"MODEL.META_ARCHITECTURE '{architecture}' takes the classifier that "
-            f"MODEL.CLASSIFIER.NAME says, but that is empty. Set it to one of {', '.join(names)}."
+            f"MODEL.META_ARCHITECTURE '{architecture}' takes the classifier of "
+            f"MODEL.CLASSIFIER.NAME, which is empty. Set it to one of {', '.join(names)}."
         )
     if name not in CLASSIFIER_REGISTRY:
         raise UserError(
             f"MODEL.CLASSIFIER.NAME: no classifier '{name}'; there are {', '.join(names)}."
-            f"{suggest(name, names)} Your own is registered with CLASSIFIER_REGISTRY.register()."
+            f"{suggest(name, names)} Register your own with CLASSIFIER_REGISTRY.register()."
         )
     return CLASSIFIER_REGISTRY.get(name)
 
@@ -96,7 +97,7 @@ def _listed_options(options: list, classifier_class: type[PixelClassifier]) -> d
 
 
 def _arguments(classifier_class: type[PixelClassifier]) -> list[str]:
-    """The constructor's arguments, and its base classes' where it passes ``**options`` on."""
+    """The constructor's arguments, and those of base classes that get its ``**options``."""
     names = [f"loss_weight_{name}" for name in classifier_class.default_loss_weights]
     for base in classifier_class.__mro__:
         if "__init__" not in vars(base):
@@ -109,14 +110,14 @@ def _arguments(classifier_class: type[PixelClassifier]) -> list[str]:
 
 
 def _check_takes(classifier_class: type[PixelClassifier], arguments: dict) -> None:
-    """Refuse a class whose constructor does not take what the config has for it."""
+    """Refuse a class whose constructor does not take the options of its config node."""
     known = _arguments(classifier_class)
     refused = [name for name in arguments if name not in known]
     if refused:
         raise UserError(
-            f"{classifier_class.__name__} takes no argument '{refused[0]}'. Its constructor needs "
-            "those of PixelClassifier, 'predictor', and the keys of "
-            f"MODEL.CLASSIFIER.{classifier_class.config_node or '<config_node>'} as arguments: let "
-            "it take **options and pass them on to its base class; config_node = '' in the class "
-            "leaves those keys out. See docs/EXTENDING.md."
+            f"{classifier_class.__name__} takes no argument '{refused[0]}'. Its constructor must "
+            "take the arguments of PixelClassifier, 'predictor', and the keys of "
+            f"MODEL.CLASSIFIER.{classifier_class.config_node or '<config_node>'}. Let it take "
+            "**options and pass them on to its base class, or set config_node = '' in the class "
+            "if it has none of these keys. See docs/EXTENDING.md."
         )

@@ -1,4 +1,4 @@
-"""From config to pixel loss."""
+"""Builds the pixel loss of a config."""
 
 import logging
 
@@ -15,18 +15,21 @@ logger = logging.getLogger(__name__)
 
 
 class UnresolvedPixelLoss(PixelLoss):
-    """Stands for balanced class weights that are not known: prediction does not need them."""
+    """The pixel loss of a model whose balanced class weights are not computed.
+
+    A model that only predicts does not need them.
+    """
 
     def forward(self, logits: Tensor, labels: Tensor, align_corners: bool | None = None) -> Tensor:
-        """Arguments as of PixelLoss.
+        """The arguments are those of PixelLoss.
 
         Raises:
             UserError: always.
         """
         raise UserError(
-            f"MODEL.PIXEL_LOSS.CLASS_WEIGHTS is '{BALANCED}', and the weights have not been "
-            "computed from the training labels. train_net.py does so; in a program of your own "
-            "call d2_ctxseg.engine.balance_classes(cfg) before the model is built."
+            f"MODEL.PIXEL_LOSS.CLASS_WEIGHTS is '{BALANCED}', but the weights have not been "
+            "computed from the training labels. train_net.py computes them; in a program of your "
+            "own, call d2_ctxseg.engine.balance_classes(cfg) before you build the model."
         )
 
 
@@ -34,11 +37,11 @@ def build_pixel_loss(cfg, head: nn.Module) -> PixelLoss:
     """The pixel loss of a model.
 
     Args:
-        cfg: its MODEL.PIXEL_LOSS says what the loss is.
-        head: the sem-seg head, whose own training recipe counts where the config says nothing.
+        cfg: MODEL.PIXEL_LOSS has the options of the loss.
+        head: the sem-seg head; its own training recipe holds where the config leaves it open.
 
     Raises:
-        UserError: a value is out of its range, or the weights are not one a class.
+        UserError: a value is out of its range, or the number of weights is not that of the classes.
     """
     options = cfg.MODEL.PIXEL_LOSS
     share = options.HARD_PIXEL_SHARE
@@ -67,26 +70,26 @@ def build_pixel_loss(cfg, head: nn.Module) -> PixelLoss:
 
 
 def share_of_head(head: nn.Module) -> float:
-    """The share of the pixels that counts in a head's own loss; logged if it is not all.
+    """The share of the pixels that counts in a head's own loss; logged if it is below 1.
 
-    Detectron2's DeepLabV3Head and DeepLabV3PlusHead keep a DeepLabCE as ``loss``, which says its
-    share as ``top_k_percent_pixels``. MODEL.SEM_SEG_HEAD.LOSS_TYPE, by default
-    "hard_pixel_mining", has a meaning for these heads only.
+    Detectron2's DeepLabV3Head and DeepLabV3PlusHead have a DeepLabCE as ``loss``, whose
+    ``top_k_percent_pixels`` is the share. Only these heads read MODEL.SEM_SEG_HEAD.LOSS_TYPE, which
+    is "hard_pixel_mining" by default.
     """
     loss = getattr(head, "loss", None)
     share = getattr(loss, "top_k_percent_pixels", 1.0)
     name = type(head).__name__
     if share < 1:
         logger.info(
-            "%s trains on hard pixels (MODEL.SEM_SEG_HEAD.LOSS_TYPE): so does the classifier, on "
-            "%g of the pixels. MODEL.PIXEL_LOSS.HARD_PIXEL_SHARE 1.0 takes all.",
+            "%s trains on hard pixels (MODEL.SEM_SEG_HEAD.LOSS_TYPE), and so does the classifier: "
+            "the share of the pixels is %g. MODEL.PIXEL_LOSS.HARD_PIXEL_SHARE 1.0 trains on all.",
             name,
             share,
         )
     elif isinstance(loss, nn.Module) and not isinstance(loss, nn.CrossEntropyLoss):
         logger.warning(
-            "%s has a loss of its own, %s, which the classifier does not use: its losses, and "
-            "MODEL.PIXEL_LOSS, take its place.",
+            "%s has a loss of its own, %s, which is not used: the classifier's losses and "
+            "MODEL.PIXEL_LOSS replace it.",
             name,
             type(loss).__name__,
         )
@@ -96,7 +99,7 @@ def share_of_head(head: nn.Module) -> float:
 def set_pixel_loss(pixel_loss: PixelLoss, *modules: nn.Module | None) -> None:
     """Let classifier and heads share one pixel loss.
 
-    Of heads that do not derive from SemSegHead nothing is known; they keep what they have.
+    Heads that do not derive from SemSegHead keep their own loss.
     """
     for module in modules:
         if isinstance(module, (PixelClassifier, SemSegHead)):

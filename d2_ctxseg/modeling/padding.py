@@ -1,6 +1,6 @@
-"""Which part of padded images, and of feature maps made from them, is image.
+"""The valid part of padded images and of their feature maps.
 
-Padding lies below an image and on its right, as Detectron2's ImageList puts it.
+Padding lies at the bottom and on the right of an image, as in Detectron2's ImageList.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ def feature_sizes(
     padded_size: Sequence[int],
     map_size: Sequence[int],
 ) -> Tensor:
-    """Height and width of the part of feature maps that shows the image, at least in part.
+    """Height and width of the part of feature maps that covers the image.
 
-    Of an image that is not padded the feature map would have this size.
+    It is the size of the feature map of the image without padding.
 
     Args:
         image_sizes: height and width of each image.
@@ -49,9 +49,9 @@ def feature_sizes(
 
 
 def pad_to_multiple(images: Tensor, divisor: int) -> Tensor:
-    """Images (B, C, H, W) with zeros below and on the right, up to multiples of ``divisor``.
+    """Images (B, C, H, W), padded with zeros to multiples of ``divisor``.
 
-    In an exported graph, whose images are padded before, nothing is added.
+    Nothing is padded while a model is exported: exported files pad images before the model.
     """
     if torch.compiler.is_exporting():
         return images

@@ -1,4 +1,4 @@
-"""Meta-architectures: any backbone, any head with the contract, a classifier of this project."""
+"""Meta-architectures: any backbone, any head that keeps the contract, and a classifier."""
 
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
@@ -36,25 +36,26 @@ from .padding import feature_sizes, sizes_if_padded
 class PixelClassifierSegmentor(nn.Module):
     """Backbone, head and classifier; input and output as Detectron2's SemanticSegmentor.
 
-    In a config the classifier is the one that MODEL.CLASSIFIER.NAME says, unless a subclass names
-    it; then MODEL.CLASSIFIER.NAME is empty or says the same.
+    The config chooses the classifier with MODEL.CLASSIFIER.NAME. A subclass may fix it; then
+    MODEL.CLASSIFIER.NAME must be empty or name the same class.
 
     Args:
-        backbone: image to feature maps.
-        sem_seg_head: feature maps to pixel features: its predictor was taken out. Or, without a
+        backbone: from images to feature maps.
+        sem_seg_head: from feature maps to pixel features, its predictor taken out; without a
             classifier, a head that classifies by itself.
-        classifier: pixel features to class scores and losses, or None.
-        auxiliary_head: a head whose losses are added in training, or None.
-        sliding_window: predict in windows, or None for whole images.
-        pad_test_images: pad images and windows to the backbone's ``size_divisibility`` at test
-            time, as Detectron2 does. False: they go in one by one, in their own size.
-        pixel_mean: one value a channel, subtracted from the image.
-        pixel_std: one value a channel, that the image is divided by.
+        classifier: from pixel features to class scores and losses; or None.
+        auxiliary_head: a head whose losses are added in training; or None.
+        sliding_window: predicts in windows; None: predicts whole images.
+        pad_test_images: whether images and windows are padded to the backbone's
+            ``size_divisibility`` at test time, as in Detectron2. False: they are predicted one by
+            one, in their own size.
+        pixel_mean: mean of each channel, subtracted from the image.
+        pixel_std: standard deviation of each channel, by which the image is divided.
     """
 
-    #: The classifier; None for the one that the config names.
+    #: The class of the classifier; None: the config names it.
     classifier_class: ClassVar[type[PixelClassifier] | None] = None
-    #: Whether a head that classifies by itself is left whole.
+    #: Whether a head that classifies by itself is used without a classifier.
     keeps_whole_heads: ClassVar[bool] = False
     training_only: ClassVar[tuple[str, ...]] = ("auxiliary_head",)
 
@@ -112,24 +113,24 @@ class PixelClassifierSegmentor(nn.Module):
 
     @property
     def head(self) -> HeadAdapter:
-        """The head behind the interface that all heads have."""
+        """The head behind the common interface of all heads."""
         return HeadAdapter(self.sem_seg_head)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Losses in training, predictions otherwise.
 
         Args:
-            batched_inputs: one dict an image: "image" (C, H, W) in the format of INPUT.FORMAT;
+            batched_inputs: one dict per image: "image" (C, H, W) in the format of INPUT.FORMAT;
                 in training "sem_seg", labels (H, W) integer; at test time "height" and "width",
-                the size that the prediction shall have (default: the image's).
+                the size of the prediction (default: that of the image).
 
         Returns:
-            In training a dict of scalars. Otherwise one dict an image with "sem_seg", logits
+            In training a dict of scalars. Otherwise one dict per image with "sem_seg", logits
             (K, height, width).
         """
         if self.training:
@@ -140,7 +141,7 @@ class PixelClassifierSegmentor(nn.Module):
 
     @torch.no_grad()
     def image_scores(self, batched_inputs: list[dict]) -> Iterator[Scores]:
-        """The scores (K, height, width) of each image, which need not be made all at once.
+        """The scores (K, height, width) of each image, which can be computed in bands of rows.
 
         Args:
             batched_inputs: as at test time, see :meth:`forward`.
@@ -148,7 +149,7 @@ class PixelClassifierSegmentor(nn.Module):
         yield from self._scores(batched_inputs)
 
     def _scores(self, batched_inputs: list[dict]) -> Iterator[Scores]:
-        # Images of several sizes in one batch would have to be padded.
+        # Without padding, images of different sizes do not fit into one batch.
         batches = [batched_inputs] if self.pad_test_images else [[one] for one in batched_inputs]
         for batch in batches:
             yield from self._batch_scores(self.normalized_images(batch), batch)
@@ -182,18 +183,18 @@ class PixelClassifierSegmentor(nn.Module):
             yield Resized(Logits(logits), padded_size, size, self.align_corners)
 
     def _explain_missing_padding(self, error: Exception, size: Sequence[int]) -> None:
-        """Raise UserError where a model that needs padding has failed for want of it."""
+        """Raise UserError where a model failed because it needs padding."""
         divisor = max(self.backbone.size_divisibility, 1)
         fits = all(side % divisor == 0 for side in size)
         if self.pad_test_images or fits or isinstance(error, torch.cuda.OutOfMemoryError):
             return
         raise UserError(
-            f"TEST.PAD is False, but the model takes no image of {size[0]} x {size[1]} pixels "
-            f"({error}). Set TEST.PAD to True, or INPUT.SIZE_DIVISIBILITY_TEST to {divisor}."
+            f"TEST.PAD is False, but the model cannot predict an image of {size[0]} x {size[1]} "
+            f"pixels ({error}). Set TEST.PAD to True, or INPUT.SIZE_DIVISIBILITY_TEST to {divisor}."
         ) from error
 
     def normalized_images(self, batched_inputs: list[dict]) -> ImageList:
-        """The images of ``batched_inputs`` as the backbone takes them, padded to one size."""
+        """The images of ``batched_inputs``, normalised and padded to one size."""
         images = [inputs["image"].to(self.device, non_blocking=True) for inputs in batched_inputs]
         return self._padded([(image - self.pixel_mean) / self.pixel_std for image in images])
 
@@ -207,7 +208,7 @@ class PixelClassifierSegmentor(nn.Module):
         )
 
     def padded_labels(self, batched_inputs: list[dict], size: torch.Size) -> Tensor:
-        """Labels (B, H, W) int64, padded with the ignore label as the images were with zeros."""
+        """Labels (B, H, W) int64, padded with the ignore label to the size of the images."""
         padded = []
         for inputs in batched_inputs:
             labels = inputs["sem_seg"].to(self.device, non_blocking=True).long()
@@ -221,9 +222,9 @@ class PixelClassifierSegmentor(nn.Module):
         """Normalised, padded images (B, C, H, W) to logits (B, K, H, W).
 
         Args:
-            images: with the padding below and on the right.
-            image_sizes: height and width of each without its padding, or of all in one entry; None
-                where nothing is padded.
+            images: with padding at the bottom and on the right.
+            image_sizes: height and width of each image without its padding, or one entry for all
+                images; None where nothing is padded.
         """
         logits = self.low_resolution_logits(images, image_sizes)
         return resize(logits, images.shape[-2:], self.align_corners)
@@ -231,7 +232,7 @@ class PixelClassifierSegmentor(nn.Module):
     def low_resolution_logits(
         self, images: Tensor, image_sizes: Sequence[tuple[int, int]] | None = None
     ) -> Tensor:
-        """As :meth:`logits`, but (B, K, h, w) of the size that the head works in."""
+        """As :meth:`logits`, but (B, K, h, w) in the resolution of the head."""
         features = self.backbone(images)
         if self.classifier is None:
             return self.head.class_scores(features)
@@ -246,7 +247,7 @@ class PixelClassifierSegmentor(nn.Module):
         labels: Tensor,
         image_sizes: Sequence[tuple[int, int]] | None = None,
     ) -> dict[str, Tensor]:
-        """The weighted losses: images as :meth:`logits` takes them, labels (B, H, W) int64."""
+        """The weighted losses of images, as :meth:`logits` takes them, and labels (B, H, W)."""
         features = self.backbone(images)
         if self.classifier is None:
             losses = self.head.losses(features, labels)
@@ -266,7 +267,7 @@ class PixelClassifierSegmentor(nn.Module):
         images: Tensor,
         image_sizes: Sequence[tuple[int, int]] | None,
     ) -> dict[str, Tensor]:
-        """The argument ``sizes`` for a classifier that takes it, where something is padded."""
+        """The argument ``sizes`` of a classifier that takes it, where an image is padded."""
         if image_sizes is None or not self.classifier.takes_sizes:
             return {}
         sizes = feature_sizes(image_sizes, images.shape[-2:], features.shape[-2:])
@@ -275,7 +276,7 @@ class PixelClassifierSegmentor(nn.Module):
 
 @META_ARCH_REGISTRY.register()
 class LinearSegmentor(PixelClassifierSegmentor):
-    """The baseline: the vanilla 1x1 convolution, built and trained as the other classifiers are."""
+    """The baseline: the vanilla 1x1 convolution, built and trained like the other classifiers."""
 
     classifier_class = LinearClassifier
 
@@ -303,7 +304,7 @@ class GaussianMixtureSegmentor(PixelClassifierSegmentor):
 
 @META_ARCH_REGISTRY.register()
 class LearnedPrototypeSegmentor(PixelClassifierSegmentor):
-    """Several learned vectors a class; keys under MODEL.CLASSIFIER.LEARNED_PROTOTYPE."""
+    """Several learned vectors per class; keys under MODEL.CLASSIFIER.LEARNED_PROTOTYPE."""
 
     classifier_class = LearnedPrototypeClassifier
 
@@ -319,8 +320,8 @@ class SemanticSpatialSegmentor(PixelClassifierSegmentor):
 class ExplicitClassSegmentor(PixelClassifierSegmentor):
     """Explicit class embeddings (ICCV 2023); keys under MODEL.CLASSIFIER.EXPLICIT_CLASS.
 
-    A head that makes class embeddings itself, ECEHead or SegViTHead, is left whole and needs no
-    classifier; any other head gets ExplicitClassClassifier.
+    A head with class embeddings of its own, ECEHead or SegViTHead, is used without a classifier.
+    Any other head gets ExplicitClassClassifier.
     """
 
     classifier_class = ExplicitClassClassifier
@@ -329,14 +330,14 @@ class ExplicitClassSegmentor(PixelClassifierSegmentor):
 
 @META_ARCH_REGISTRY.register()
 class WholeHeadSegmentor(PixelClassifierSegmentor):
-    """A head that classifies by itself, ECEHead or SegViTHead, and no classifier beside it."""
+    """A head that classifies by itself, ECEHead or SegViTHead, without a classifier."""
 
     @classmethod
     def _build_classifier(cls, cfg, head: nn.Module) -> None:
         if cfg.MODEL.CLASSIFIER.NAME:
             raise UserError(
                 f"MODEL.META_ARCHITECTURE '{cls.__name__}' takes no classifier, but "
-                f"MODEL.CLASSIFIER.NAME is '{cfg.MODEL.CLASSIFIER.NAME}'. Leave it empty, or set "
+                f"MODEL.CLASSIFIER.NAME is '{cfg.MODEL.CLASSIFIER.NAME}'. Set it to '', or set "
                 "MODEL.META_ARCHITECTURE to 'PixelClassifierSegmentor'."
             )
         if not HeadAdapter(head).classifies_by_itself:

@@ -81,7 +81,7 @@ class VisionTransformerBackbone(FreezableBackbone):
         )
         self.out_indices = tuple(out_indices)
         _check_out_indices(name, self.out_indices, len(self.encoder.blocks))
-        # Distributed training wants no unused parameters.
+        # Distributed training fails on parameters without a gradient.
         self.encoder.prune_intermediate_layers(
             list(self.out_indices), prune_norm=True, prune_head=True
         )

@@ -59,7 +59,7 @@ class DepthwiseSeparableASPPHead(SemSegHead):
         dilations: of the branches; 1 is a 1x1 convolution.
         num_classes: number of classes K.
         loss_weight: factor on the loss.
-        ignore_value: label of pixels that take no part in the loss.
+        ignore_value: label of ignored pixels.
         align_corners: how feature maps and logits are interpolated.
 
     Raises:

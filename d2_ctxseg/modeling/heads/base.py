@@ -144,7 +144,7 @@ class SemSegHead(nn.Module):
         num_classes: number of classes K.
         common_stride: stride of the pixel features.
         loss_weight: factor on the loss.
-        ignore_value: label of pixels that take no part in the loss.
+        ignore_value: label of ignored pixels.
         align_corners: how logits are interpolated.
         loss_name: the key of the loss.
 

@@ -97,7 +97,7 @@ class ECEHead(SemSegHead):
         loss_weight_dice: likewise, of the dice loss of the auxiliary mask.
         loss_weight_diversity: likewise, of the diversity loss of the feature reconstruction.
         loss_weight: factor on all losses.
-        ignore_value: label of pixels that take no part in the losses.
+        ignore_value: label of ignored pixels.
         align_corners: how logits, masks and features are interpolated.
 
     Raises:

@@ -35,7 +35,7 @@ class FCNHead(SemSegHead):
             others.
         num_classes: number of classes K.
         loss_weight: factor on the loss.
-        ignore_value: label of pixels that take no part in the loss.
+        ignore_value: label of ignored pixels.
         align_corners: how feature maps and logits are interpolated.
         loss_name: the key of the loss.
 
@@ -118,7 +118,7 @@ class AuxiliaryFCNHead(FCNHead):
         dropout: probability of dropping a channel before the predictor.
         num_classes: number of classes K.
         loss_weight: factor on ``loss_auxiliary``.
-        ignore_value: label of pixels that take no part in the loss.
+        ignore_value: label of ignored pixels.
         align_corners: how logits are interpolated.
     """
 

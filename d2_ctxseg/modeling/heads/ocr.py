@@ -86,7 +86,7 @@ class OCRHead(SemSegHead):
         loss_weight_coarse: weight of the coarse prediction's loss; 0 leaves it out.
         num_classes: number of classes K.
         loss_weight: factor on both losses.
-        ignore_value: label of pixels that take no part in the losses.
+        ignore_value: label of ignored pixels.
         align_corners: how feature maps and logits are interpolated.
 
     Raises:

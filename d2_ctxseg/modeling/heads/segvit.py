@@ -115,7 +115,7 @@ class SegViTHead(nn.Module):
         loss_stride: the mask losses are computed at the labels' size divided by this. 1 as the
             authors do; 2 or 4 save time and memory where there are many classes.
         loss_weight: factor on all losses.
-        ignore_value: label of pixels that take no part in the losses.
+        ignore_value: label of ignored pixels.
         align_corners: how masks are interpolated.
 
     Raises:
@@ -299,7 +299,7 @@ def present_classes(labels: Tensor, num_classes: int, ignore_label: int = 255) -
     Args:
         labels: (B, H, W), any integer dtype.
         num_classes: K; labels outside 0 to K-1 count as ignored.
-        ignore_label: pixels with this label take no part.
+        ignore_label: pixels with this label are ignored.
 
     Returns:
         (B, K) booleans.

@@ -54,7 +54,7 @@ class SMPDecoderHead(SemSegHead):
         decoder_options: keyword arguments of that decoder.
         num_classes: number of classes K.
         loss_weight: factor on the loss.
-        ignore_value: label of pixels that take no part in the loss.
+        ignore_value: label of ignored pixels.
         align_corners: how logits are interpolated.
 
     Raises:

@@ -28,7 +28,7 @@ class UPerHead(SemSegHead):
         pool_scales: sides of the grids that the deepest feature map is averaged to.
         num_classes: number of classes K.
         loss_weight: factor on the loss.
-        ignore_value: label of pixels that take no part in the loss.
+        ignore_value: label of ignored pixels.
         align_corners: how feature maps and logits are interpolated.
 
     Raises:

@@ -1,4 +1,4 @@
-"""From logits to predictions of the image's size: in bands, in windows, in several views."""
+"""Predictions in the size of the image: in bands of rows, in windows, in several views."""
 
 from .label_map_prediction import LabelMapPredictor
 from .test_time_augmentation import SemanticSegmentorWithTTA, TestTimeAugmentation

@@ -1,4 +1,4 @@
-"""Label maps for evaluation, from one view and from several in one pass."""
+"""Label maps for evaluation: of the image alone and of several views, in one pass."""
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +14,22 @@ class LabelMapPredictor(nn.Module):
     """Predicts label maps with any Detectron2 semantic segmentor, without full scores.
 
     Args:
-        model: takes and returns what Detectron2's SemanticSegmentor does. With one of this
-            project's, memory does not grow with classes times pixels of the image.
-        augmentation: predict with it as well; the image as it is goes through the model once.
+        model: has the inputs and outputs of Detectron2's SemanticSegmentor. With a model of this
+            project, memory does not grow with classes times pixels of the image.
+        augmentation: adds predictions with test-time augmentation; the image itself is still
+            predicted only once.
     """
 
     def __init__(self, model: nn.Module, augmentation: TestTimeAugmentation | None = None):
         super().__init__()
         self.model = model
         self.augmented = augmentation and SemanticSegmentorWithTTA(model, augmentation)
-        self.training = model.training  # what restores the mode of this one restores the model's
+        # Detectron2 restores the mode of this module, and with it the mode of the model.
+        self.training = model.training
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
-        """One dict an image with "label_map", and "label_map_TTA" with augmentation.
+        """One dict per image with "label_map" and, with augmentation, "label_map_TTA".
 
         Both are (height, width) int64, on the model's device.
         """

@@ -1,9 +1,9 @@
-"""Class scores of an image that are computed a band of rows at a time.
+"""Class scores of an image, computed in bands of rows.
 
 Detectron2 resizes logits (K, h, w) to the image and takes the argmax. With many classes and large
-images that takes the most memory of a prediction: 847 classes at 1024x2048 are 7 GB. Here resizing,
-averaging over windows and views, and the argmax are computed in bands; only what the network
-itself gives is kept whole.
+images this dominates the memory of a prediction: 847 classes at 1024x2048 are 7 GB. Here resizing,
+averaging over windows and views, and the argmax are computed in bands of rows; only the output of
+the network is stored whole.
 """
 
 from abc import ABC, abstractmethod
@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Numbers in a band, by device: on a CPU it shall stay in the cache, on a GPU fill it.
+# Scores per band, by device type: few enough for the cache of a CPU, enough to keep a GPU busy.
 _BAND_ELEMENTS = {"cpu": 1 << 19}
 _BAND_ELEMENTS_ELSEWHERE = 1 << 26
 _LEAST_ROWS = 4
-# Makes any difference of two scores larger than a class's rank.
+# Scales any difference of two scores beyond the number of classes.
 _HUGE = 3e38
 
 
@@ -27,7 +27,7 @@ class Scores(ABC):
 
     Attributes:
         shape: (K, H, W).
-        device: where they are.
+        device: the device of the scores.
     """
 
     shape: tuple[int, int, int]
@@ -44,12 +44,12 @@ class Scores(ABC):
     def label_map(self, band_elements: int | None = None) -> Tensor:
         """The class with the highest score at each pixel, (H, W) int64.
 
-        As ``tensor().argmax(0)``, except where the two best classes differ by no more than
-        rounding; of equal scores the first class wins. The scores must be finite.
+        Equals ``tensor().argmax(0)``, except where the two best classes differ by rounding alone;
+        of equal scores the first class wins. The scores must be finite.
 
         Args:
-            band_elements: about how many scores there are at once; None: what suits the device.
-                At least four rows.
+            band_elements: approximate number of scores per band, which has at least four rows;
+                None: a default by device type.
         """
         num_classes, height, width = self.shape
         if band_elements is None:
@@ -59,7 +59,7 @@ class Scores(ABC):
         for start in range(0, height, step):
             stop = min(start + step, height)
             band = _at_least_float32(self.rows(start, stop))
-            # Bands of stored logits are views of them; the logits must not change.
+            # A band of stored logits is a view, and the stored logits must not change.
             labels[start:stop] = _first_argmax(band.clone() if band._is_view() else band)
         return labels
 
@@ -79,12 +79,12 @@ class Logits(Scores):
 
 
 class Resized(Scores):
-    """Scores resized bilinearly to a size, of which the upper left part is kept.
+    """Bilinearly resized scores, cropped to their upper left part.
 
     Args:
-        scores: what is resized.
-        size: height and width.
-        crop: height and width of the part; None: all.
+        scores: the scores to resize.
+        size: height and width to resize to.
+        crop: height and width of the part to keep; None: all.
         align_corners: as in ``F.interpolate``.
     """
 
@@ -108,7 +108,7 @@ class Resized(Scores):
         rows = self._scores.rows(top, bottom)
         if rows.dtype in (torch.float16, torch.bfloat16):
             rows = rows.float()
-        # The widths first, row by row, as F.interpolate does.
+        # The width first, row by row, as in F.interpolate.
         rows = self._interpolate(rows, (bottom - top, self._size[1]))
         above, below = (
             torch.tensor(index[start:stop], device=rows.device) - top for index in (first, second)
@@ -116,7 +116,7 @@ class Resized(Scores):
         weight = rows.new_tensor(weight[start:stop])[:, None]
         if rows.device.type != "cpu":
             return torch.lerp(rows[:, above], rows[:, below], weight)
-        # On a CPU a product with two numbers in each row is the fastest; on a GPU it could be
+        # On a CPU a product with a matrix of two numbers per row is fastest. On a GPU it could be
         # rounded to TF32.
         matrix = rows.new_zeros(stop - start, bottom - top)
         matrix.scatter_add_(1, above[:, None], 1 - weight).scatter_add_(1, below[:, None], weight)
@@ -129,9 +129,9 @@ class Resized(Scores):
         return resized[0, :, :, : self.shape[2]]
 
     def _row_table(self) -> tuple[list[int], list[int], list[float]]:
-        """Between which two rows each new row lies, and how near it is to the second one.
+        """For each new row the two rows that it lies between, and the weight of the second one.
 
-        Python numbers, for slices without waiting for a device.
+        Python numbers, so that slicing needs no synchronisation with the device.
         """
         if self._table is None:
             rows, size = self._scores.shape[1], self._size[0]
@@ -200,14 +200,16 @@ class Windows(Scores):
 
     Args:
         size: height and width of the image.
-        windows: top, left and scores of each; all of one size, and they cover the image.
+        windows: top, left and scores of each window. All windows have the same size, and together
+            they cover the image.
     """
 
     def __init__(self, size: tuple[int, int], windows: Sequence[tuple[int, int, Scores]]):
         self._windows = list(windows)
         num_classes, *window = self._windows[0][2].shape
         self.shape, self.device = (num_classes, *size), self._windows[0][2].device
-        # They lie on a grid: how many cover a pixel is a product over its row and its column.
+        # The windows form a grid: the number that covers a pixel is a product of those that cover
+        # its row and its column.
         tops, lefts = ({window[i] for window in self._windows} for i in (0, 1))
         self._count = torch.outer(
             _cover(tops, window[0], size[0]), _cover(lefts, window[1], size[1])
@@ -233,7 +235,7 @@ class Windows(Scores):
 
 
 def _cover(starts: Iterable[int], window: int, length: int) -> Tensor:
-    """How many windows cover each of ``length`` positions, int64."""
+    """The number of windows that cover each of ``length`` positions, int64."""
     starts = torch.tensor(sorted(starts))
     steps = torch.zeros(length + 1, dtype=torch.int64)
     steps.index_add_(0, starts, torch.ones_like(starts))
@@ -250,12 +252,12 @@ def _at_least_float32(scores: Tensor) -> Tensor:
 
 
 def _first_argmax(band: Tensor) -> Tensor:
-    """``band.argmax(0)`` of (K, rows, width). On a CPU several times as fast; changes the band."""
+    """``band.argmax(0)`` of (K, rows, width); several times as fast on a CPU. Changes the band."""
     if band.device.type != "cpu":
         return band.argmax(0)
     last = band.shape[0] - 1
     rank = torch.arange(last, -1, -1, dtype=band.dtype, device=band.device)
-    # The best has its rank, any other far less.
+    # The best class gets its rank, any other class a far smaller number.
     band -= band.amax(0)
     torch.add(rank[:, None, None], band, alpha=_HUGE, out=band)
     return (last - band.amax(0).long()).clamp_(0, last)

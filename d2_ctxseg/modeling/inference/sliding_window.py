@@ -1,4 +1,4 @@
-"""Sliding-window prediction: an image in overlapping windows, averaged where they overlap."""
+"""Sliding-window prediction: overlapping windows, whose scores are averaged."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from .scores import Scores, Windows
 
 @dataclass(frozen=True)
 class SlidingWindow:
-    """How windows lie on an image.
+    """The grid of windows.
 
     Attributes:
         size: height and width of a window, in pixels.
         stride: pixels from one window to the next, downwards and to the right; at most ``size``.
-        batch_size: windows that go through the model at once.
+        batch_size: number of windows per batch.
 
     Raises:
         UserError: a value that is not positive, or strides that leave gaps between windows.
@@ -47,7 +47,7 @@ class SlidingWindow:
 
     @classmethod
     def from_config(cls, cfg) -> "SlidingWindow | None":
-        """As TEST.SLIDING_WINDOW says; None if it is not enabled."""
+        """The grid of TEST.SLIDING_WINDOW; None if it is not enabled."""
         options = cfg.TEST.SLIDING_WINDOW
         if not options.ENABLED:
             return None
@@ -55,9 +55,9 @@ class SlidingWindow:
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows start along one side of an image: the last one ends where the image ends.
+    """The first pixel of each window along one side of an image.
 
-    A window that is longer than the image starts at 0 and ends with it.
+    The last window ends with the image. A window that is longer than the image starts at 0.
     """
     last = max(length - window, 0)
     return [*range(0, last, stride), last]
@@ -69,9 +69,9 @@ def sliding_window_scores(
     """The mean over all windows of each pixel's scores.
 
     Args:
-        predict: from images (B, C, h, w) to the scores (K, h, w) of each, B at most
-            ``windows.batch_size``.
-        image: (C, H, W); where it is smaller than a window, the window is cut to it.
+        predict: from images (B, C, h, w), B at most ``windows.batch_size``, to the scores
+            (K, h, w) of each image.
+        image: (C, H, W); windows are cropped to a smaller image.
         windows: size, stride and batch size.
 
     Returns:

@@ -17,23 +17,23 @@ AVERAGES = ("probabilities", "logits")
 
 @dataclass(frozen=True)
 class TestTimeAugmentation:
-    """Which scaled and flipped views of an image are predicted, and how they are averaged.
+    """The scaled and flipped views of an image, and how their scores are averaged.
 
     Attributes:
-        ratios: scales relative to the image that the model is given.
-        min_sizes: where there are no ratios: lengths of the shortest edge, in pixels.
-        max_size: the longest edge does not exceed it; for ``min_sizes`` only.
+        ratios: scales relative to the input image of the model.
+        min_sizes: lengths of the shortest edge, in pixels; used if ``ratios`` is empty.
+        max_size: upper bound of the longest edge, for ``min_sizes`` only.
         flip: whether each scale is also predicted horizontally flipped.
         average: "probabilities" or "logits".
-        from_original: whether views are resized from the image as it was read, under
-            "original_image" in the inputs, or from the image that the model is given.
-        resize: how the image that the model is given was resized; views are resized alike.
+        from_original: True: views are resized from the image as it was read, "original_image" in
+            the inputs. False: from the input image of the model.
+        resize: how the input image of the model was resized; views are resized in the same way.
 
     Raises:
-        UserError: a value that is not positive, no scale at all, or an unknown average.
+        UserError: a value is not positive, there is no scale, or the average is unknown.
     """
 
-    __test__ = False  # no test, whatever pytest makes of the name
+    __test__ = False  # pytest would take the class for a test because of its name
 
     ratios: tuple[float, ...] = ()
     min_sizes: tuple[int, ...] = ()
@@ -55,7 +55,7 @@ class TestTimeAugmentation:
 
     @classmethod
     def from_config(cls, cfg) -> "TestTimeAugmentation":
-        """As TEST.AUG and INPUT say."""
+        """The augmentation of TEST.AUG and INPUT."""
         options = cfg.TEST.AUG
         return cls(
             tuple(options.RATIOS),
@@ -71,8 +71,8 @@ class TestTimeAugmentation:
         """Heights and widths of the views, before ``resize`` rounds them up to multiples.
 
         Args:
-            height: of the image that they are resized from.
-            width: of the image that they are resized from.
+            height: height of the image that is resized.
+            width: width of the image that is resized.
         """
         if not self.ratios:
             return [
@@ -84,10 +84,10 @@ class TestTimeAugmentation:
         return [scaled_size(height, width, ratio) for ratio in self.ratios]
 
     def scaled(self, inputs: dict) -> Iterator[Tensor]:
-        """The image (C, h, w) of each scale; the one of the inputs itself where it has the size.
+        """The image (C, h, w) at each scale; the input image itself where it has that size.
 
         Raises:
-            UserError: views shall be made from the original image, which is not in the inputs.
+            UserError: ``from_original`` is set, but "original_image" is not in the inputs.
         """
         image = source = inputs["image"]
         if self.from_original:
@@ -112,8 +112,9 @@ class SemanticSegmentorWithTTA(nn.Module):
     """Averages the predictions of a model on scaled and flipped views of the image.
 
     Args:
-        model: takes and returns what Detectron2's SemanticSegmentor does. One of this project's
-            keeps only its own logits of each view; of another one the full scores are added up.
+        model: has the inputs and outputs of Detectron2's SemanticSegmentor. For a model of this
+            project only the low-resolution logits of each view are stored; for others the full
+            scores are added up.
         augmentation: the views and the average.
     """
 
@@ -124,12 +125,12 @@ class SemanticSegmentorWithTTA(nn.Module):
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
-        """As the model; "sem_seg" holds the averages (K, height, width)."""
+        """The inputs of the model to dicts with "sem_seg", the averages (K, height, width)."""
         return [{"sem_seg": self.scores(inputs)[1].tensor()} for inputs in batched_inputs]
 
     @torch.no_grad()
     def scores(self, inputs: dict) -> tuple[Scores | None, Scores]:
-        """The scores of the image as it is, if that is one of the views, and the average."""
+        """The scores of the input image, if it is one of the views, and the average."""
         plain, views = None, _Views(self.augmentation.average)
         for view, is_plain, is_flipped in self._views(inputs):
             (scores,) = image_scores(self.model, [view])
@@ -138,7 +139,7 @@ class SemanticSegmentorWithTTA(nn.Module):
         return plain, views.mean()
 
     def _views(self, inputs: dict) -> Iterator[tuple[dict, bool, bool]]:
-        """Inputs for each view, whether it is the image as it is, and whether it is flipped."""
+        """The inputs of each view, whether it is the input image, and whether it is flipped."""
         height, width = inputs["image"].shape[-2:]
         size = {"height": inputs.get("height", height), "width": inputs.get("width", width)}
         for image in self.augmentation.scaled(inputs):
@@ -156,7 +157,7 @@ def image_scores(model: nn.Module, batched_inputs: list[dict]) -> Iterator[Score
 
 
 class _Views:
-    """Scores to average. Those that are stored in full size anyway are added up at once."""
+    """Collects scores to average. Scores that are stored in full size are added up at once."""
 
     def __init__(self, average: str):
         self._average = average
@@ -179,5 +180,5 @@ class _Views:
     def mean(self) -> Scores:
         if self._stored is None:
             return Mean(self._lazy)
-        # A model gives stored scores for all views, or for none.
+        # The scores of a model are stored in full size for all views or for none.
         return Logits(self._stored / self._num_stored)
