@@ -35,6 +35,9 @@ def _add_data_config(cfg: CN) -> None:
     # YAML files that each describe a dataset of your own (docs/DATASETS.md). They are registered
     # before training; name their splits in DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.FOLDERS = []
+    # What these files say, and the classes of datasets that Python code has registered. A run
+    # writes it into its config.yaml, which then needs no other file. You need not write it.
+    cfg.DATASETS.DESCRIPTIONS = []
     # Generate the datasets of DATASETS.TRAIN/TEST that are generated ones (ContextShapes) if
     # they are not on disk yet.
     cfg.DATASETS.GENERATE_MISSING = False

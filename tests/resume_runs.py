@@ -149,7 +149,9 @@ def differences(one: Path, other: Path) -> list[str]:
 def _content(folder: Path, name: Path):
     path = folder / name
     if path.suffix == ".pth":
-        return flattened(torch.load(path, weights_only=True))
+        content = torch.load(path, weights_only=True)
+        del content["config"]  # of this process: OUTPUT_DIR, number of workers
+        return flattened(content)
     if name.name == "metrics.json":
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         return [{key: row[key] for key in row.keys() - TIMES} for row in rows]

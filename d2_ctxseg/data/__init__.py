@@ -4,6 +4,7 @@ from .augmentation import BrightnessShift, PadToSize, PhotometricDistortion, Res
 from .check import CheckReport, check_dataset
 from .color_labels import convert_color_labels
 from .context_shapes import ContextShapesOptions, generate_context_shapes
+from .descriptions import metadata_of, register_datasets_of
 from .errors import DatasetError
 from .folder_dataset import FolderDataset, read_folder_dataset
 from .labels import LabelFormat, check_label_values, check_same_size, read_label
@@ -40,9 +41,11 @@ __all__ = [
     "generate_context_shapes",
     "generate_missing",
     "generate_palette",
+    "metadata_of",
     "read_folder_dataset",
     "read_label",
     "register_builtin_datasets",
+    "register_datasets_of",
     "register_folder_dataset",
     "register_folder_datasets",
     "unshared_names",

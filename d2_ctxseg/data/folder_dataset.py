@@ -122,6 +122,57 @@ class FolderDataset:
         """Whether the root is given relative to the environment variable DETECTRON2_DATASETS."""
         return self.root == _ROOT_PREFIX or self.root.startswith(f"{_ROOT_PREFIX}/")
 
+    def describe(self) -> dict:
+        """The dataset in plain YAML values, for :func:`read_description`.
+
+        The root is absolute, unless it is relative to DETECTRON2_DATASETS; nothing refers to
+        another file, and ``source`` says where the description came from.
+        """
+        root = self.root if self.below_datasets_root else os.path.abspath(self.resolve_root())
+        description = {
+            "source": str(self.source),
+            "name": self.name,
+            "root": str(root),
+            "splits": {
+                split: {key: path for key, path in files._asdict().items() if path is not None}
+                for split, files in self.splits.items()
+            },
+            "classes": list(self.classes),
+            "palette": [list(color) for color in self.palette],
+            "ignore_label": self.ignore_label,
+            "image_suffix": list(self.image_suffixes),
+            "label_suffix": list(self.label_suffixes),
+        }
+        if self.id_map is not None:
+            description["id_map"] = {
+                raw: "ignore" if index == self.ignore_label else index
+                for raw, index in self.id_map.items()
+            }
+        if self.original_ids is not None:
+            description["original_ids"] = list(self.original_ids)
+        if self.value_range is not None:
+            description["value_range"] = list(self.value_range)
+        if self.aliases:
+            description["aliases"] = dict(self.aliases)
+        if self.preparation is not None:
+            description["preparation"] = self.preparation
+        return description
+
+    def metadata(self) -> dict:
+        """What Detectron2's ``Metadata`` of a split says of classes and labels."""
+        metadata = {
+            "stuff_classes": list(self.classes),
+            "stuff_colors": list(self.palette),
+            "ignore_label": self.ignore_label,
+        }
+        if self.id_map is not None:
+            metadata["id_map"] = self.id_map
+        if self.original_ids is not None:
+            metadata["original_ids"] = list(self.original_ids)
+        if self.value_range is not None:
+            metadata["value_range"] = self.value_range
+        return metadata
+
     def resolve_root(self) -> Path:
         """The folder of the dataset, from the environment as it is now."""
         if self.below_datasets_root:
@@ -148,6 +199,24 @@ def read_folder_dataset(yaml_path: str | Path) -> FolderDataset:
         raise DatasetError(f"Dataset description {error}") from error
     except _InvalidDescription as error:
         raise DatasetError(f"{source}: {error}") from error
+
+
+def read_description(description: dict) -> FolderDataset:
+    """The dataset that :meth:`FolderDataset.describe` has described.
+
+    Raises:
+        DatasetError: the description is not valid.
+    """
+    if not isinstance(description, dict) or not isinstance(description.get("source"), str):
+        raise DatasetError(
+            f"A description of DATASETS.DESCRIPTIONS is {shown(description)}, expected a mapping "
+            "with the keys of a dataset's YAML and 'source', the path of that file."
+        )
+    source = Path(description["source"])
+    try:
+        return _build(source, {key: value for key, value in description.items() if key != "source"})
+    except _InvalidDescription as error:
+        raise DatasetError(f"DATASETS.DESCRIPTIONS, of {source}: {error}") from error
 
 
 class _InvalidDescription(Exception):

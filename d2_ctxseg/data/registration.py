@@ -73,7 +73,11 @@ def register_folder_dataset(yaml_path: str | Path) -> list[str]:
     Raises:
         DatasetError: the description is not valid, or one of the names is another dataset's.
     """
-    dataset = read_folder_dataset(yaml_path)
+    return register_dataset(read_folder_dataset(yaml_path))
+
+
+def register_dataset(dataset: FolderDataset) -> list[str]:
+    """As :func:`register_folder_dataset`, for a description that was read already."""
     names = dataset.registered_names()
     for name in names:
         _check_free(name, dataset)
@@ -133,6 +137,12 @@ def _generate_if_missing(name: str) -> None:
         _generators[dataset.name](root)
 
 
+def is_builtin_name(name: str) -> bool:
+    """Whether the dataset registered under ``name`` is one that this package describes."""
+    dataset, _ = _registered.get(name, (None, None))
+    return dataset is not None and _is_builtin(dataset)
+
+
 def _is_builtin(dataset: FolderDataset) -> bool:
     return dataset.source.parent == BUILTIN_FOLDER
 
@@ -151,7 +161,7 @@ def _check_free(name: str, dataset: FolderDataset) -> None:
             f"{dataset.source}: the dataset '{name}' is already described by {other.source}. "
             "Choose another 'name'."
         )
-    if other != dataset:
+    if other.describe() != dataset.describe():
         raise DatasetError(
             f"{dataset.source} has changed since the dataset '{name}' was registered. "
             "Start a new process."
@@ -163,19 +173,9 @@ def _register_split(name: str, dataset: FolderDataset, split: str) -> None:
     DatasetCatalog.register(name, functools.partial(_load_split, name, dataset, split))
     if not dataset.has_labels(split):
         metadata.pop("sem_seg_root", None)
-    metadata |= {
-        "stuff_classes": list(dataset.classes),
-        "stuff_colors": list(dataset.palette),
-        "ignore_label": dataset.ignore_label,
-    }
+    metadata |= dataset.metadata()
     # Detectron2's own, of Cityscapes, stays: other projects choose an evaluator by it.
     metadata.setdefault("evaluator_type", "sem_seg")
-    if dataset.id_map is not None:
-        metadata["id_map"] = dataset.id_map
-    if dataset.original_ids is not None:
-        metadata["original_ids"] = list(dataset.original_ids)
-    if dataset.value_range is not None:
-        metadata["value_range"] = dataset.value_range
     MetadataCatalog.get(name).set(**metadata)
     _registered[name] = (dataset, split)
 

@@ -3,11 +3,10 @@
 import numpy as np
 import torch
 
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 
 from ..checkpoint import load_weights
-from ..data import register_builtin_datasets
+from ..data import metadata_of
 from ..data.images import ALL_CHANNELS, check_megapixels, read_image, to_display_image
 from ..data.resize import ResizeForTest
 from ..modeling.inference.test_time_augmentation import image_scores
@@ -45,8 +44,7 @@ class SemSegPredictor:
                 f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; predictions know 'RGB', 'BGR' and "
                 f"'{ALL_CHANNELS}'"
             )
-        register_builtin_datasets(cfg.DATASETS.TEST[:1])
-        self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+        self.metadata = metadata_of(cfg, cfg.DATASETS.TEST[0])
         self.image_format = cfg.INPUT.FORMAT
         self.max_megapixels = cfg.TEST.MAX_MEGAPIXELS
         self.num_channels = len(cfg.MODEL.PIXEL_MEAN)

@@ -89,6 +89,13 @@ _EXPECTED_RESULTS = Expectation(
         )
     ),
 )
+_DESCRIPTIONS = Expectation(
+    "a list of descriptions of datasets, as a run writes it into its config.yaml",
+    lambda value: (
+        isinstance(value, list | tuple)
+        and all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in value)
+    ),
+)
 _PAIRS = Expectation(
     "pairs, [name, value, name, value, ...]",
     lambda value: (
@@ -103,6 +110,7 @@ RULES: Rules = {
     "SEED": integer(None, _LARGEST_SEED),
     "FLOAT32_PRECISION": choice(("", "highest", "high", "medium")),
     "DATASETS.FOLDERS": several(text(empty=False), least=0, called="a list of paths"),
+    "DATASETS.DESCRIPTIONS": _DESCRIPTIONS,
     "DATASETS.TRAIN": _NAMES,
     "DATASETS.TEST": _NAMES,
     "INPUT.FORMAT": choice(_FORMATS),

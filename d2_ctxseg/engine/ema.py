@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
@@ -42,13 +43,15 @@ class UpdateEMA(HookBase):
     Args:
         ema: from :func:`build_ema`; its state is in the run's checkpoints as "ema".
         model: what it follows.
-        output_dir: where ``model_final_ema.pth`` goes, which is a checkpoint like any other.
+        cfg: of the run; ``model_final_ema.pth``, which is a checkpoint like any other, goes into
+            its OUTPUT_DIR.
     """
 
-    def __init__(self, ema: AveragedModel, model: nn.Module, output_dir: str):
+    def __init__(self, ema: AveragedModel, model: nn.Module, cfg: CfgNode):
         self.ema = ema
         self.model = model
-        self.path = os.path.join(output_dir, FINAL_FILE)
+        self.path = os.path.join(cfg.OUTPUT_DIR, FINAL_FILE)
+        self.config = cfg.dump()
 
     def after_step(self) -> None:
         """Take the step's weights into the EMA."""
@@ -58,4 +61,4 @@ class UpdateEMA(HookBase):
         """Write the EMA, unless training was cut short."""
         if comm.is_main_process() and self.trainer.iter >= self.trainer.max_iter:
             with atomic_write(self.path, "wb") as file:
-                torch.save({"model": self.ema.module.state_dict()}, file)
+                torch.save({"model": self.ema.module.state_dict(), "config": self.config}, file)

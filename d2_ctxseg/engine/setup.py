@@ -10,7 +10,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..config import add_ctxseg_config
-from ..data import register_builtin_datasets, register_folder_datasets
+from ..data import register_datasets_of
 from ..data.images import check_channels
 from ..modeling.backbones.normalization import KEYS as NORMALIZATION_KEYS
 from ..modeling.backbones.normalization import complete_normalization, has_encoder
@@ -75,8 +75,7 @@ def setup_config(config_file: str, opts: list[str], *, for_inference: bool = Fal
         cfg.MODEL.ENCODER.WEIGHTS = ""
     else:
         _warn_of_frozen_random_weights(cfg)
-    register_folder_datasets(cfg.DATASETS.FOLDERS)
-    register_builtin_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    register_datasets_of(cfg, for_inference=for_inference)
     validate_datasets(cfg, training=not for_inference)
     _warn_of_unused_pixel_loss(cfg)
     cfg.freeze()

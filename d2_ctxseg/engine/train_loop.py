@@ -99,7 +99,8 @@ class ResumableTrainer(DefaultTrainer):
         iteration = self._iterations_done() - 1
         self.run_state.gather(self.storage, iteration)
         save = self.checkpointer.save if tag else self.checkpointer.write
-        save(name, iteration=iteration, **content)
+        # With it the file can be used without its folder, and without the dataset's YAML.
+        save(name, iteration=iteration, config=self.cfg.dump(), **content)
 
     def _iterations_done(self) -> int:
         # After training, Detectron2's hooks expect ``iter`` to be ``max_iter``.

@@ -152,7 +152,7 @@ class Trainer(ResumableTrainer):
     def _ema_update(self) -> HookBase | None:
         if self.ema is None:
             return None
-        return UpdateEMA(self.ema, _unwrapped(self.model), self.cfg.OUTPUT_DIR)
+        return UpdateEMA(self.ema, _unwrapped(self.model), self.cfg)
 
     def _precise_bn(self) -> hooks.PreciseBN | None:
         options = self.cfg.TEST.PRECISE_BN

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
 from ..classifiers import CLASSIFIER_REGISTRY
 from ..config import add_ctxseg_config
-from ..data import dataset_names
+from ..data import dataset_names, metadata_of
+from ..data.descriptions import described_names
 from ..data.registration import has_labels
 from ..evaluation.confusion import segmentation_metrics
 from ..utils.errors import UserError, shown, suggest
@@ -78,6 +78,8 @@ def validate_datasets(cfg: CfgNode, *, training: bool) -> None:
         UserError: the message has the key and, for a name, the nearest one.
     """
     known = dataset_names()
+    if not training:  # to predict, the names and colours of the classes do
+        known += described_names(cfg)
     for key in ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
             if name not in known:
@@ -252,7 +254,7 @@ def _wrong_solver(solver: CfgNode) -> Iterator[str]:
 
 def _check_classes(cfg: CfgNode, name: str) -> None:
     num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    classes = MetadataCatalog.get(name).get("stuff_classes")
+    classes = metadata_of(cfg, name).get("stuff_classes")
     if classes and len(classes) != num_classes:
         raise UserError(
             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}, but '{name}' has {len(classes)} "
@@ -278,7 +280,7 @@ def _check_best_metric(cfg: CfgNode) -> None:
 
 def _metrics(cfg: CfgNode) -> list[str]:
     """The names of the metrics of the first test dataset."""
-    classes = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("stuff_classes") or []
+    classes = metadata_of(cfg, cfg.DATASETS.TEST[0]).get("stuff_classes") or []
     nothing = np.zeros((len(classes) + 1,) * 2)
     names = segmentation_metrics(nothing, classes, nothing if cfg.TEST.BOUNDARY_IOU else None)
     tasks = _TASKS if cfg.SOLVER.EMA.ENABLED else _TASKS[:1]

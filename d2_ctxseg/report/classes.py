@@ -1,5 +1,6 @@
 """Names, colours and true labels of the classes of an evaluated dataset."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,9 @@ import numpy as np
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..data import generate_palette, register_builtin_datasets, register_folder_datasets
+from ..data import generate_palette, register_builtin_datasets
+from ..data.descriptions import folder_datasets
+from ..data.registration import register_dataset
 from ..evaluation.evaluator import label_loader
 from ..utils.errors import UserError
 from .run import Run
@@ -37,10 +40,13 @@ def register_datasets_of(runs: Iterable[Run]) -> list[str]:
     notes = []
     for run in runs:
         datasets = run.config.get("DATASETS")
-        folders = datasets.get("FOLDERS") if isinstance(datasets, dict) else None
-        for path in folders if isinstance(folders, list) else []:
+        datasets = datasets if isinstance(datasets, dict) else {}
+        descriptions = _listed(datasets.get("DESCRIPTIONS"))
+        for path in map(str, _listed(datasets.get("FOLDERS"))):
             try:
-                register_folder_datasets([str(path)])
+                own = [entry for entry in descriptions if _is_of(entry, path)]
+                for dataset in folder_datasets([path], own):
+                    register_dataset(dataset)
             except (OSError, UserError) as error:
                 notes.append(f"{run.name}: the dataset of {path} is not available ({error}).")
     return notes
@@ -64,3 +70,13 @@ def classes_of(dataset: str, names: Sequence[str]) -> DatasetClasses:
     colors = metadata.get("stuff_colors") or palette
     value_range = metadata.get("value_range")
     return DatasetClasses(names, colors, label_loader(dataset), value_range=value_range)
+
+
+def _listed(value: object) -> list:
+    return value if isinstance(value, list) else []
+
+
+def _is_of(description: object, path: str) -> bool:
+    """Whether an entry of DATASETS.DESCRIPTIONS came from the file at ``path``."""
+    source = description.get("source") if isinstance(description, dict) else None
+    return source in (path, os.path.realpath(path))
