@@ -454,6 +454,15 @@ def _add_engine_config(cfg: CN) -> None:
     cfg.TEST.AUG.FROM_ORIGINAL = False
     # What is averaged over the scales: "probabilities" or "logits".
     cfg.TEST.AUG.AVERAGE = "probabilities"
+    # Evaluate how far the confidence of each pixel can be trusted: expected calibration error,
+    # reliability diagram, risk-coverage curve (docs/EVALUATION.md).
+    cfg.TEST.CALIBRATION = False
+    # The temperature that class scores are divided by before they become confidences; it does not
+    # change the predicted classes. None: the one that tools/calibrate.py fitted to MODEL.WEIGHTS
+    # and keeps beside it, else 1.
+    cfg.TEST.TEMPERATURE = None
+    # The same, of the average over the views of multi-scale testing.
+    cfg.TEST.AUG.TEMPERATURE = None
     # The IoU of a class that the ground truth does not show: "left_out" of means, as Detectron2
     # does, or "zero_if_predicted" (mmsegmentation).
     cfg.TEST.ABSENT_CLASSES = "left_out"

@@ -25,6 +25,7 @@ from ..engine import (
     setup_config,
     take_run_folder,
 )
+from ..engine.calibration import with_fitted_temperatures
 from ..engine.config_files import find_config_file
 from ..engine.resume_check import refuse_other_run
 from ..evaluation import add_to_results_file, by_dataset, merge_tasks
@@ -68,6 +69,7 @@ def run(args):
     logger.info(describe_runtime())
 
     if args.eval_only:
+        cfg = with_fitted_temperatures(cfg)
         model = Trainer.build_model(cfg)
         load_weights(model, cfg.MODEL.WEIGHTS)
         test = Trainer.test_with_TTA if cfg.TEST.AUG.ENABLED else Trainer.test

@@ -9,6 +9,8 @@ from ..checkpoint import load_weights
 from ..data import metadata_of
 from ..data.images import ALL_CHANNELS, check_megapixels, read_image, to_display_image
 from ..data.resize import ResizeForTest
+from ..engine.calibration import with_fitted_temperatures
+from ..modeling.inference import Temperatures
 from ..modeling.inference.test_time_augmentation import image_scores
 from ..utils.errors import UserError
 
@@ -19,6 +21,9 @@ class SemSegPredictor:
     Attributes:
         metadata: Detectron2 ``Metadata`` of the first dataset of ``DATASETS.TEST``: the classes'
             names and colours.
+        temperature: that class scores are divided by before they become confidences.
+        is_calibrated: whether the temperature is of the config, or was fitted to the weights;
+            otherwise it is 1.
     """
 
     def __init__(self, cfg):
@@ -49,6 +54,9 @@ class SemSegPredictor:
         self.max_megapixels = cfg.TEST.MAX_MEGAPIXELS
         self.num_channels = len(cfg.MODEL.PIXEL_MEAN)
         self.resize = ResizeForTest.from_config(cfg)
+        cfg = with_fitted_temperatures(cfg)
+        self.temperature = Temperatures.from_config(cfg).single
+        self.is_calibrated = cfg.TEST.TEMPERATURE is not None
         self.model = build_model(cfg).eval()
         load_weights(self.model, cfg.MODEL.WEIGHTS)
 
@@ -57,6 +65,18 @@ class SemSegPredictor:
         """The label map, int64 (H, W), of an image as :meth:`read` gives it."""
         (scores,) = image_scores(self.model, self.model_inputs(image))
         return scores.label_map().cpu().numpy()
+
+    @torch.no_grad()
+    def with_confidence(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The label map of an image, and how sure the model is of each pixel's class.
+
+        Returns:
+            Labels, int64 (H, W), the same as without confidence; and confidences, float32 (H, W) in
+            [0, 1]: the classes' probabilities at ``temperature``.
+        """
+        (scores,) = image_scores(self.model, self.model_inputs(image))
+        labels, confidence = scores.label_map_and_confidence(self.temperature)
+        return labels.cpu().numpy(), confidence.cpu().numpy()
 
     def read(self, path) -> tuple[np.ndarray, np.ndarray]:
         """Read an image file: as the model is given it, and to be shown, uint8 RGB (H, W, 3).

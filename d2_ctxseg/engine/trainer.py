@@ -38,7 +38,7 @@ from ..data import SemanticSegmentorMapper
 from ..evaluation import SegmentationEvaluator
 from ..evaluation.cityscapes import cityscapes_evaluators
 from ..evaluation.evaluator import label_loader
-from ..modeling import LabelMapPredictor, TestTimeAugmentation
+from ..modeling import LabelMapPredictor, Temperatures, TestTimeAugmentation
 from ..utils.errors import UserError
 from .checkpoints import BestCheckpoint, PeriodicCheckpoint, StopOnInterrupt
 from .cost import CostOfTraining, TimedModel, count_test_parameters, record_cost
@@ -174,7 +174,7 @@ class Trainer(ResumableTrainer):
             broadcast_buffers(self.ema)
             build = partial(self.build_evaluator, self.cfg, task="sem_seg_EMA")
             evaluators = [build(name) for name in self.cfg.DATASETS.TEST]
-            ema = LabelMapPredictor(self.ema.module)
+            ema = LabelMapPredictor(self.ema.module, temperatures=_temperatures(self.cfg))
             merge_results(results, self.test(self.cfg, ema, evaluators))
         self._last_eval_results = results
         return results
@@ -264,6 +264,7 @@ class Trainer(ResumableTrainer):
             save_predictions=cfg.TEST.SAVE_PREDICTIONS,
             num_examples=cfg.TEST.NUM_EXAMPLES,
             weights=cfg.MODEL.WEIGHTS,
+            confidence_key=_confidence_key(cfg, prediction_key),
         )
         if not cfg.TEST.CITYSCAPES_SCRIPTS:
             return evaluator
@@ -282,7 +283,8 @@ class Trainer(ResumableTrainer):
         segmentor, timed = _unwrapped(model), None
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
-            model = timed = TimedModel(LabelMapPredictor(segmentor))
+            predictor = LabelMapPredictor(segmentor, temperatures=_temperatures(cfg))
+            model = timed = TimedModel(predictor)
         elif isinstance(evaluators, DatasetEvaluator):
             evaluators = [evaluators]
         with deferred_interrupts() as interrupts, preserved_random_state():
@@ -303,7 +305,7 @@ class Trainer(ResumableTrainer):
         """Evaluate single-scale, "sem_seg", and as TEST.AUG says, "sem_seg_TTA", in one pass."""
         logger.info("Running inference with test-time augmentation ...")
         model = getattr(model, "module", model)
-        model = LabelMapPredictor(model, TestTimeAugmentation.from_config(cfg))
+        model = LabelMapPredictor(model, TestTimeAugmentation.from_config(cfg), _temperatures(cfg))
         tasks = {"sem_seg": "label_map", "sem_seg_TTA": "label_map_TTA"}
         evaluators = [
             DatasetEvaluators(
@@ -312,6 +314,15 @@ class Trainer(ResumableTrainer):
             for name in cfg.DATASETS.TEST
         ]
         return cls.test(cfg, model, evaluators)
+
+
+def _temperatures(cfg) -> Temperatures | None:
+    return Temperatures.from_config(cfg) if cfg.TEST.CALIBRATION else None
+
+
+def _confidence_key(cfg, prediction_key: str) -> str | None:
+    """The name of the confidences that LabelMapPredictor gives beside its label maps."""
+    return prediction_key.replace("label_map", "confidence") if cfg.TEST.CALIBRATION else None
 
 
 def merge_results(results: dict, others: dict) -> None:

@@ -80,9 +80,7 @@ def reliability(counts: np.ndarray) -> Reliability:
     wide = np.stack([np.bincount(_WIDE_BIN, row, NUM_BINS) for row in counts])
     pixels = wide[PIXELS]
     with np.errstate(invalid="ignore"):
-        return Reliability(
-            pixels / pixels.sum(), wide[CONFIDENCE] / pixels, wide[CORRECT] / pixels
-        )
+        return Reliability(pixels / pixels.sum(), wide[CONFIDENCE] / pixels, wide[CORRECT] / pixels)
 
 
 def expected_calibration_error(counts: np.ndarray) -> float:
@@ -138,6 +136,14 @@ def area_under_risk_coverage(counts: np.ndarray) -> float:
     offset = errors_before - rate * start  # 0 in the first bin, whose logarithm is infinite
     logarithm = np.log(pixels / np.where(start > 0, start, pixels))
     return float(np.sum(rate * (pixels - start) + offset * logarithm) / pixels[-1])
+
+
+def calibration_metrics(counts: np.ndarray) -> dict[str, float]:
+    """ "ECE" and "AURC", in per cent."""
+    return {
+        "ECE": 100 * expected_calibration_error(counts),
+        "AURC": 100 * area_under_risk_coverage(counts),
+    }
 
 
 def _surest_first(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ from ..data import (
     register_builtin_datasets,
 )
 from ..utils.errors import UserError, suggest
+from .calibration import calibration_metrics, confidence_counts, no_counts
 from .confusion import (
     ABSENT_CLASSES,
     MOST_CLASSES_FOR_BOUNDARY,
@@ -74,6 +75,9 @@ class SegmentationEvaluator(DatasetEvaluator):
         save_predictions: write label images and COCO RLE to ``output_dir``.
         weights: the checkpoint's name, to be noted in the results.
         num_examples: of how many of the worst, and of the best, images to keep the predictions.
+        confidence_key: name of the model's output with the confidences (H, W) of the predictions,
+            in [0, 1]: "ECE" and "AURC" (``calibration``) are computed from them. A model without
+            such an output gives the highest softmax of "sem_seg". None: no confidences.
 
     Raises:
         UserError: ``absent_classes`` is neither.
@@ -92,6 +96,7 @@ class SegmentationEvaluator(DatasetEvaluator):
         save_predictions: bool = False,
         num_examples: int = 0,
         weights: str = "",
+        confidence_key: str | None = None,
     ):
         self.dataset_name, self.task, self.prediction_key = dataset_name, task, prediction_key
         self._output_dir = Path(output_dir) if output_dir else None
@@ -111,6 +116,7 @@ class SegmentationEvaluator(DatasetEvaluator):
         self._saved_to = self._output_dir if save_predictions else None
         self._weights = weights
         self._num_examples = num_examples if self._output_dir else 0
+        self._confidence_key = confidence_key
         self._label_files = {
             record["file_name"]: record.get("sem_seg_file_name")
             for record in DatasetCatalog.get(dataset_name)
@@ -133,6 +139,7 @@ class SegmentationEvaluator(DatasetEvaluator):
         #: Rows: predicted, columns: true; the last of each is "ignored".
         self.confusion = np.zeros(shape, np.int64)
         self._boundary_confusion = np.zeros(shape, np.int64) if self._boundary_iou else None
+        self._confidences = None if self._confidence_key is None else no_counts()
         self._images: dict[str, dict[str, float]] = {}
         self._counts: dict[str, np.ndarray] = {}
         self._examples = WorstAndBest(self._num_examples)
@@ -170,7 +177,8 @@ class SegmentationEvaluator(DatasetEvaluator):
                 )
             if file_name not in self._images:
                 self._images[file_name] = {}
-                self._process_image(file_name, self._predicted_labels(output))
+                labels, confidence = self._predicted_labels(output), self._confidence(output)
+                self._process_image(file_name, labels, confidence)
 
     def _predicted_labels(self, output: dict) -> np.ndarray:
         """(H, W) of the smallest type, on the CPU."""
@@ -181,7 +189,18 @@ class SegmentationEvaluator(DatasetEvaluator):
             labels = labels.to(torch.uint8)  # before it goes over the bus
         return labels.cpu().numpy().astype(self._dtype, copy=False)
 
-    def _process_image(self, file_name: str, prediction: np.ndarray) -> None:
+    def _confidence(self, output: dict) -> np.ndarray | None:
+        """(H, W) float32, on the CPU."""
+        if self._confidence_key is None:
+            return None
+        confidence = output.get(self._confidence_key)
+        if confidence is None:
+            confidence = output["sem_seg"].float().softmax(dim=0).amax(dim=0)
+        return confidence.float().cpu().numpy()
+
+    def _process_image(
+        self, file_name: str, prediction: np.ndarray, confidence: np.ndarray | None
+    ) -> None:
         if self._writer is not None:
             self._writer.write(file_name, prediction)
         label_file = self._label_files[file_name]
@@ -194,6 +213,10 @@ class SegmentationEvaluator(DatasetEvaluator):
             self._boundary_confusion += confusion_matrix(
                 boundary(prediction), boundary(ground_truth), self._num_classes
             )
+        if confidence is not None:
+            labelled = ground_truth < self._num_classes
+            correct = (prediction == ground_truth)[labelled]
+            self._confidences += confidence_counts(confidence[labelled], correct)
         metrics = image_metrics(confusion)
         self._images[file_name] = metrics
         self._counts[file_name] = image_counts(confusion)
@@ -236,6 +259,8 @@ class SegmentationEvaluator(DatasetEvaluator):
         metrics = segmentation_metrics(
             self.confusion, names, self._boundary_confusion, self._absent_classes
         )
+        if self._confidences is not None:
+            metrics |= calibration_metrics(self._confidences)
         logger.info(
             "%s on %s (%d images), per class:\n%s",
             self.task,
@@ -252,6 +277,8 @@ class SegmentationEvaluator(DatasetEvaluator):
         self.confusion = sum(comm.all_gather(self.confusion))
         if self._boundary_confusion is not None:
             self._boundary_confusion = sum(comm.all_gather(self._boundary_confusion))
+        if self._confidences is not None:
+            self._confidences = sum(comm.all_gather(self._confidences))
         images, examples = comm.all_gather(self._images), comm.gather(self._examples.examples())
         for first, second in itertools.combinations(images, 2):
             twice = first.keys() & second.keys()
@@ -284,6 +311,7 @@ class SegmentationEvaluator(DatasetEvaluator):
                 if name in self._images
             ],
             counts=self._image_counts(),
+            confidences=self._confidences,
             worst=self._examples.worst(),
             best=self._examples.best(),
         ).write(folder)

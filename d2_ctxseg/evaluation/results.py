@@ -14,12 +14,13 @@ import numpy as np
 from tabulate import tabulate
 
 from ..utils.files import atomic_write, write_errors, write_json
+from .calibration_file import write_calibration
 from .confusion import class_counts
 from .examples import Example, write_examples
 from .image_counts import FILE_NAME, ImageCounts
 
 logger = logging.getLogger(__name__)
-_MEANS = ("mIoU", "fwIoU", "mACC", "pACC")
+_MEANS = ("mIoU", "fwIoU", "mACC", "pACC", "ECE", "AURC")
 
 
 def format_class_table(results: Mapping[str, float]) -> str:
@@ -58,6 +59,7 @@ class EvaluationFiles:
         images: one dict an image: "file_name", "sem_seg_file_name", and where it is labelled "mIoU"
             and "pACC".
         counts: of each labelled image.
+        confidences: of ``calibration.confidence_counts``, or None.
         worst, best: examples to keep.
     """
 
@@ -69,6 +71,7 @@ class EvaluationFiles:
     confusion: np.ndarray
     images: Sequence[Mapping]
     counts: ImageCounts
+    confidences: np.ndarray | None = None
     worst: Sequence[Example] = ()
     best: Sequence[Example] = ()
 
@@ -76,7 +79,7 @@ class EvaluationFiles:
         """Write the results into ``folder``.
 
         ``results.json``, ``classes.csv``, ``confusion_matrix.npy``, ``images.csv``,
-        ``image_counts.npz`` and the examples.
+        ``image_counts.npz``, the examples and, where there are confidences, ``calibration.json``.
         """
         folder = Path(folder)
         results = {
@@ -93,6 +96,7 @@ class EvaluationFiles:
         _write_csv(folder / "images.csv", self.images)
         self.counts.write(folder / FILE_NAME)
         write_examples(folder, self.worst, self.best)
+        write_calibration(folder, self.confidences)
 
     def _classes(self) -> list[dict]:
         _, true, predicted = class_counts(self.confusion[:-1, :-1])

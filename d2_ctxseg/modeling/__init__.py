@@ -14,7 +14,12 @@ from .heads import (
     UPerHead,
     take_predictor,
 )
-from .inference import LabelMapPredictor, SemanticSegmentorWithTTA, TestTimeAugmentation
+from .inference import (
+    LabelMapPredictor,
+    SemanticSegmentorWithTTA,
+    Temperatures,
+    TestTimeAugmentation,
+)
 from .segmentors import (
     ContextAwareSegmentor,
     ExplicitClassSegmentor,
@@ -48,6 +53,7 @@ __all__ = [
     "SemSegHead",
     "SemanticSegmentorWithTTA",
     "SemanticSpatialSegmentor",
+    "Temperatures",
     "TestTimeAugmentation",
     "UPerHead",
     "VisionTransformerBackbone",

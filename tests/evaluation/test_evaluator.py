@@ -17,6 +17,12 @@ from two_processes import run_in_two_processes
 
 from d2_ctxseg.data import LabelFormat
 from d2_ctxseg.evaluation import SegmentationEvaluator
+from d2_ctxseg.evaluation.calibration import (
+    NUM_BINS,
+    area_under_risk_coverage,
+    confidence_counts,
+    expected_calibration_error,
+)
 from d2_ctxseg.evaluation.evaluator import original_ids
 from d2_ctxseg.utils.errors import UserError
 from d2_ctxseg.utils.runtime import is_embedded
@@ -24,7 +30,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 NUM_CLASSES = 4
 NAMES = ["road", "sky", "tree", "car"]
-EVERYTHING = {"save_predictions": True, "boundary_iou": True, "num_examples": 2}
+EVERYTHING = {
+    "save_predictions": True,
+    "boundary_iou": True,
+    "num_examples": 2,
+    "confidence_key": "confidence",
+}
 SHAPES = [(40, 60), (33, 21), (64, 64), (40, 60), (8, 90)]
 
 
@@ -64,7 +75,14 @@ def predictions(records, num_classes=NUM_CLASSES):
     """For each record the model's input and output."""
     for index, record in enumerate(records):
         labels = random_labels(SHAPES[index], num_classes - 1, 100 + index, patch=8)
-        yield {"file_name": record["file_name"]}, {"label_map": torch.from_numpy(labels).long()}
+        confidence = np.random.default_rng(index).random(SHAPES[index], np.float32)
+        yield (
+            {"file_name": record["file_name"]},
+            {
+                "label_map": torch.from_numpy(labels).long(),
+                "confidence": torch.from_numpy(confidence),
+            },
+        )
 
 
 def evaluate(evaluator, pairs):
@@ -190,6 +208,58 @@ class TestCounting:
         arrays = [value for value in vars(evaluator).values() if isinstance(value, np.ndarray)]
         assert [array.shape for array in arrays] == [(5, 5)]
         assert not evaluator._examples.examples()
+
+
+class TestConfidences:
+    def ground_truths(self, records):
+        for record in records:
+            label = cv2.imread(record["sem_seg_file_name"], cv2.IMREAD_UNCHANGED)
+            yield label, label != 255
+
+    def test_of_all_labelled_pixels_are_evaluated(self, make_dataset, tmp_path):
+        name, records = make_dataset()
+        pairs = list(predictions(records))
+        evaluator = SegmentationEvaluator(
+            name, distributed=False, output_dir=str(tmp_path / "out"), confidence_key="confidence"
+        )
+        results = evaluate(evaluator, pairs)["sem_seg"]
+        confidences, corrects = [], []
+        for (_, output), (label, labelled) in zip(pairs, self.ground_truths(records)):
+            confidences.append(output["confidence"].numpy()[labelled])
+            corrects.append((output["label_map"].numpy() == label)[labelled])
+        correct = np.concatenate(corrects)
+        counts = confidence_counts(np.concatenate(confidences), correct)
+        assert results["ECE"] == pytest.approx(100 * expected_calibration_error(counts))
+        assert results["AURC"] == pytest.approx(100 * area_under_risk_coverage(counts))
+        content = json.loads((tmp_path / "out" / "calibration.json").read_text())
+        assert content["pixels"] == len(correct) and content["ECE"] == results["ECE"]
+        assert len(content["reliability"]["share"]) == NUM_BINS
+        assert content["risk_coverage"]["coverage"][-1] == 1
+        assert content["risk_coverage"]["risk"][-1] == pytest.approx(1 - correct.mean())
+        saved = json.loads((tmp_path / "out" / "results.json").read_text())["metrics"]
+        assert saved["ECE"] == results["ECE"] and saved["AURC"] == results["AURC"]
+
+    def test_of_a_model_that_gives_scores_are_their_softmax(self, make_dataset):
+        name, records = make_dataset()
+        scores = [5 * torch.rand(NUM_CLASSES, *shape) for shape in SHAPES]
+        inputs = [{"file_name": record["file_name"]} for record in records]
+        given = [
+            {"label_map": one.argmax(0), "confidence": one.softmax(0).amax(0)} for one in scores
+        ]
+        evaluator = SegmentationEvaluator(name, distributed=False, confidence_key="confidence")
+        from_scores = evaluate(evaluator, zip(inputs, [{"sem_seg": one} for one in scores]))
+        assert from_scores == evaluate(evaluator, zip(inputs, given))
+
+    def test_nobody_asked_for_leave_nothing(self, make_dataset, tmp_path):
+        name, records = make_dataset()
+        pairs, options = list(predictions(records)), {"output_dir": str(tmp_path / "out")}
+        for key in ("confidence", None):
+            evaluator = SegmentationEvaluator(
+                name, distributed=False, confidence_key=key, **options
+            )
+            results = evaluate(evaluator, pairs)["sem_seg"]
+        assert "ECE" not in results
+        assert not (tmp_path / "out" / "calibration.json").exists()
 
 
 def one_worker(rank, name, records, folder, shards):

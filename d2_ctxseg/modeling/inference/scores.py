@@ -7,7 +7,7 @@ the network is stored whole.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -28,10 +28,13 @@ class Scores(ABC):
     Attributes:
         shape: (K, H, W).
         device: the device of the scores.
+        are_probabilities: whether the scores are means of probabilities; otherwise they are logits,
+            or what a classifier has in their place.
     """
 
     shape: tuple[int, int, int]
     device: torch.device
+    are_probabilities: bool = False
 
     @abstractmethod
     def tensor(self) -> Tensor:
@@ -51,24 +54,76 @@ class Scores(ABC):
             band_elements: approximate number of scores per band, which has at least four rows;
                 None: a default by device type.
         """
+        labels = torch.empty(self.shape[1:], dtype=torch.int64, device=self.device)
+        for start, stop in self._bands(band_elements):
+            labels[start:stop] = _first_argmax(_at_least_float32(self.rows(start, stop)))
+        return labels
+
+    def label_map_and_confidence(
+        self, temperature: float = 1.0, band_elements: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`label_map`, and the probability of that class at each pixel.
+
+        Probabilities are softmax(scores / temperature); of scores that are probabilities already,
+        their logarithms stand in for logits, so that they stay as they are at temperature 1.
+        No temperature changes the label map.
+
+        Args:
+            temperature: positive.
+            band_elements: as in :meth:`label_map`.
+
+        Returns:
+            Labels (H, W) int64 and confidences (H, W) float32 in [1 / K, 1].
+        """
+        labels = torch.empty(self.shape[1:], dtype=torch.int64, device=self.device)
+        confidence = torch.empty(self.shape[1:], device=self.device)
+        for start, stop in self._bands(band_elements):
+            band = _at_least_float32(self.rows(start, stop))
+            logits = self._as_logits(band)
+            below = (logits - logits.amax(dim=0)) / temperature
+            confidence[start:stop] = 1 / below.exp_().sum(dim=0)
+            labels[start:stop] = _first_argmax(band)
+        return labels, confidence
+
+    def at(self, places: Tensor, band_elements: int | None = None) -> Tensor:
+        """The logits of some pixels, for fitting a temperature, (N, K), at least float32.
+
+        Args:
+            places: (N,) int64, rising: row times width plus column.
+            band_elements: as in :meth:`label_map`.
+        """
+        width, found = self.shape[2], []
+        places = places.to(self.device)
+        for start, stop in self._bands(band_elements):
+            first, last = torch.searchsorted(
+                places, torch.tensor([start * width, stop * width], device=places.device)
+            ).tolist()
+            if first < last:
+                band = _at_least_float32(self.rows(start, stop)).flatten(1)
+                found.append(self._as_logits(band[:, places[first:last] - start * width]).T)
+        return torch.cat(found) if found else torch.empty(0, self.shape[0], device=self.device)
+
+    def _bands(self, band_elements: int | None) -> Iterator[tuple[int, int]]:
+        """The first row of each band, and the one after its last."""
         num_classes, height, width = self.shape
         if band_elements is None:
             band_elements = _BAND_ELEMENTS.get(self.device.type, _BAND_ELEMENTS_ELSEWHERE)
         step = max(band_elements // (num_classes * width), _LEAST_ROWS)
-        labels = torch.empty((height, width), dtype=torch.int64, device=self.device)
         for start in range(0, height, step):
-            stop = min(start + step, height)
-            band = _at_least_float32(self.rows(start, stop))
-            # A band of stored logits is a view, and the stored logits must not change.
-            labels[start:stop] = _first_argmax(band.clone() if band._is_view() else band)
-        return labels
+            yield start, min(start + step, height)
+
+    def _as_logits(self, band: Tensor) -> Tensor:
+        if not self.are_probabilities:
+            return band
+        # A probability that was rounded to 0 has the logarithm of the least positive number.
+        return band.clamp_min(torch.finfo(band.dtype).tiny).log()
 
 
 class Logits(Scores):
     """Stored scores (K, H, W), of any floating-point type."""
 
-    def __init__(self, logits: Tensor):
-        self._logits = logits
+    def __init__(self, logits: Tensor, are_probabilities: bool = False):
+        self._logits, self.are_probabilities = logits, are_probabilities
         self.shape, self.device = tuple(logits.shape), logits.device
 
     def tensor(self) -> Tensor:
@@ -97,6 +152,7 @@ class Resized(Scores):
     ):
         self._scores, self._size, self._align_corners = scores, tuple(size), align_corners
         self.shape, self.device = (scores.shape[0], *(crop or size)), scores.device
+        self.are_probabilities = scores.are_probabilities
         self._table: tuple[list[int], list[int], list[float]] | None = None
 
     def tensor(self) -> Tensor:
@@ -153,6 +209,7 @@ class HorizontallyFlipped(Scores):
     def __init__(self, scores: Scores):
         self._scores = scores
         self.shape, self.device = scores.shape, scores.device
+        self.are_probabilities = scores.are_probabilities
 
     def tensor(self) -> Tensor:
         return self._scores.tensor().flip(-1)
@@ -163,6 +220,8 @@ class HorizontallyFlipped(Scores):
 
 class Probabilities(Scores):
     """The softmax of scores over the classes, at least float32."""
+
+    are_probabilities = True
 
     def __init__(self, scores: Scores):
         self._scores = scores
@@ -181,6 +240,7 @@ class Mean(Scores):
     def __init__(self, views: Sequence[Scores]):
         self._views = list(views)
         self.shape, self.device = self._views[0].shape, self._views[0].device
+        self.are_probabilities = self._views[0].are_probabilities
 
     def tensor(self) -> Tensor:
         return self._mean(view.tensor() for view in self._views)
@@ -255,6 +315,8 @@ def _first_argmax(band: Tensor) -> Tensor:
     """``band.argmax(0)`` of (K, rows, width); several times as fast on a CPU. Changes the band."""
     if band.device.type != "cpu":
         return band.argmax(0)
+    # A band of stored logits is a view, and the stored logits must not change.
+    band = band.clone() if band._is_view() else band
     last = band.shape[0] - 1
     rank = torch.arange(last, -1, -1, dtype=band.dtype, device=band.device)
     # The best class gets its rank, any other class a far smaller number.

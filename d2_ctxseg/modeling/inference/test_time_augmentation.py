@@ -181,4 +181,5 @@ class _Views:
         if self._stored is None:
             return Mean(self._lazy)
         # The scores of a model are stored in full size for all views or for none.
-        return Logits(self._stored / self._num_stored)
+        are_probabilities = self._average == "probabilities"
+        return Logits(self._stored / self._num_stored, are_probabilities)

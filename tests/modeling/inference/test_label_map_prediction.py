@@ -4,7 +4,12 @@ import pytest
 import torch
 from segmentor_cases import PixelValueModel, batch
 
-from d2_ctxseg.modeling import LabelMapPredictor, SemanticSegmentorWithTTA, TestTimeAugmentation
+from d2_ctxseg.modeling import (
+    LabelMapPredictor,
+    SemanticSegmentorWithTTA,
+    Temperatures,
+    TestTimeAugmentation,
+)
 from detectron2.evaluation import inference_context
 from detectron2.modeling import build_model
 
@@ -44,6 +49,38 @@ class TestLabelMapPredictor:
             for one, output, average in zip(inputs, outputs, several):
                 assert torch.equal(output["label_map"], model([one])[0]["sem_seg"].argmax(0))
                 assert torch.equal(output["label_map_TTA"], average["sem_seg"].argmax(0))
+
+    @pytest.mark.parametrize("average", ["probabilities", "logits"])
+    def test_confidences_come_with_the_same_label_maps(self, tiny_config, average):
+        model = build_model(tiny_config).eval()
+        inputs, views = self.inputs(), TestTimeAugmentation((0.5, 1.0), average=average)
+        outputs = LabelMapPredictor(model, views, Temperatures(2.0, 0.5))(inputs)
+        for output, maps in zip(outputs, LabelMapPredictor(model, views)(inputs)):
+            assert all(torch.equal(output[name], maps[name]) for name in maps)
+        several = SemanticSegmentorWithTTA(model, views)(inputs)
+        with torch.no_grad():
+            for one, output, scores in zip(inputs, outputs, several):
+                (plain,) = model([one])
+                mean = scores["sem_seg"]
+                mean = mean.log() if average == "probabilities" else mean
+                for name, logits in (
+                    ("confidence", plain["sem_seg"] / 2.0),
+                    ("confidence_TTA", mean / 0.5),
+                ):
+                    expected = logits.softmax(dim=0).amax(dim=0)
+                    torch.testing.assert_close(output[name], expected, rtol=1e-4, atol=1e-5)
+
+    def test_confidences_of_views_of_any_model_of_detectron2(self):
+        image = torch.arange(3 * 4 * 6, dtype=torch.uint8).reshape(3, 4, 6)
+        predictor = LabelMapPredictor(
+            PixelValueModel(), TestTimeAugmentation((1.0,)), Temperatures(10.0, 1.0)
+        )
+        (output,) = predictor([{"image": image, "height": 4, "width": 6}])
+        expected = (image.float() / 10).softmax(dim=0).amax(dim=0)
+        torch.testing.assert_close(output["confidence"], expected)
+        # Views of one kind: their mean is each of them.
+        expected = image.float().softmax(dim=0).amax(dim=0)
+        torch.testing.assert_close(output["confidence_TTA"], expected)
 
     def test_any_model_of_detectron2_can_be_predicted_with(self):
         image = torch.arange(3 * 4 * 6, dtype=torch.uint8).reshape(3, 4, 6)

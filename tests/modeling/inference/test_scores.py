@@ -171,3 +171,58 @@ class TestOthers:
         torch.testing.assert_close(scores.tensor(), total / count)
         assert_rows_are_those_of_the_whole(scores)
         assert_same_but_for_ties(scores, 1)
+
+
+class TestConfidence:
+    """The highest probability at a temperature, without a change of the label map."""
+
+    def probabilities(self, scores, temperature):
+        whole = scores.tensor().float()
+        logits = whole.log() if scores.are_probabilities else whole
+        return (logits / temperature).softmax(dim=0)
+
+    def cases(self, shape=(5, 23, 17)):
+        logits = Logits(4 * torch.randn(shape))
+        other = HorizontallyFlipped(Logits(4 * torch.randn(shape)))
+        return [
+            logits,
+            Resized(logits, (40, 30)),
+            Mean([logits, other]),
+            Mean([Probabilities(logits), Probabilities(other)]),
+            Logits(torch.rand(shape).softmax(dim=0), are_probabilities=True),
+        ]
+
+    @pytest.mark.parametrize("temperature", [0.2, 1.0, 3.0])
+    def test_is_the_highest_probability_and_the_label_map_stays(self, temperature):
+        for scores in self.cases():
+            labels, confidence = scores.label_map_and_confidence(temperature, 300)
+            assert torch.equal(labels, scores.label_map(300))
+            expected = self.probabilities(scores, temperature).amax(dim=0)
+            torch.testing.assert_close(confidence, expected, rtol=1e-4, atol=1e-5)
+
+    def test_probabilities_stay_as_they_are_at_temperature_1(self):
+        *_, scores = self.cases()
+        _, confidence = scores.label_map_and_confidence()
+        torch.testing.assert_close(confidence, scores.tensor().amax(dim=0))
+
+    def test_a_probability_that_was_rounded_to_0_is_no_problem(self):
+        scores = Logits(torch.tensor([[[1.0]], [[0.0]]]), are_probabilities=True)
+        assert scores.label_map_and_confidence(2.0)[1].item() == pytest.approx(1)
+        assert scores.at(torch.tensor([0])).isfinite().all()
+
+    def test_stored_logits_do_not_change(self):
+        logits = torch.randn(3, 8, 8)
+        before = logits.clone()
+        Logits(logits).label_map_and_confidence(0.5)
+        assert torch.equal(logits, before)
+
+    @many
+    @given(st.integers(1, 40), st.integers(1, 600))
+    def test_the_logits_of_some_pixels_are_those_of_the_whole(self, count, band_elements):
+        for scores in self.cases():
+            height, width = scores.shape[1:]
+            places = torch.randperm(height * width)[:count].sort().values
+            whole = scores.tensor().float()
+            whole = whole.log() if scores.are_probabilities else whole
+            rows = scores.at(places, band_elements)
+            torch.testing.assert_close(rows, whole.flatten(1)[:, places].T, rtol=1e-4, atol=1e-4)
