@@ -31,6 +31,8 @@ setup(
     # The configs lie at the top of the repository, as in every Detectron2 project; a wheel has them
     # in the package, where model_zoo finds them by name.
     packages=[*find_packages(include=["d2_ctxseg", "d2_ctxseg.*"]), "d2_ctxseg.model_zoo.configs"],
+    py_modules=["d2_ctxseg_cli"],
+    entry_points={"console_scripts": ["d2-ctxseg=d2_ctxseg_cli:main"]},
     package_dir={"d2_ctxseg.model_zoo.configs": "configs"},
     # The embedded runtime is put on sys.path, not imported as d2_ctxseg.embedded: see runtime.py.
     package_data={

@@ -1,14 +1,7 @@
 #!/usr/bin/env python
-"""Train or evaluate a segmentor. The program is d2_ctxseg/commands/train_net.py."""
+"""The same as ``d2-ctxseg train``."""
 
-import signal
-
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # Ctrl-C during the imports, which take seconds, ends without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-from d2_ctxseg.commands.train_net import main
-from d2_ctxseg.utils.errors import run_command
+from d2_ctxseg_cli import main
 
 if __name__ == "__main__":
-    run_command(main)
+    main("train")

@@ -6,14 +6,39 @@ Detectron2 or other projects use as well (ADE20K, Cityscapes, coco_2017) are reg
 config or a function of this project names one, or by ``data.register_builtin_datasets()``.
 """
 
+import sys
+import warnings
+from importlib import import_module
+
 from .utils.runtime import ensure_detectron2
-
-ensure_detectron2()
-
-from . import data, modeling  # noqa: E402, F401  (registration needs detectron2)
-from .config import add_ctxseg_config  # noqa: E402
-
-data.register_builtin_datasets(data.unshared_names())
 
 __version__ = "0.1.0"
 __all__ = ["add_ctxseg_config"]
+# Where the names of __all__ are; they are imported when they are asked for.
+_PLACES = {"add_ctxseg_config": ".config"}
+
+ensure_detectron2()
+
+
+def register() -> None:
+    """Register everything in Detectron2; done again, it changes nothing."""
+    with warnings.catch_warnings():
+        # Of timm and segmentation-models-pytorch, whose imports call torch.jit.script.
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
+        from . import data, modeling  # noqa: F401  (their import registers)
+
+    data.register_builtin_datasets(data.unshared_names())
+
+
+def __getattr__(name: str):
+    if name not in _PLACES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    register()
+    return getattr(import_module(_PLACES[name], __name__), name)
+
+
+# A command of this project, and no other program, reads its arguments first: see d2_ctxseg_cli.py.
+_command = sys.modules.get("d2_ctxseg_cli")
+if not (_command and _command.reading_arguments):
+    register()

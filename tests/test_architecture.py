@@ -26,8 +26,8 @@ LAYERS = [
     "comparison",
     "commands",
 ]
-# Every package may read the package's version and the config keys.
-ROOT_MODULES = {"config", "__version__"}
+# Every package may read the version and the config keys, and have everything registered.
+ROOT_MODULES = {"config", "__version__", "register"}
 
 
 def layer_of(module: tuple[str, ...]) -> str:

@@ -1,8 +1,7 @@
 #!/usr/bin/env python
-"""The program is d2_ctxseg/commands/check_dataset.py."""
+"""The same as ``d2-ctxseg check-dataset``."""
 
-from d2_ctxseg.commands.check_dataset import main
-from d2_ctxseg.utils.errors import run_command
+from d2_ctxseg_cli import main
 
 if __name__ == "__main__":
-    run_command(main)
+    main("check-dataset")

@@ -1,8 +1,7 @@
 #!/usr/bin/env python
-"""The program is d2_ctxseg/commands/convert_color_labels.py."""
+"""The same as ``d2-ctxseg convert-labels``."""
 
-from d2_ctxseg.commands.convert_color_labels import main
-from d2_ctxseg.utils.errors import run_command
+from d2_ctxseg_cli import main
 
 if __name__ == "__main__":
-    run_command(main)
+    main("convert-labels")

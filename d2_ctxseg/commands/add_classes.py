@@ -1,19 +1,4 @@
-"""Add classes to a trained PrototypeSegmentor from a few labelled images, without training.
-
-    python tools/add_classes.py --config-file output/mymodel/config.yaml \\
-        --weights output/mymodel/model_final.pth --folder mydata.yaml \\
-        --images mydata_sem_seg_train --num-images 5 --evaluate mydata_sem_seg_val \\
-        --output output/mymodel_extended
-
-The dataset of --images has the model's classes, by the same names and in any order, and new ones.
-The new model has the classes of that dataset in its order. Written to --output:
-
-    model_extended.pth, config.yaml   the model, for train_net.py --eval-only and demo/demo.py
-    evaluation.json, log.txt          IoU per class before and after (with --evaluate)
-
-Before, the pixels of the new classes can only be wrong, at the expense of the old classes' IoU:
-the mean over the old classes is given without these pixels, too.
-"""
+"""Add classes to a trained PrototypeSegmentor from a few labelled images, without training."""
 
 import argparse
 import logging
@@ -44,15 +29,15 @@ from ..data import (
 from ..data.registration import has_labels
 from ..deployment.prototype_extension import PixelSample, SupportPixels, add_classes
 from ..engine import Trainer
-from ..engine.setup import add_opts_argument, setup_config
+from ..engine.setup import setup_config
 from ..evaluation import SegmentationEvaluator, add_to_results_file, by_dataset
 from ..evaluation.confusion import iou_per_class
 from ..evaluation.evaluator import label_loader
 from ..losses.functional import resize_labels
-from ..utils.arguments import integer_from
-from ..utils.errors import UserError, suggest
+from ..utils.errors import UsageError, UserError, suggest
 from ..utils.files import atomic_write
 from ..utils.outputs import check_output_folder
+from .model_config import config_of
 
 WEIGHTS_NAME = "model_extended.pth"
 # Rows of the table: what they are called, and the metric.
@@ -66,41 +51,14 @@ MEANS = {
 logger = logging.getLogger("d2_ctxseg.add_classes")
 
 
-def get_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for option, metavar, required, text in (
-        ("--config-file", "FILE", True, "config of the trained model"),
-        ("--weights", "FILE", True, "checkpoint of the trained model"),
-        ("--images", "NAME", True, "registered name of the labelled images"),
-        ("--output", "DIR", True, "folder to write to"),
-        ("--folder", "YAML", False, "describes the dataset of --images (datasets/README.md)"),
-        ("--evaluate", "NAME", False, "dataset on which both models are evaluated"),
-    ):
-        parser.add_argument(option, required=required, metavar=metavar, help=text)
-    parser.add_argument(
-        "--num-images",
-        type=integer_from(1),
-        metavar="N",
-        help="draw this many of the images that show a new class; without it, all images are used",
-    )
-    parser.add_argument(
-        "--seed", type=integer_from(0), default=0, help="of what is drawn (default: 0)"
-    )
-    add_opts_argument(parser, "MODEL.DEVICE cpu")
-    return parser
-
-
-def main() -> None:
-    args = get_parser().parse_args()
+def main(args: argparse.Namespace) -> None:
     check_output_folder(args.output, "--output")
     refuse_to_overwrite(Path(args.output))
     setup_logger(args.output)
     setup_logger(args.output, name="d2_ctxseg", abbrev_name="ctxseg")
-    opts = [*args.opts, "MODEL.WEIGHTS", args.weights]
-    cfg = setup_config(args.config_file, opts, for_inference=True)
+    cfg = config_of(args)
+    if not cfg.MODEL.WEIGHTS:
+        raise UsageError("--weights: name the trained checkpoint, or its run with --run.")
     if args.folder:
         register_folder_datasets([args.folder])
     names = class_names(args.images)

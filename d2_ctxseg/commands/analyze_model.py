@@ -1,20 +1,4 @@
-"""Say what the model of a config costs, before it is trained.
-
-    python tools/analyze_model.py --config-file configs/camvid/fpn_resnet18_context_aware.yaml
-    python tools/analyze_model.py --config-file CONFIG --tasks speed memory --repeats 50
-    python tools/analyze_model.py --config-file CONFIG --json MODEL.SEM_SEG_HEAD.NUM_CLASSES 847
-
-Tasks:
-  parameters  of the whole model and its modules; prototypes are no parameters
-  flops       multiply-adds of one image, a multiplication and an addition counted as one
-  speed       time of one prediction on MODEL.DEVICE
-  memory      peak of one prediction and of one training step on MODEL.DEVICE
-  structure   the modules with their parameters
-
-Images have the size of the training crop, or --input-size. Weights are random and none are fetched;
-the dataset need not be on the disk. Sliding windows are switched off. With --json, standard output
-is one JSON object and nothing else.
-"""
+"""Say what the model of a config costs, before it is trained."""
 
 import argparse
 import contextlib
@@ -26,72 +10,19 @@ from fvcore.nn import parameter_count_table
 from tabulate import tabulate
 
 from ..deployment import analysis
-from ..engine import setup_config
-from ..utils.arguments import integer_from
-from ..utils.errors import UsageError, suggest
+from .model_config import config_of
 
-TASKS = ("parameters", "flops", "speed", "memory", "structure")
-# These take seconds, and no memory to speak of, for a model of any size.
-QUICK_TASKS = ("parameters", "flops")
 PARTS = ("backbone", "head", "classifier", "auxiliary", "other")
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument(
-        "--tasks",
-        nargs="+",
-        default=list(QUICK_TASKS),
-        metavar="TASK",
-        help=f"some of: {' '.join(TASKS)} (default: {' '.join(QUICK_TASKS)})",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument(
-        "--input-size",
-        nargs=2,
-        type=integer_from(1),
-        metavar=("HEIGHT", "WIDTH"),
-        help="of the images",
-    )
-    parser.add_argument(
-        "--repeats", type=integer_from(1), default=20, help="predictions timed (default: 20)"
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=integer_from(1),
-        default=2,
-        help="images of the training step (default: 2)",
-    )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... of the config")
-    arguments = parser.parse_args()
-    check_tasks(arguments)
-    return arguments
-
-
-def check_tasks(arguments: argparse.Namespace) -> None:
-    """Refuse unknown tasks; a word with capitals is no task but the first KEY."""
-    words = arguments.tasks
-    end = next((i for i, word in enumerate(words) if word != word.lower()), len(words))
-    arguments.tasks, arguments.opts = words[:end], [*words[end:], *arguments.opts]
-    for task in arguments.tasks:
-        if task not in TASKS:
-            raise UsageError(
-                f"--tasks: there is no '{task}'; there are {', '.join(TASKS)}."
-                f"{suggest(task, TASKS)}"
-            )
 
 
 def analyze(arguments: argparse.Namespace) -> dict:
     """The results by task, ready for JSON; ``tree`` is the structure as text."""
-    cfg = setup_config(arguments.config_file, arguments.opts, for_inference=True)
+    cfg = config_of(arguments)
     size = analysis.input_size(cfg)
     if arguments.input_size:
         size = analysis.InputSize(*arguments.input_size, "--input-size")
     result = {
-        "config": arguments.config_file,
+        "config": arguments.config_file or arguments.run or arguments.model,
         "input_size": list(size[:2]),
         "input_size_from": size.source,
     }
@@ -181,8 +112,7 @@ def parameter_table(parameters: dict[str, int]) -> str:
     return tabulate(rows, headers=["part", "parameters"], colalign=("left", "right"))
 
 
-def main() -> None:
-    arguments = parse_arguments()
+def main(arguments: argparse.Namespace) -> None:
     # Libraries print now and then.
     with contextlib.redirect_stdout(sys.stderr):
         result = analyze(arguments)

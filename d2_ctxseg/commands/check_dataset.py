@@ -1,14 +1,4 @@
-#!/usr/bin/env python3
-"""Read every image and label of datasets, and report problems and class frequencies.
-
-    python tools/check_dataset.py camvid_sem_seg_train
-    python tools/check_dataset.py --folder mydata.yaml
-    python tools/check_dataset.py --config-file configs/mydata/mymodel.yaml --json
-    python tools/check_dataset.py camvid_sem_seg_train --sheet output/sheets
-
-With --sheet, FOLDER/NAME.png shows some of the images beside their labels. The exit code is 1 if
-there are problems.
-"""
+"""Read every image and label of datasets, and report problems and class frequencies."""
 
 import argparse
 import json
@@ -22,34 +12,10 @@ from ..data import DatasetError, check_dataset, register_folder_datasets
 from ..engine.config_files import find_config_file
 from ..engine.read_config import merge_config
 from ..engine.validate_config import validate_values
-from ..utils.arguments import integer_from
 from ..utils.outputs import check_output_folder
 from ..utils.png import write_png
 from ..visualization.sample_sheet import draw_sample_sheet
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="registered names of splits")
-    parser.add_argument(
-        "--folder", help="YAML file of a dataset; without NAMEs all of its splits are checked"
-    )
-    parser.add_argument(
-        "--config-file",
-        help="config file; without NAMEs its DATASETS.TRAIN and DATASETS.TEST are checked",
-    )
-    parser.add_argument("--workers", type=integer_from(1), help="number of threads that read files")
-    parser.add_argument(
-        "--sheet", type=Path, metavar="FOLDER", help="draw a sheet of samples of each NAME there"
-    )
-    parser.add_argument(
-        "--samples", type=integer_from(1), default=12, help="images of a sheet (%(default)s)"
-    )
-    parser.add_argument("--seed", type=integer_from(0), default=0, help="another one draws others")
-    parser.add_argument("--json", action="store_true", help="print the reports as JSON")
-    return parser.parse_args()
+from .model_config import config_file_of, overrides_of
 
 
 def names_to_check(arguments: argparse.Namespace) -> list[str]:
@@ -57,10 +23,10 @@ def names_to_check(arguments: argparse.Namespace) -> list[str]:
     names = []
     if arguments.folder:
         names.extend(register_folder_datasets([arguments.folder]))
-    if arguments.config_file:
+    if arguments.config_file or arguments.run:
         cfg = get_cfg()
         add_ctxseg_config(cfg)
-        merge_config(cfg, find_config_file(arguments.config_file), [])
+        merge_config(cfg, find_config_file(config_file_of(arguments)), overrides_of(arguments))
         validate_values(cfg, ("DATASETS.FOLDERS", "DATASETS.TRAIN", "DATASETS.TEST"))
         register_folder_datasets(cfg.DATASETS.FOLDERS)
         names.extend([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
@@ -81,8 +47,7 @@ def draw_sheets(names: list[str], folder: Path, num_samples: int, seed: int) -> 
             print(f"No samples of {name}: {error}", file=sys.stderr)
 
 
-def main() -> None:
-    arguments = parse_arguments()
+def main(arguments: argparse.Namespace) -> None:
     if arguments.sheet:
         check_output_folder(arguments.sheet, "--sheet")
     names = names_to_check(arguments)

@@ -1,20 +1,6 @@
-"""Train classifiers on one base config with several seeds, and say what each of them gains.
-
-    python tools/compare_classifiers.py --config-file configs/quickstart.yaml \\
-        --classifiers linear context_aware --seeds 1 2 3 --output output/comparison --jobs 2
-
-A classifier is linear, context_aware, semantic_spatial, prototype, learned_prototype,
-explicit_class, gaussian_mixture, the registered name of your own, or a variant,
-LABEL=CLASSIFIER,KEY=VALUE, such as no_kl=context_aware,LOSS_WEIGHT_KL=0.0. Each run is an ordinary
-folder of train_net.py, OUTPUT/LABEL/seed_N. The same command continues what was interrupted and
-keeps what is finished. --print-commands gives one command a run for a scheduler (a job array);
---gather then compares what is finished. --runs compares any runs of train_net.py.
-
-It writes comparison.json, comparison.md and comparison.html.
-"""
+"""Train classifiers on one base config with several seeds, and say what each of them gains."""
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,52 +23,16 @@ from ..engine import setup_config
 from ..engine.cost import read_cost
 from ..utils.errors import UserError, suggest
 from ..utils.files import atomic_write, write_json
-
-# A config key begins the overrides: lists such as --seeds 1 2 3 end there.
-_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)+|SEED|OUTPUT_DIR|VIS_PERIOD|CUDNN_BENCHMARK")
+from .model_config import config_file_of, overrides_of
 
 
-def parse(words: Sequence[str]) -> argparse.Namespace:
-    """The command's options; ``opts`` are the KEY VALUE pairs at its end."""
-    start = next((i for i, word in enumerate(words) if _KEY.fullmatch(word)), len(words))
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s --config-file FILE --output FOLDER [options] [KEY VALUE ...]",
-    )
-    parser.add_argument("--config-file", metavar="FILE", help="the base config of all runs")
-    parser.add_argument(
-        "--classifiers", nargs="+", metavar="NAME", default=["linear", "context_aware"]
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="N")
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="of runs and results")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side")
-    parser.add_argument("--baseline", metavar="NAME", help="(default: the first classifier)")
-    parser.add_argument(
-        "--dataset", default="", help="the first one in the results (default: of DATASETS.TEST)"
-    )
-    parser.add_argument("--num-resamples", type=int, default=4000, metavar="N")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--dry-run", action="store_true", help="print the plan alone")
-    what.add_argument("--print-commands", action="store_true", help="print one command a run")
-    what.add_argument(
-        "--gather", action="store_true", help="compare what is finished, train nothing"
-    )
-    what.add_argument("--runs", nargs="+", metavar="RUN", help="compare these folders of runs")
-    arguments = parser.parse_args(words[:start])
-    arguments.opts = list(words[start:])
-    if arguments.num_resamples < 100:
-        parser.error(f"--num-resamples {arguments.num_resamples}: expected at least 100")
-    return arguments
-
-
-def main() -> None:
-    arguments = parse(sys.argv[1:])
+def main(arguments: argparse.Namespace) -> None:
     if arguments.runs:
         study = read_study(arguments.runs, arguments.baseline or "")
         write_results(study, arguments)
         return
-    if not arguments.config_file:
+    config_file = config_file_of(arguments)
+    if not config_file:
         raise UserError("--config-file is missing: name the base config of all runs.")
     variants = [parse_variant(text) for text in arguments.classifiers]
     baseline = arguments.baseline or variants[0].label
@@ -92,7 +42,7 @@ def main() -> None:
             f"--baseline: '{baseline}' is none of {', '.join(labels)}.{suggest(baseline, labels)}"
         )
     runs = plan_runs(
-        arguments.config_file, variants, arguments.seeds, arguments.output, arguments.opts
+        config_file, variants, arguments.seeds, arguments.output, overrides_of(arguments)
     )
     if arguments.print_commands:
         print("\n".join(run.shell_command() for run in runs))

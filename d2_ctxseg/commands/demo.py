@@ -1,10 +1,4 @@
-"""Shows what a model predicts on images, a video or a webcam.
-
-    python demo/demo.py --model camvid/fpn_efficientnet_lite0_linear --input photos/*.jpg \
-        --output pictures
-    python demo/demo.py --config-file CONFIG --input photos/*.jpg --output pictures \
-        --opts MODEL.WEIGHTS model_final.pth
-"""
+"""Shows what a model predicts on images, a video or a webcam."""
 
 import argparse
 import logging
@@ -22,48 +16,23 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from detectron2.utils.logger import setup_logger
 
-from .. import model_zoo
 from ..data import DatasetError
 from ..deployment.predictor import SemSegPredictor
-from ..engine.setup import add_opts_argument, setup_config
 from ..utils.errors import UserError
 from ..utils.files import atomic_write
 from ..utils.image_files import find_images, names_a_file, plan_outputs, refuse_to_overwrite
 from ..utils.outputs import check_output_file, confirm_overwrite
 from ..visualization import class_shares, draw_legend, draw_overlay
+from .model_config import config_of
 from .video import CODECS, VideoReader, VideoWriter
 
 WINDOW_NAME = "Semantic segmentation (Esc ends)"
 ESCAPE_KEY = 27
 
 
-def get_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--model", metavar="NAME", help="a trained model of d2_ctxseg.model_zoo")
-    model.add_argument("--config-file", metavar="FILE", help="config of a model of yours")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--input", nargs="+", metavar="PATH", help="images, folders, or patterns like 'dir/*.jpg'"
-    )
-    source.add_argument("--video-input", metavar="FILE", help="a video file")
-    source.add_argument("--webcam", action="store_true", help="the first webcam, in a window")
-    parser.add_argument(
-        "--output", metavar="PATH", help="file or folder to write to; without it, a window opens"
-    )
-    parser.add_argument(
-        "-y", "--overwrite", action="store_true", help="overwrite existing files without asking"
-    )
-    add_opts_argument(parser)
-    return parser
-
-
 def load_predictor(args) -> SemSegPredictor:
     """The model that the command line names."""
-    if args.model:
-        return SemSegPredictor(model_zoo.get_config(args.model, trained=True, opts=args.opts))
-    return SemSegPredictor(setup_config(args.config_file, args.opts, for_inference=True))
+    return SemSegPredictor(config_of(args))
 
 
 def run_on_images(args, logger) -> None:
@@ -198,8 +167,7 @@ def run(args, logger) -> None:
         run_on_video(args, logger)
 
 
-def main() -> None:
-    args = get_parser().parse_args()
+def main(args: argparse.Namespace) -> None:
     setup_logger(name="fvcore")
     setup_logger(name="d2_ctxseg")
     logger = setup_logger()

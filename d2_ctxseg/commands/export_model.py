@@ -1,25 +1,4 @@
-"""Write a trained segmentor to a file that runs without this project.
-
-    python tools/export_model.py --config-file output/config.yaml --format onnx \\
-        --output-file model.onnx --size 240 320 --opts MODEL.WEIGHTS output/model_final.pth
-    python tools/export_model.py --config-file CONFIG --format torch_export --dynamic \\
-        --outputs logits --output-file model.pt2 --opts MODEL.WEIGHTS WEIGHTS
-
-Formats:
-  onnx          for onnxruntime and others; demo/onnx_inference.py runs it
-  torchscript   for PyTorch in C++ and Python, torch.jit.load; one size; deprecated by PyTorch
-  torch_export  for PyTorch, torch.export.load
-
-The file takes a batch of images, float32 (B, C, H, W), pixel values 0 to 255 with the channels in
-the order of INPUT.FORMAT ("ALL": as in the image files). It gives the class of every pixel, int64
-(B, H, W), or with --outputs logits the classes' scores, (B, K, H, W). Names and colours of the
-classes are inside. The file is read again and compared with the model; if it computes something
-else, nothing is written.
-
-With --dynamic, batch and image may have any size. Not all models can be exported so: pyramid
-pooling (PSPHead, UPerHead) and Swin are bound to one size. One view of the whole image is exported,
-without sliding windows and test-time augmentation.
-"""
+"""Write a trained segmentor to a file that runs without this project."""
 
 import argparse
 import json
@@ -36,45 +15,17 @@ from ..data.palette import generate_palette
 from ..deployment.analysis import InputSize, input_size
 from ..deployment.export import (
     INPUT_NAME,
-    SUFFIXES,
     ImageShape,
     check_arguments,
     data_file,
     export_segmentor,
 )
-from ..deployment.export_check import OUTPUTS, Agreement
-from ..engine.setup import add_opts_argument, setup_config
-from ..utils.arguments import integer_from
+from ..deployment.export_check import Agreement
 from ..utils.errors import UserError
 from ..utils.outputs import check_output_file
+from .model_config import config_of
 
 logger = logging.getLogger("d2_ctxseg.export_model")
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the model")
-    parser.add_argument("--format", required=True, choices=list(SUFFIXES))
-    parser.add_argument("--output-file", required=True, type=Path, metavar="FILE")
-    parser.add_argument(
-        "--outputs", default="labels", choices=OUTPUTS, help="what it gives (default: labels)"
-    )
-    parser.add_argument(
-        "--size",
-        nargs=2,
-        type=integer_from(1),
-        metavar=("HEIGHT", "WIDTH"),
-        help="of the images (default: the sliding window's, the training crop's or the test size)",
-    )
-    parser.add_argument(
-        "--batch-size", type=integer_from(1), default=1, help="images at once (default: 1)"
-    )
-    parser.add_argument("--dynamic", action="store_true", help="images of any size and number")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    add_opts_argument(parser)
-    return parser.parse_args()
 
 
 def image_size(cfg, size: list[int] | None) -> InputSize:
@@ -116,11 +67,11 @@ def metadata(cfg, shape: ImageShape, outputs: str) -> dict[str, str]:
 
 def config_of_one_view(arguments: argparse.Namespace):
     """The config, and what of it the file will not do is logged and switched off."""
-    cfg = setup_config(arguments.config_file, arguments.opts, for_inference=True)
+    cfg = config_of(arguments)
     if not cfg.MODEL.WEIGHTS:
         raise UserError(
             "MODEL.WEIGHTS is empty: only a trained model is worth exporting. Name its checkpoint "
-            "at the end of the command: --opts MODEL.WEIGHTS path/to/model_final.pth"
+            "with --weights path/to/model_final.pth"
         )
     for key, name in (("SLIDING_WINDOW", "sliding windows"), ("AUG", "test-time augmentation")):
         if cfg.TEST[key].ENABLED:
@@ -174,8 +125,7 @@ def num_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in (path, data_file(path)) if file.exists())
 
 
-def main() -> None:
-    arguments = parse_arguments()
+def main(arguments: argparse.Namespace) -> None:
     setup_logger(name="d2_ctxseg")
     if arguments.format == "onnx":
         # Such files are not bound to a device, and constants of a GPU would only be copied.

@@ -1,49 +1,17 @@
-"""Publish the model of a finished training, small and found by its name.
-
-    python tools/publish_model.py output/camvid/fpn_efficientnet_lite0_linear \\
-        --name camvid/fpn_efficientnet_lite0_linear --output d2_ctxseg/model_zoo/trained
-
-It leaves out what only training needs, writes the weights in half precision, checks on random
-images that the model computes the same within a tolerance, enters it into the folder's index
-(models.yaml) and writes a model card. An earlier model of the same name is replaced.
-"""
+"""Publish the model of a finished training, small and found by its name."""
 
 import argparse
 from pathlib import Path
 
 from ..model_zoo.publish import publish_run
+from ..utils.errors import UsageError
 
 
-def get_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="OUTPUT_DIR of the training")
-    parser.add_argument("--name", required=True, help="config to publish it for, below configs/")
-    parser.add_argument(
-        "--output", required=True, type=Path, metavar="FOLDER", help="for the files"
-    )
-    parser.add_argument(
-        "--weights",
-        default="model_final.pth",
-        metavar="FILE",
-        help="checkpoint in RUN_FOLDER that evaluation.json has scores of (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--commit", default="", help="of this project, that the run was trained with; for the card"
-    )
-    parser.add_argument(
-        "--data-terms", default="", metavar="TEXT", help="terms of use of the data; for the card"
-    )
-    parser.add_argument(
-        "--max-megabytes", type=float, default=12, metavar="NUMBER", help="(default: %(default)s)"
-    )
-    return parser
-
-
-def main() -> None:
-    args = get_parser().parse_args()
+def main(args: argparse.Namespace) -> None:
+    if len(args.runs) > 1:
+        raise UsageError(f"{len(args.runs)} runs were named: publish one at a time.")
     publication = publish_run(
-        args.run,
+        Path(args.runs[0]),
         args.name,
         args.output,
         weights=args.weights,

@@ -1,16 +1,11 @@
-"""Train or evaluate a segmentor of this project.
-
-python train_net.py --config-file configs/quickstart.yaml
-python train_net.py --config-file CONFIG --num-gpus 8
-python train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS output/model_final.pth
-torchrun --nproc-per-node 8 train_net.py --config-file CONFIG
-"""
+"""Train or evaluate a segmentor of this project."""
 
 import argparse
 import logging
 import os
 
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.config import CfgNode
+from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
@@ -22,7 +17,6 @@ from ..engine import (
     balance_classes,
     launch_or_join,
     settle_seed,
-    setup_config,
     take_run_folder,
 )
 from ..engine.calibration import with_fitted_temperatures
@@ -30,10 +24,11 @@ from ..engine.config_files import find_config_file
 from ..engine.resume_check import refuse_other_run
 from ..evaluation import add_to_results_file, by_dataset, merge_tasks
 from ..report import write_report
-from ..utils.errors import UserError, run_command
+from ..utils.errors import UserError
 from ..utils.files import write_errors
 from ..utils.outputs import make_output_folder
 from ..utils.runtime import describe_runtime
+from .model_config import config_file_of, config_of, run_config_file
 
 logger = logging.getLogger("d2_ctxseg.train_net")
 # A log line that finds the disk full is left out; what matters more says so, once.
@@ -42,11 +37,7 @@ logging.raiseExceptions = False
 
 def run(args):
     """Train or evaluate; every worker runs this."""
-    if args.save_predictions:
-        args.opts += ["TEST.SAVE_PREDICTIONS", "True"]
-    if args.config_file:
-        args.config_file = find_config_file(args.config_file)  # default_setup opens it
-    cfg = setup_config(args.config_file, args.opts, for_inference=args.eval_only)
+    cfg = read_config(args)
     key = "TEST" if args.eval_only else "TRAIN"
     if not cfg.DATASETS[key]:
         doing = "--eval-only evaluates on" if args.eval_only else "a training needs"
@@ -84,6 +75,23 @@ def run(args):
         write_results(cfg, results, weights)
 
 
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """The config of the run; ``args`` become as Detectron2's ``default_setup`` wants them.
+
+    With ``--run`` everything is written to that folder, where it may have been moved to; a training
+    is continued there.
+    """
+    extra = ["TEST.SAVE_PREDICTIONS", True] if args.save_predictions else []
+    if args.run:
+        extra += [] if "OUTPUT_DIR" in args.opts[::2] else ["OUTPUT_DIR", args.run]
+        args.resume = not args.eval_only
+        if args.resume:  # its weights are those of the checkpoint to resume from
+            args.config_file, args.run = str(run_config_file(args.run)), None
+    cfg = config_of(args, *extra, for_inference=args.eval_only)
+    args.config_file = find_config_file(config_file_of(args) or args.config_file or "")
+    return cfg
+
+
 def write_results(cfg, results: list[dict], weights: str) -> None:
     """Enter the results into OUTPUT_DIR's evaluation.json, and write the report if asked for."""
     path = os.path.join(cfg.OUTPUT_DIR, "evaluation.json")
@@ -94,23 +102,6 @@ def write_results(cfg, results: list[dict], weights: str) -> None:
         logger.info("The report is in %s", write_report([cfg.OUTPUT_DIR]))
 
 
-def get_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = default_argument_parser(epilog=__doc__)
-    # Detectron2's default is one fixed port a user, so that a second training could not start.
-    parser.set_defaults(dist_url="auto")
-    parser.add_argument(
-        "--save-predictions",
-        action="store_true",
-        help="write predictions as label images and COCO RLE (TEST.SAVE_PREDICTIONS)",
-    )
-    return parser
-
-
-def main() -> None:
-    arguments = get_parser().parse_args()
+def main(arguments: argparse.Namespace) -> None:
+    """Start the processes of the run."""
     launch_or_join(run, arguments)
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,14 +1,4 @@
-#!/usr/bin/env python3
-"""Draw how a model comes to its predictions: how sure it is, and what its classifier does.
-
-    python tools/visualize_classifier.py --config-file CONFIG --input photos/*.jpg \
-        --output views --opts MODEL.WEIGHTS model_final.pth
-    python tools/visualize_classifier.py --config-file CONFIG --dataset camvid_sem_seg_val \
-        --num-images 6 --output views --classes Car Tree --opts MODEL.WEIGHTS model_final.pth
-
-FOLDER gets several views of each image, IMAGE_VIEW.png. Images of a dataset are compared with
-their labels: there it also shows whether the context-aware classifier changed them for the better.
-"""
+"""Draw how a model comes to its predictions: how sure it is, and what its classifier does."""
 
 import argparse
 from collections import Counter
@@ -31,41 +21,12 @@ from ..data import (
 )
 from ..data.images import check_megapixels, read_display_image
 from ..deployment.predictor import SemSegPredictor
-from ..engine.setup import add_opts_argument, setup_config
-from ..utils.arguments import integer_from
 from ..utils.errors import UserError, suggest
 from ..utils.image_files import find_images, refuse_to_overwrite
 from ..utils.outputs import check_output_folder
 from ..utils.png import write_png
 from ..visualization.classifier_views import draw_classifier_views
-
-
-def get_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the model")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--input", nargs="+", metavar="PATH", help="images, folders, or patterns like 'dir/*.jpg'"
-    )
-    source.add_argument("--dataset", metavar="NAME", help="a registered dataset, with its labels")
-    parser.add_argument(
-        "--num-images",
-        type=integer_from(1),
-        default=4,
-        help="how many images of the dataset, evenly spread (%(default)s)",
-    )
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="for the views")
-    parser.add_argument(
-        "--classes",
-        nargs="+",
-        metavar="NAME",
-        help="whose prototypes, Gaussians and masks are drawn (the largest of each prediction)",
-    )
-    add_opts_argument(parser)
-    return parser
+from .model_config import config_of
 
 
 def dataset_files(name: str, count: int) -> list[tuple[Path, Path | None]]:
@@ -143,10 +104,8 @@ def draw_image(predictor, sample, classes, image_path: Path, inputs: list[Path],
 
 def run(args, logger) -> None:
     """What the command line ``args`` asks for."""
-    opts = list(args.opts)
-    if args.dataset:
-        opts += ["DATASETS.TEST", repr((args.dataset,))]
-    cfg = setup_config(args.config_file, opts, for_inference=True)
+    dataset = ["DATASETS.TEST", repr((args.dataset,))] if args.dataset else []
+    cfg = config_of(args, *dataset)
     if args.dataset:
         if cfg.DATASETS.GENERATE_MISSING:
             generate_missing([args.dataset])
@@ -171,8 +130,7 @@ def run(args, logger) -> None:
         raise UserError("some inputs could not be read:\n  " + "\n  ".join(unreadable))
 
 
-def main() -> None:
-    args = get_parser().parse_args()
+def main(args: argparse.Namespace) -> None:
     setup_logger(name="fvcore")
     setup_logger(name="d2_ctxseg")
     run(args, setup_logger())

@@ -1,15 +1,6 @@
-#!/usr/bin/env python3
-"""Draw what training feeds the model: images and labels after resizing, cropping and all else.
-
-    python tools/visualize_data.py --config-file configs/camvid/fpn_resnet18_linear.yaml \
-        --output output/data
-    python tools/visualize_data.py --config-file CONFIG --output FOLDER INPUT.CROP.SIZE "[256, 256]"
-
-FOLDER gets an overlay of each image, and sheet.png with all of them. Ignored pixels are hatched.
-"""
+"""Draw what training feeds the model: images and labels after resizing, cropping and all else."""
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -20,25 +11,12 @@ from detectron2.utils.env import seed_all_rng
 
 from ..data import SemanticSegmentorMapper, generate_missing
 from ..data.images import ALL_CHANNELS, to_display_image
-from ..engine import setup_config
-from ..utils.arguments import integer_from
 from ..utils.errors import UserError
 from ..utils.outputs import check_output_folder
 from ..utils.png import write_png
 from ..visualization import draw_labelled
 from ..visualization.sample_sheet import labelled_sheet
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True)
-    parser.add_argument("--output", type=Path, required=True, help="folder for the overlays")
-    parser.add_argument("--num-images", type=integer_from(1), default=12, help="(%(default)s)")
-    parser.add_argument("--seed", type=integer_from(0), default=0, help="another one draws others")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
-    return parser.parse_args()
+from .model_config import config_of
 
 
 def training_samples(cfg, count: int, seed: int):
@@ -58,10 +36,9 @@ def training_samples(cfg, count: int, seed: int):
         yield np.clip(image, 0, 255).round().astype(np.uint8), sample["sem_seg"].numpy()
 
 
-def main() -> None:
-    arguments = parse_arguments()
+def main(arguments: argparse.Namespace) -> None:
     check_output_folder(arguments.output, "--output")
-    cfg = setup_config(arguments.config_file, arguments.opts, for_inference=True)
+    cfg = config_of(arguments)
     if not cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN names no dataset.")
     if cfg.DATASETS.GENERATE_MISSING:

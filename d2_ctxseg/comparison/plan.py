@@ -24,7 +24,7 @@ from .results import ARCHITECTURES, NEUTRAL_KEYS, TASK
 _OWN_KEYS = ("MODEL.META_ARCHITECTURE", "MODEL.CLASSIFIER.NAME", "OUTPUT_DIR", "SEED")
 # Heads that are a classifier themselves.
 _WHOLE_HEADS = ("ECEHead", "SegViTHead")
-TRAIN_NET = "d2_ctxseg.commands.train_net"
+TRAIN = ("-m", "d2_ctxseg_cli", "train")
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class PlannedRun:
     opts: tuple[str, ...]
 
     def command(self, *options: str) -> list[str]:
-        """The words that start or continue the run, with more options of train_net."""
+        """The words that start or continue the run, with more options."""
         arguments = ["--config-file", self.config_file, "--resume", *options, *self.opts]
-        return [sys.executable, "-m", TRAIN_NET, *arguments]
+        return [sys.executable, *TRAIN, *arguments]
 
     def shell_command(self) -> str:
         """The same as a line for a shell."""
-        return shlex.join(["python", *self.command()[1:]])
+        return shlex.join(["d2-ctxseg", "train", *self.command()[len(TRAIN) + 1 :]])
 
     def config(self) -> CfgNode:
         """The frozen config that the run will have."""

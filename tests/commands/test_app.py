@@ -17,6 +17,7 @@ from PIL import Image
 
 from d2_ctxseg.commands.app import result as app_result
 from d2_ctxseg.commands.app import session as app_session
+from d2_ctxseg.commands.parsers.app import get_parser
 from d2_ctxseg.utils.errors import MissingFileError, UserError
 from d2_ctxseg.visualization.classifier_views import ClassifierView, draw_classifier_views
 from detectron2.data.catalog import Metadata
@@ -326,15 +327,15 @@ def app():
 
 
 def test_the_command_line_names_runs_or_one_config(app, runs, tmp_path, capsys):
-    session = app.make_session(app.get_parser().parse_args(["--run", *map(str, runs)]))
+    session = app.make_session(get_parser().parse_args(["--run", *map(str, runs)]))
     assert list(session.models) == ["linear", "context_aware"] and session.max_megapixels == 20
     config = ["--config-file", str(runs[0] / "config.yaml")]
     weights = ["--opts", "MODEL.WEIGHTS", str(runs[0] / "model_final.pth")]
-    session = app.make_session(app.get_parser().parse_args(config + weights))
+    session = app.make_session(get_parser().parse_args(config + weights))
     assert list(session.models) == ["config"]
     for wrong in ([], config + ["--run", "x"], config + ["--max-megapixels", "1000"]):
         with pytest.raises(SystemExit):
-            app.get_parser().parse_args(wrong)
+            get_parser().parse_args(wrong)
     assert "1000 is not above 0 and at most 89" in capsys.readouterr().err
 
 

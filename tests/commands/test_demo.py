@@ -15,6 +15,7 @@ from daylight import DAY, NIGHT, half_bright, make_run
 from PIL import Image
 
 from d2_ctxseg.commands import demo
+from d2_ctxseg.commands.parsers.demo import get_parser
 from d2_ctxseg.engine.setup import setup_config
 from d2_ctxseg.utils.errors import MissingFileError, UserError
 from d2_ctxseg.visualization import draw_overlay
@@ -35,7 +36,7 @@ def run(model_folder):
 
     def run(*arguments, opts=(), weights="model_final.pth"):
         weights = str(model_folder / weights) if weights else ""
-        args = demo.get_parser().parse_args(
+        args = get_parser().parse_args(
             ["--config-file", str(model_folder / "config.yaml"), *map(str, arguments)]
             + ["--opts", "MODEL.WEIGHTS", weights, *opts]
         )

@@ -71,7 +71,7 @@ def test_plan_and_commands_train_nothing(tiny_run):
     output = tiny_run.parent / "study"
     arguments = ["--config-file", tiny_run, "--seeds", 1, 2, "--output", output]
     code, text = run(*arguments, "--print-commands", "SOLVER.MAX_ITER", 3)
-    commands = [line for line in text.splitlines() if line.startswith("python ")]
+    commands = [line for line in text.splitlines() if line.startswith("d2-ctxseg train ")]
     assert code == 0 and len(commands) == 4, text
     assert all("SOLVER.MAX_ITER 3" in line and "--resume" in line for line in commands)
     assert not output.exists()

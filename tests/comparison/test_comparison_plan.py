@@ -68,8 +68,7 @@ class TestPlan:
     def test_its_command_can_be_pasted(self, tiny_run):
         run = plan(tiny_run, ["a=linear,INPUT.CROP.SIZE=[64, 64]"])[0]
         words = shlex.split(run.shell_command())
-        assert words[:3] == ["python", "-m", "d2_ctxseg.commands.train_net"]
-        assert words[3:5] == ["--config-file", str(tiny_run)]
+        assert words[:4] == ["d2-ctxseg", "train", "--config-file", str(tiny_run)]
         assert words[words.index("INPUT.CROP.SIZE") + 1] == "[64, 64]"
 
     @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from PIL import Image
 from d2_ctxseg import model_zoo
 from d2_ctxseg.commands import demo
 from d2_ctxseg.commands.app import session as app_session
+from d2_ctxseg.commands.parsers.app import get_parser as app_parser
+from d2_ctxseg.commands.parsers.demo import get_parser
 from d2_ctxseg.deployment.predictor import SemSegPredictor
 from d2_ctxseg.utils.errors import UserError
 from d2_ctxseg.visualization import draw_overlay
@@ -27,7 +29,7 @@ def elsewhere(zoo, tmp_path, monkeypatch):
 
 
 def run(*arguments):
-    demo.run(demo.get_parser().parse_args(arguments), logging.getLogger("test_demos_by_name"))
+    demo.run(get_parser().parse_args(arguments), logging.getLogger("test_demos_by_name"))
 
 
 def test_the_demo_draws_what_the_model_predicts(tmp_path):
@@ -63,5 +65,5 @@ def test_the_page_has_the_models_by_their_names():
 
 def test_the_pages_command_line_names_trained_models():
     app = pytest.importorskip("app", reason="the page needs Gradio")
-    session = app.make_session(app.get_parser().parse_args(["--model", "quickstart"]))
+    session = app.make_session(app_parser().parse_args(["--model", "quickstart"]))
     assert list(session.models) == ["quickstart"]

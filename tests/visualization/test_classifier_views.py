@@ -18,6 +18,7 @@ from classifier_view_runs import (
 from PIL import Image
 
 from d2_ctxseg.commands import visualize_classifier
+from d2_ctxseg.commands.parsers.visualize_classifier import get_parser
 from d2_ctxseg.utils.errors import MissingFileError, UserError
 from d2_ctxseg.visualization.classifier_views import ClassifierView, draw_classifier_views
 from d2_ctxseg.visualization.classifier_views.context_aware import CHANGE_COLORS, paint_changes
@@ -208,7 +209,7 @@ class TestCommand:
                 state = predictor_of("ExplicitClassSegmentor").model.state_dict()
                 torch.save({"model": state}, path)
                 opts += ["MODEL.WEIGHTS", str(path)]
-            args = tool["get_parser"]().parse_args(
+            args = get_parser().parse_args(
                 ["--config-file", str(views_folder / "config.yaml"), *map(str, arguments)]
                 + ["--opts", *opts]
             )

@@ -1,11 +1,4 @@
-"""A web page on this machine that shows what models see in pictures.
-
-    python demo/app.py --model camvid/fpn_efficientnet_lite0_linear
-    python demo/app.py --run output/linear output/context_aware
-    python demo/app.py --config-file CONFIG --opts MODEL.WEIGHTS model_final.pth
-
-The page needs no internet and is served to this machine only.
-"""
+"""The page, and the server behind it."""
 
 import argparse
 import logging
@@ -20,17 +13,16 @@ try:
     import gradio as gr
 except ModuleNotFoundError as error:
     raise SystemExit("error: the page needs Gradio: pip install 'gradio>=6,<7'") from error
-from PIL import Image
 
 from detectron2.utils.logger import setup_logger
 
-from ...engine.setup import add_opts_argument
-from ...utils.errors import UserError
+from ...deployment.predictor import SemSegPredictor
+from ...utils.errors import UsageError, UserError
+from ..model_config import config_of
 from .session import (
     Session,
     draw_thumbnails,
     find_samples,
-    load_model,
     load_runs,
     load_trained_models,
 )
@@ -46,42 +38,16 @@ HOUR = 3600
 logger = logging.getLogger("d2_ctxseg.app")
 
 
-def get_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    models = parser.add_mutually_exclusive_group(required=True)
-    models.add_argument(
-        "--run", nargs="+", metavar="FOLDER", help="output folders of trainings, a model each"
-    )
-    models.add_argument(
-        "--model", nargs="+", metavar="NAME", help="trained models of d2_ctxseg.model_zoo"
-    )
-    models.add_argument("--config-file", metavar="FILE", help="config of a single model")
-    parser.add_argument(
-        "--samples",
-        metavar="FOLDER",
-        help="images to choose from; without it, a few of the first model's dataset",
-    )
-    parser.add_argument("--port", type=int, default=7860, help="of the page (default: 7860)")
-    parser.add_argument(
-        "--max-megapixels",
-        type=_megapixels,
-        default=20,
-        metavar="NUMBER",
-        help="larger pictures are refused (default: 20)",
-    )
-    add_opts_argument(parser)
-    return parser
-
-
 def make_session(args) -> Session:
     """The models and samples that the command line names; raises UserError if these are wrong."""
+    if args.weights and not args.config_file:
+        raise UsageError("--weights belongs to --config-file: --run and --model have their own.")
     if args.run:
         models = load_runs(args.run, args.opts)
     elif args.model:
         models = load_trained_models(args.model, args.opts)
     else:
-        models = {Path(args.config_file).stem: load_model(args.config_file, args.opts)}
+        models = {Path(args.config_file).stem: SemSegPredictor(config_of(args))}
     samples = find_samples(args.samples, next(iter(models.values())))
     return Session(models, draw_thumbnails(samples, args.max_megapixels), args.max_megapixels)
 
@@ -212,15 +178,7 @@ def serve(page: gr.Blocks, port: int, max_megapixels: float, wait: bool = True) 
     return address
 
 
-def _megapixels(text: str) -> float:
-    value, most = float(text), Image.MAX_IMAGE_PIXELS / 1e6
-    if not 0 < value <= most:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most {most:.0f}")
-    return value
-
-
-def main() -> None:
-    args = get_parser().parse_args()
+def main(args: argparse.Namespace) -> None:
     setup_logger(name="fvcore")
     setup_logger(name="d2_ctxseg")
     session = make_session(args)

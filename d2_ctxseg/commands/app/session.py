@@ -17,12 +17,12 @@ from ...engine.setup import setup_config
 from ...utils.errors import MissingFileError, UserError
 from ...utils.image_files import find_images
 from ...visualization.classifier_views import draw_classifier_views
+from ..model_config import run_config_file, run_weights
 from .result import Prediction, draw_message, draw_result, draw_views, shrink
 from .uploads import read_upload
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS = ("model_final.pth", "model_best.pth")
 FEW_SAMPLES, MOST_SAMPLES = 6, 24
 THUMBNAIL_SIDE = 256
 
@@ -95,7 +95,7 @@ def load_runs(folders: list[str], opts: list[str]) -> dict[str, SemSegPredictor]
     """The models of trainings' output folders, named as the folders.
 
     Args:
-        folders: each with config.yaml and one of ``WEIGHTS``; the first found is taken.
+        folders: each with config.yaml and weights, see ``run_weights``.
         opts: config keys to change, for all models alike.
 
     Raises:
@@ -112,8 +112,11 @@ def load_runs(folders: list[str], opts: list[str]) -> dict[str, SemSegPredictor]
         name = Path(os.path.abspath(folder)).name  # of a link: its own
         if name in models:
             raise UserError(f"--run: two folders are called {name}; rename one of them")
-        weights = ["MODEL.WEIGHTS", str(_find_weights(folder))]
-        models[name] = load_model(str(folder / "config.yaml"), weights + opts)
+        config_file = run_config_file(folder)
+        weights = ["MODEL.WEIGHTS", str(run_weights(folder))]
+        models[name] = SemSegPredictor(
+            setup_config(str(config_file), weights + opts, for_inference=True)
+        )
     return models
 
 
@@ -130,25 +133,6 @@ def load_trained_models(names: list[str], opts: list[str]) -> dict[str, SemSegPr
     return {
         name: SemSegPredictor(model_zoo.get_config(name, trained=True, opts=opts)) for name in names
     }
-
-
-def load_model(config_file: str, opts: list[str]) -> SemSegPredictor:
-    """The model of a config and the keys changed in it; raises UserError if these are wrong."""
-    return SemSegPredictor(setup_config(config_file, opts, for_inference=True))
-
-
-def _find_weights(folder: Path) -> Path:
-    if not (folder / "config.yaml").is_file():
-        raise MissingFileError(
-            f"--run {folder}: there is no config.yaml; name the output folder of a training"
-        )
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    raise MissingFileError(
-        f"--run {folder}: there is no {' or '.join(WEIGHTS)}; name the output folder of a "
-        "training that ended"
-    )
 
 
 def find_samples(folder: str | None, predictor: SemSegPredictor) -> list[Path]:

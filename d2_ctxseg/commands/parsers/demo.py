@@ -1,0 +1,27 @@
+"""Draw what a model predicts on images, a video or a webcam.
+
+    d2-ctxseg demo --model camvid/fpn_efficientnet_lite0_linear --input photos/*.jpg \\
+        --output pictures
+    d2-ctxseg demo --run output/mymodel --video-input drive.mp4 --output drive_classes.mp4
+"""
+
+from ..command_parser import CommandParser
+
+
+def get_parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser(__doc__)
+    parser.add_model()
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--input", nargs="+", metavar="PATH", help="images, folders, or patterns like 'dir/*.jpg'"
+    )
+    source.add_argument("--video-input", metavar="FILE", help="a video file")
+    source.add_argument("--webcam", action="store_true", help="the first webcam, in a window")
+    parser.add_argument(
+        "--output", metavar="PATH", help="file or folder to write to; without it, a window opens"
+    )
+    parser.add_argument(
+        "-y", "--overwrite", action="store_true", help="overwrite existing files without asking"
+    )
+    return parser
