@@ -11,6 +11,10 @@ def add_ctxseg_config(cfg: CN) -> None:
     (``INPUT.CROP.SINGLE_CATEGORY_MAX_AREA``) are theirs. So do PointRend's, where Detectron2 is
     installed.
     """
+    # Python files, or names of modules, that are imported before the config is used: what they
+    # register (heads, classifiers, backbones, datasets) can be named in it. A file's path is
+    # relative to the config that states it. A training copies the files into its OUTPUT_DIR.
+    cfg.IMPORTS = []
     _add_pointrend_config(cfg)
     add_deeplab_config(cfg)
     _add_data_config(cfg)

@@ -28,7 +28,7 @@ from ..data import (
 )
 from ..data.registration import has_labels
 from ..deployment.prototype_extension import PixelSample, SupportPixels, add_classes
-from ..engine import Trainer
+from ..engine import Trainer, keep_imports
 from ..engine.setup import setup_config
 from ..evaluation import SegmentationEvaluator, add_to_results_file, by_dataset
 from ..evaluation.confusion import iou_per_class
@@ -273,6 +273,7 @@ def write_extended(model: nn.Module, classifier: PrototypeClassifier, cfg) -> No
         if not key.startswith(("classifier.", "auxiliary_head."))
     }
     state.update((f"classifier.{key}", value) for key, value in classifier.state_dict().items())
+    keep_imports(cfg)
     with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) as file:
         file.write(cfg.dump())
     with atomic_write(cfg.MODEL.WEIGHTS, "wb") as file:

@@ -9,7 +9,6 @@ from detectron2.config import get_cfg
 
 from ..config import add_ctxseg_config
 from ..data import DatasetError, check_dataset, register_folder_datasets
-from ..engine.config_files import find_config_file
 from ..engine.read_config import merge_config
 from ..engine.validate_config import validate_values
 from ..utils.outputs import check_output_folder
@@ -26,7 +25,7 @@ def names_to_check(arguments: argparse.Namespace) -> list[str]:
     if arguments.config_file or arguments.run:
         cfg = get_cfg()
         add_ctxseg_config(cfg)
-        merge_config(cfg, find_config_file(config_file_of(arguments)), overrides_of(arguments))
+        merge_config(cfg, config_file_of(arguments), overrides_of(arguments))
         validate_values(cfg, ("DATASETS.FOLDERS", "DATASETS.TRAIN", "DATASETS.TEST"))
         register_folder_datasets(cfg.DATASETS.FOLDERS)
         names.extend([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])

@@ -7,6 +7,8 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from .. import model_zoo
+from ..engine.config_files import find_config_file
+from ..engine.read_config import stated_imports
 from ..engine.setup import setup_config
 from ..utils.errors import MissingFileError, UsageError
 
@@ -41,20 +43,24 @@ def config_file_of(arguments: argparse.Namespace) -> str:
     """The config file that is named, of a run its config.yaml; "" for none.
 
     Raises:
-        MissingFileError: the run has no config.yaml.
+        MissingFileError: there is none, or the run has no config.yaml.
     """
     run = getattr(arguments, "run", None)
-    return str(run_config_file(run)) if run else arguments.config_file or ""
+    path = str(run_config_file(run)) if run else arguments.config_file
+    return find_config_file(path) if path else ""
 
 
 def overrides_of(arguments: argparse.Namespace) -> list[str]:
-    """What ``--run``, ``--weights`` and the pairs at the end change, alternating keys and values.
+    """What ``--run``, ``--weights``, ``--import`` and the pairs at the end change: keys and values.
 
     Raises:
         UsageError: weights are named twice.
         MissingFileError: the run has no weights.
     """
     opts = list(arguments.opts)
+    if arguments.imports:
+        stated = stated_imports(config_file_of(arguments), opts)
+        opts += ["IMPORTS", repr([*stated, *arguments.imports])]
     weights, run = getattr(arguments, "weights", None), getattr(arguments, "run", None)
     if weights:
         if "MODEL.WEIGHTS" in opts[::2]:

@@ -15,12 +15,12 @@ from ..data.class_balance import refuse_unlabelled
 from ..engine import (
     Trainer,
     balance_classes,
+    keep_imports,
     launch_or_join,
     settle_seed,
     take_run_folder,
 )
 from ..engine.calibration import with_fitted_temperatures
-from ..engine.config_files import find_config_file
 from ..engine.resume_check import refuse_other_run
 from ..evaluation import add_to_results_file, by_dataset, merge_tasks
 from ..report import write_report
@@ -56,6 +56,7 @@ def run(args):
         settle_seed(cfg, resume=args.resume)
         balance_classes(cfg, resume=args.resume)
     with write_errors(cfg.OUTPUT_DIR):
+        keep_imports(cfg)
         default_setup(cfg, args)  # it saves the config
     logger.info(describe_runtime())
 
@@ -88,7 +89,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
         if args.resume:  # its weights are those of the checkpoint to resume from
             args.config_file, args.run = str(run_config_file(args.run)), None
     cfg = config_of(args, *extra, for_inference=args.eval_only)
-    args.config_file = find_config_file(config_file_of(args) or args.config_file or "")
+    args.config_file = config_file_of(args)  # default_setup opens it
     return cfg
 
 

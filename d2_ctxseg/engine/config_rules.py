@@ -109,6 +109,7 @@ RULES: Rules = {
     "OUTPUT_DIR": text(empty=False),
     "SEED": integer(None, _LARGEST_SEED),
     "FLOAT32_PRECISION": choice(("", "highest", "high", "medium")),
+    "IMPORTS": several(text(empty=False), least=0, called="a list of Python files"),
     "DATASETS.FOLDERS": several(text(empty=False), least=0, called="a list of paths"),
     "DATASETS.DESCRIPTIONS": _DESCRIPTIONS,
     "DATASETS.TRAIN": _NAMES,

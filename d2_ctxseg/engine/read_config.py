@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from detectron2.config import CfgNode
 
 from ..utils.errors import UserError, shown, suggest
+from ..utils.own_modules import import_own_modules, is_file_name
 from ..utils.yaml_files import kind_of, read_yaml
 from .config_rules import expectation_of
-from .validate_config import all_keys, value_of
+from .validate_config import all_keys, validate_values, value_of
 
 _BASE = "_BASE_"
 _WORDS_OF_TYPES = {
@@ -29,6 +30,8 @@ def merge_config(cfg: CfgNode, config_file: str, opts: Sequence) -> None:
         config_file: path of a YAML file; "" for none.
         opts: alternating keys and values.
 
+    The modules of IMPORTS are imported.
+
     Raises:
         MissingFileError: a file is not there.
         UserError: a file is no config, a key is unknown or a value has the wrong type; the message
@@ -43,6 +46,29 @@ def merge_config(cfg: CfgNode, config_file: str, opts: Sequence) -> None:
             raise UserError(f"In {config_file}: {error.args[0]}") from error
     _check_overrides(cfg, opts)
     cfg.merge_from_list(list(opts))
+    validate_values(cfg, ("IMPORTS",))
+    cfg.IMPORTS = stated_imports(config_file, opts)
+    import_own_modules(cfg.IMPORTS)
+
+
+def stated_imports(config_file: str, opts: Sequence) -> list[str]:
+    """IMPORTS of a config file and overrides, with absolute paths of files.
+
+    A path in a config file is relative to that file, one in the overrides to the working directory.
+    """
+    stated, folder = [], ""
+    for path, values in read_files(config_file) if config_file else ():
+        if isinstance(values.get("IMPORTS"), list):
+            stated, folder = values["IMPORTS"], os.path.dirname(path)
+    if "IMPORTS" in opts[::2]:
+        stated, folder = dict(zip(opts[::2], opts[1::2]))["IMPORTS"], ""
+        stated = CfgNode._decode_cfg_value(stated)
+    return [
+        os.path.abspath(os.path.join(folder, os.path.expanduser(place)))
+        if is_file_name(place)
+        else place
+        for place in stated
+    ]
 
 
 def read_files(config_file: str) -> Iterator[tuple[str, dict]]:

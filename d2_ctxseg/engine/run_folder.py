@@ -14,9 +14,11 @@ from detectron2.utils import comm
 
 from ..utils.errors import UserError
 from ..utils.files import remove_unfinished, write_errors
+from ..utils.own_modules import copy_own_modules, is_file_name
 from .processes import on_main_process
 
 LOCK_FILE = ".lock"
+IMPORTS_FOLDER = "imports"
 
 logger = logging.getLogger(__name__)
 # Open files of the folders that this process trains in; closing one gives the folder up.
@@ -124,3 +126,20 @@ def saved_config(output_dir: str) -> dict:
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def keep_imports(cfg: CfgNode) -> None:
+    """Copy the files of IMPORTS into OUTPUT_DIR/imports; all processes call this.
+
+    IMPORTS then has their places relative to OUTPUT_DIR, where config.yaml will be: the run's
+    folder is all that its model needs, wherever it lies.
+    """
+    on_main_process(lambda: copy_own_modules(cfg.IMPORTS, Path(cfg.OUTPUT_DIR) / IMPORTS_FOLDER))
+    frozen = cfg.is_frozen()
+    cfg.defrost()
+    cfg.IMPORTS = [
+        f"{IMPORTS_FOLDER}/{Path(place).name}" if is_file_name(place) else place
+        for place in cfg.IMPORTS
+    ]
+    if frozen:
+        cfg.freeze()
