@@ -1,6 +1,5 @@
 """From a config file and overrides to the frozen config of a run."""
 
-import argparse
 import logging
 from pathlib import Path
 
@@ -24,19 +23,6 @@ from .validate_config import default_config, validate_config, validate_datasets
 _DEFAULTS_FILE = "Base-Segmentor.yaml"
 
 logger = logging.getLogger(__name__)
-
-
-def add_opts_argument(
-    parser: argparse.ArgumentParser, example: str = "MODEL.WEIGHTS model_final.pth"
-) -> None:
-    """Give a command ``--opts``, whose values :func:`setup_config` applies to the config."""
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help=f"config keys to change, such as {example}; the last option",
-    )
 
 
 def setup_config(config_file: str, opts: list[str], *, for_inference: bool = False) -> CfgNode:
