@@ -88,7 +88,7 @@ def _command_of(words: list[str]) -> str:
         from .. import __version__
 
         print(f"{PROGRAM} {__version__}")
-        sys.exit()
+        sys.exit(0)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         sys.exit(0 if words else 2)

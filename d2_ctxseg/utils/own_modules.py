@@ -38,7 +38,7 @@ def import_own_modules(places: Iterable[str]) -> None:
 
 def is_file_name(place: str) -> bool:
     """Whether one of IMPORTS is a path rather than the name of a module."""
-    return place.endswith(_SUFFIX) or os.sep in place
+    return place.endswith(_SUFFIX) or not all(map(str.isidentifier, place.split(".")))
 
 
 def copy_own_modules(places: Sequence[str], folder: str | os.PathLike) -> None:
