@@ -371,6 +371,18 @@ def _add_classifier_config(cfg: CN) -> None:
     mixture.LOSS_WEIGHT_SEM_SEG = 1.0
     mixture.LOSS_WEIGHT_CONTRAST = 0.01
 
+    # A bank of labelled pixel features, Hummingbird (NeurIPS 2023). It is not trained:
+    # tools/build_feature_bank.py fills it and writes a config with the SIZE that came of it.
+    bank = cfg.MODEL.CLASSIFIER.FEATURE_BANK = CN()
+    # Features in the bank at most, about as many of each class.
+    bank.SIZE = 20000
+    # Nearest features that vote, and the temperature of their softmax.
+    bank.NUM_NEIGHBORS = 30
+    bank.TEMPERATURE = 0.02
+    # 0: all features of the bank count alike; 1: each as the pixels that it stands for, so that
+    # frequent classes are favoured as far as they are frequent.
+    bank.PRIOR = 0.5
+
     # Explicit class embeddings (ICCV 2023) on the features of any head.
     explicit_class = cfg.MODEL.CLASSIFIER.EXPLICIT_CLASS = CN()
     # Channels of embeddings, attention and refined features; None: the features', at most 256.

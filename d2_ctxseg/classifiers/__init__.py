@@ -3,6 +3,7 @@
 from .base import CLASSIFIER_REGISTRY, PixelClassifier, make_predictor
 from .context_aware import ContextAwareClassifier, ContextAwarePrediction
 from .explicit_class import ExplicitClassClassifier, ExplicitClassPrediction
+from .feature_bank import FeatureBankClassifier
 from .gaussian_mixture import GaussianMixtureClassifier
 from .learned_prototype import LearnedPrototypeClassifier
 from .linear import LinearClassifier
@@ -15,6 +16,7 @@ __all__ = [
     "ContextAwarePrediction",
     "ExplicitClassClassifier",
     "ExplicitClassPrediction",
+    "FeatureBankClassifier",
     "GaussianMixtureClassifier",
     "LearnedPrototypeClassifier",
     "LinearClassifier",

@@ -4,6 +4,7 @@ from abc import ABCMeta, abstractmethod
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
@@ -46,6 +47,8 @@ class PixelClassifier(nn.Module, metaclass=ABCMeta):
     #: ``sizes`` is (B, 2) integer, or (1, 2) for a whole batch: height and width of the valid part
     #: of each feature map, its upper left corner. It is left out where nothing is padded.
     takes_sizes: ClassVar[bool] = False
+    #: Whether there is anything to train. False: ``losses`` raises, and a training is refused.
+    is_trained: ClassVar[bool] = True
     #: Names of submodules that only training needs; a stripped model has None instead.
     training_only: ClassVar[tuple[str, ...]] = ()
 
@@ -97,6 +100,35 @@ class PixelClassifier(nn.Module, metaclass=ABCMeta):
         Returns:
             Named scalars, weights already applied, ready to be summed.
         """
+
+
+    def class_evidence(self, features: Tensor) -> Tensor:
+        """How well the classes fit each pixel, before anything compares the classes with another.
+
+        Args:
+            features: (B, C, h, w).
+
+        Returns:
+            (B, K, h, w), or (B, 1, h, w) of the class that fits best; any float. Here the logits.
+        """
+        return self(features)
+
+    def anomaly_score(self, features: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """How little a pixel looks like any class: minus the largest ``class_evidence``.
+
+        Args:
+            features: (B, C, h, w).
+            size: (H, W) to which the evidence is interpolated; None: (h, w).
+
+        Returns:
+            (B, H, W); the larger, the stranger. Its range depends on the classifier.
+        """
+        evidence = self.class_evidence(features)
+        if size is not None:
+            evidence = F.interpolate(
+                evidence, size=tuple(size), mode="bilinear", align_corners=self.align_corners
+            )
+        return -evidence.amax(dim=1)
 
 
 def pixels_as_map(scores: Tensor, shape: torch.Size) -> Tensor:

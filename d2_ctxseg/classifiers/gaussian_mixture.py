@@ -216,24 +216,12 @@ class GaussianMixtureClassifier(PixelClassifier):
         scores, offset = self._class_scores(self.embed(features))
         return pixels_as_map(scores + offset, features.shape)
 
-    def anomaly_score(self, features: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """How little a pixel looks like any class: minus the largest of its log densities.
+    def class_evidence(self, features: Tensor) -> Tensor:
+        """As :meth:`class_log_density`, of which minus the largest is the anomaly score.
 
         The logits do not tell: their norm takes out how dense a pixel is on the whole.
-
-        Args:
-            features: (B, C, h, w).
-            size: (H, W) to which the log densities are interpolated; None: (h, w).
-
-        Returns:
-            (B, H, W), at least float32; the larger, the stranger. No bounds.
         """
-        scores = self.class_log_density(features)
-        if size is not None:
-            scores = F.interpolate(
-                scores, size=tuple(size), mode="bilinear", align_corners=self.align_corners
-            )
-        return -scores.amax(dim=1)
+        return self.class_log_density(features)
 
     def embed(self, features: Tensor) -> Tensor:
         """Features (B, C, h, w) to pixel embeddings (B * h * w, D) of unit length."""

@@ -150,6 +150,12 @@ class PrototypeClassifier(PixelClassifier):
         prototypes = F.normalize(self.prototypes, dim=2)
         return self.score_norm(chunked_class_scores(embeddings, prototypes, self.distance))
 
+    def class_evidence(self, features: Tensor) -> Tensor:
+        """Similarities (B, K, h, w) to the nearest prototype of each class, before their norm."""
+        prototypes = F.normalize(self.prototypes, dim=2)
+        scores = chunked_class_scores(self.embed(features), prototypes, self.distance)
+        return pixels_as_map(scores, features.shape)
+
     def embed(self, features: Tensor) -> Tensor:
         """Features (B, C, h, w) to pixel embeddings (B * h * w, C) of unit length."""
         features = self.projection(self.dropout(features))

@@ -1,4 +1,4 @@
-"""Add classes to a trained PrototypeSegmentor from a few labelled images, without training."""
+"""Add classes to a PrototypeSegmentor or FeatureBankSegmentor from a few images, untrained."""
 
 import argparse
 import logging
@@ -17,7 +17,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import load_weights
-from ..classifiers import PrototypeClassifier
+from ..classifiers import FeatureBankClassifier, PrototypeClassifier
 from ..data import (
     LabelFormat,
     SemanticSegmentorMapper,
@@ -27,7 +27,8 @@ from ..data import (
     register_folder_datasets,
 )
 from ..data.registration import has_labels
-from ..deployment.prototype_extension import PixelSample, SupportPixels, add_classes
+from ..deployment.feature_bank import collect_features, extend_bank
+from ..deployment.prototype_extension import SupportPixels, add_classes
 from ..engine import Trainer, keep_imports
 from ..engine.setup import setup_config
 from ..evaluation import SegmentationEvaluator, add_to_results_file, by_dataset
@@ -37,6 +38,7 @@ from ..losses.functional import resize_labels
 from ..utils.errors import UsageError, UserError, suggest
 from ..utils.files import atomic_write
 from ..utils.outputs import check_output_folder
+from .build_feature_bank import sized_config
 from .model_config import config_of
 
 WEIGHTS_NAME = "model_extended.pth"
@@ -66,11 +68,22 @@ def main(args: argparse.Namespace) -> None:
     new_names, order = match_classes(old_names, names, args.images)
     new_cfg = extended_config(cfg, args, len(names))
 
-    model = build_prototype_model(cfg)
+    model = build_extensible_model(cfg)
     records = choose_images(args, [names.index(name) for name in new_names])
-    support = collect_pixels(model, new_cfg, records, torch.tensor(order), args.seed)
-    sample = check_sample(support, new_names, args.images)
-    classifier = add_classes(model.classifier, sample, len(new_names), order=order, seed=args.seed)
+    position = torch.tensor(order)
+    if isinstance(model.classifier, FeatureBankClassifier):
+        support = collect_features(
+            model, new_cfg, records, len(names), position=position, seed=args.seed
+        )
+        check_support(support, new_names, args.images)
+        classifier = extend_bank(model.classifier, support, order=order)
+    else:
+        support = collect_pixels(model, new_cfg, records, position, args.seed)
+        check_support(support, new_names, args.images)
+        classifier = add_classes(
+            model.classifier, support.sample(), len(new_names), order=order, seed=args.seed
+        )
+    new_cfg = sized_config(new_cfg, classifier)
     write_extended(model, classifier, new_cfg)
     logger.info("Added %s; the model is in %s", ", ".join(new_names), new_cfg.MODEL.WEIGHTS)
     if args.evaluate:
@@ -164,13 +177,15 @@ def extended_config(cfg, args, num_classes: int):
     return setup_config(args.config_file, [*args.opts, *opts], for_inference=True)
 
 
-def build_prototype_model(cfg) -> nn.Module:
+def build_extensible_model(cfg) -> nn.Module:
     """The trained model, in evaluation mode."""
     model = build_model(cfg).eval()
-    if not isinstance(getattr(model, "classifier", None), PrototypeClassifier):
+    extensible = (PrototypeClassifier, FeatureBankClassifier)
+    if not isinstance(getattr(model, "classifier", None), extensible):
         raise UserError(
             f"The config describes a {cfg.MODEL.META_ARCHITECTURE} whose classifier has no "
-            "prototypes. Classes can be added to a PrototypeSegmentor only."
+            "prototypes and no bank. Classes can be added to a PrototypeSegmentor or a "
+            "FeatureBankSegmentor only."
         )
     load_weights(model, cfg.MODEL.WEIGHTS)
     return model
@@ -243,8 +258,8 @@ def collect_pixels(
     return support
 
 
-def check_sample(support: SupportPixels, new_names: list[str], source: str) -> PixelSample:
-    """What was collected; UserError naming new classes of which there is nothing."""
+def check_support(support: SupportPixels, new_names: list[str], source: str) -> None:
+    """Log what was collected; UserError naming new classes of which there is nothing."""
     num_old = support.num_classes - len(new_names)
     counts = support.counts.tolist()
     for name, count in zip(new_names, counts[num_old:]):
@@ -262,7 +277,6 @@ def check_sample(support: SupportPixels, new_names: list[str], source: str) -> P
             "The support images have no pixel of an old class, so nothing says where the new "
             "classes end: they may spread. Better label the images completely."
         )
-    return support.sample()
 
 
 def write_extended(model: nn.Module, classifier: PrototypeClassifier, cfg) -> None:

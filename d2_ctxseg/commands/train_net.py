@@ -22,6 +22,7 @@ from ..engine import (
 )
 from ..engine.calibration import with_fitted_temperatures
 from ..engine.resume_check import refuse_other_run
+from ..engine.setup import refuse_untrained_classifier
 from ..evaluation import add_to_results_file, by_dataset, merge_tasks
 from ..report import write_report
 from ..utils.errors import UserError
@@ -38,6 +39,8 @@ logging.raiseExceptions = False
 def run(args):
     """Train or evaluate; every worker runs this."""
     cfg = read_config(args)
+    if not args.eval_only:
+        refuse_untrained_classifier(cfg)
     key = "TEST" if args.eval_only else "TRAIN"
     if not cfg.DATASETS[key]:
         doing = "--eval-only evaluates on" if args.eval_only else "a training needs"

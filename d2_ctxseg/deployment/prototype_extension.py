@@ -38,6 +38,8 @@ class PixelSample(NamedTuple):
     """(N,) int64, 0 to K-1."""
     weights: Tensor
     """(N,) float64: how many pixels a pixel stands for."""
+    shares: Tensor | None = None
+    """(N, K) of sum 1: the shares of the classes in the pixels below a feature, where given."""
 
 
 class SupportPixels:
@@ -63,12 +65,13 @@ class SupportPixels:
         self._kept: tuple[Tensor, ...] | None = None
 
     @torch.no_grad()
-    def add(self, embeddings: Tensor, labels: Tensor) -> None:
+    def add(self, embeddings: Tensor, labels: Tensor, shares: Tensor | None = None) -> None:
         """Take in the pixels of one image.
 
         Args:
             embeddings: (N, C) of unit length, on any device; kept on the CPU.
             labels: (N,) integer; pixels whose label is none of 0 to K-1 are left out.
+            shares: (N, K), kept with them; given for all images or for none.
         """
         labels = labels.cpu().long()
         labelled = (labels >= 0) & (labels < self.num_classes)
@@ -78,6 +81,8 @@ class SupportPixels:
         keys = torch.rand(len(labels), generator=self._generator, dtype=torch.float64)
         embeddings = at_least_float32(embeddings.cpu()[labelled])
         new = (embeddings, labels, keys)
+        if shares is not None:
+            new = (*new, shares.cpu()[labelled])
         joined = tuple(map(torch.cat, zip(self._kept, new))) if self._kept else new
         keep = _rank_within(joined[1], joined[2], self.num_classes) < self.max_pixels
         self._kept = tuple(part[keep] for part in joined)
@@ -91,10 +96,10 @@ class SupportPixels:
         """
         if self._kept is None:
             raise ValueError("There are no support pixels: add at least one image.")
-        embeddings, labels, _ = self._kept
+        embeddings, labels, _, *shares = self._kept
         kept = labels.bincount(minlength=self.num_classes).clamp(min=1)
         weights = (self.counts.double() / kept)[labels]
-        return PixelSample(embeddings, labels, weights)
+        return PixelSample(embeddings, labels, weights, *shares)
 
 
 @torch.no_grad()
@@ -130,7 +135,7 @@ def add_classes(
         ValueError: a new class has no pixel.
     """
     device = classifier.prototypes.device
-    embeddings, labels, weights = (part.to(device) for part in sample)
+    embeddings, labels, weights = (part.to(device) for part in sample[:3])
     is_new = labels >= classifier.num_classes
     prototypes = cluster_prototypes(
         embeddings[is_new],

@@ -12,7 +12,7 @@ from PIL import Image
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from ..classifiers import CLASSIFIER_REGISTRY
+from ..classifiers import CLASSIFIER_REGISTRY, PixelClassifier
 from ..classifiers.adaptive_parts import ORACLE_CONTEXTS, SIMILARITIES
 from ..classifiers.context_aware import ENTROPY_SOURCES
 from ..classifiers.gaussian_mixture import LEARNING
@@ -240,6 +240,12 @@ _CLASSIFIER_RULES: dict[str, Rules] = {
         "LOSS_WEIGHT_SEM_SEG": _WEIGHT,
         "LOSS_WEIGHT_CONTRAST": _WEIGHT,
     },
+    "FEATURE_BANK": {
+        "SIZE": _COUNT,
+        "NUM_NEIGHBORS": _COUNT,
+        "TEMPERATURE": _POSITIVE,
+        "PRIOR": _WEIGHT,
+    },
     "EXPLICIT_CLASS": {
         "CHANNELS": optional(_COUNT),
         "NUM_HEADS": _COUNT,
@@ -450,15 +456,20 @@ def _has_solver(key: str, name: str) -> Callable[[CfgNode], bool]:
     return lambda cfg: cfg.SOLVER[key] == name
 
 
-def classifier_node(cfg: CfgNode) -> str:
-    """The section of the config's classifier below MODEL.CLASSIFIER; "" if it has none."""
+def classifier_class(cfg: CfgNode) -> type[PixelClassifier] | None:
+    """The class of the config's classifier; None if it names none."""
     architecture, name = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.CLASSIFIER.NAME
     fixed = None
     if architecture in META_ARCH_REGISTRY:
         fixed = getattr(META_ARCH_REGISTRY.get(architecture), "classifier_class", None)
     if fixed is None and name in CLASSIFIER_REGISTRY:
         fixed = CLASSIFIER_REGISTRY.get(name)
-    return getattr(fixed, "config_node", "")
+    return fixed
+
+
+def classifier_node(cfg: CfgNode) -> str:
+    """The section of the config's classifier below MODEL.CLASSIFIER; "" if it has none."""
+    return getattr(classifier_class(cfg), "config_node", "")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ from ..data import register_datasets_of
 from ..data.images import check_channels
 from ..modeling.backbones.normalization import KEYS as NORMALIZATION_KEYS
 from ..modeling.backbones.normalization import complete_normalization, has_encoder
+from ..utils.errors import UserError
 from .config_files import find_config_file
+from .config_rules import classifier_class
 from .old_configs import forget_old_default
 from .read_config import merge_config, read_files
 from .validate_config import default_config, validate_config, validate_datasets
@@ -66,6 +68,16 @@ def setup_config(config_file: str, opts: list[str], *, for_inference: bool = Fal
     _warn_of_unused_pixel_loss(cfg)
     cfg.freeze()
     return cfg
+
+
+def refuse_untrained_classifier(cfg: CfgNode) -> None:
+    """Raise UserError where there is nothing to train: the classifier is a bank to be filled."""
+    if not getattr(classifier_class(cfg), "is_trained", True):
+        raise UserError(
+            f"MODEL.META_ARCHITECTURE '{cfg.MODEL.META_ARCHITECTURE}' is not trained: "
+            "'d2-ctxseg build-bank' fills its bank from DATASETS.TRAIN, 'd2-ctxseg eval' "
+            "evaluates it (docs/classifiers/FEATURE_BANK.md)."
+        )
 
 
 def _stated_normalization(config_file: str, opts: list[str]) -> set[str]:

@@ -23,6 +23,7 @@ from .inference import (
 from .segmentors import (
     ContextAwareSegmentor,
     ExplicitClassSegmentor,
+    FeatureBankSegmentor,
     GaussianMixtureSegmentor,
     LearnedPrototypeSegmentor,
     LinearSegmentor,
@@ -40,6 +41,7 @@ __all__ = [
     "EncoderBackbone",
     "ExplicitClassSegmentor",
     "FCNHead",
+    "FeatureBankSegmentor",
     "GaussianMixtureSegmentor",
     "LabelMapPredictor",
     "LearnedPrototypeSegmentor",

@@ -14,6 +14,7 @@ from detectron2.structures import ImageList
 from ..classifiers import (
     ContextAwareClassifier,
     ExplicitClassClassifier,
+    FeatureBankClassifier,
     GaussianMixtureClassifier,
     LearnedPrototypeClassifier,
     LinearClassifier,
@@ -300,6 +301,13 @@ class GaussianMixtureSegmentor(PixelClassifierSegmentor):
     """Gaussian mixtures (NeurIPS 2022); keys under MODEL.CLASSIFIER.GAUSSIAN_MIXTURE."""
 
     classifier_class = GaussianMixtureClassifier
+
+
+@META_ARCH_REGISTRY.register()
+class FeatureBankSegmentor(PixelClassifierSegmentor):
+    """A bank of labelled pixels (NeurIPS 2023), untrained; MODEL.CLASSIFIER.FEATURE_BANK."""
+
+    classifier_class = FeatureBankClassifier
 
 
 @META_ARCH_REGISTRY.register()

@@ -1,4 +1,4 @@
-"""Add classes to a trained PrototypeSegmentor from a few labelled images, without training.
+"""Add classes to a PrototypeSegmentor or FeatureBankSegmentor from a few images, untrained.
 
     d2-ctxseg add-classes --run output/mymodel --folder mydata.yaml \\
         --images mydata_sem_seg_train --num-images 5 --evaluate mydata_sem_seg_val \\
