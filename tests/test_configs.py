@@ -29,6 +29,7 @@ META_ARCHITECTURES = {
     "prototype": "PrototypeSegmentor",
     "explicit_class": "ExplicitClassSegmentor",
     "gaussian_mixture": "GaussianMixtureSegmentor",
+    "feature_bank": "FeatureBankSegmentor",
 }
 # Two papers with this model and dataset: the vanilla config has the other one's schedule.
 OTHER_SCHEDULE = ("coco_stuff_10k/upernet_swin_t_semantic_spatial",)
@@ -86,8 +87,8 @@ def has_released_recipe(path: Path) -> bool:
 
 def is_built(path: Path) -> bool:
     """On other datasets the number of classes is all that changes in a model, but for few."""
-    if "_one_" in path.stem:  # their ten are built
-        return False
+    if "_one_" in path.stem or path.stem.endswith("_feature_bank"):
+        return False  # their ten are built; a bank is not trained
     is_first = path in (sibling(path), CONFIGS / "ade20k_full" / path.name)
     return is_first or has_released_recipe(path)
 
@@ -117,7 +118,7 @@ class TestEveryLeaf:
             if leaf_id(path) in OTHER_SCHEDULE:
                 cfg.SOLVER.MAX_ITER = cfg.SOLVER.WARMUP_ITERS = cfg.SOLVER.CHECKPOINT_PERIOD = 0
                 cfg.TEST.EVAL_PERIOD = 0
-            for node in ("PROTOTYPE", "LEARNED_PROTOTYPE", "GAUSSIAN_MIXTURE"):
+            for node in ("PROTOTYPE", "LEARNED_PROTOTYPE", "GAUSSIAN_MIXTURE", "FEATURE_BANK"):
                 del cfg.MODEL.CLASSIFIER[node]
         assert ours == vanilla
 

@@ -57,6 +57,7 @@ METHODS = {
     "learned_prototype": "Learned prototypes",
     "explicit_class": "Explicit class embeddings",
     "gaussian_mixture": "Gaussian mixtures",
+    "feature_bank": "Feature bank",
 }
 # MODEL_METHOD.yaml, or MODEL_one_METHOD.yaml where a class has one prototype.
 NAME = re.compile(rf"(?P<model>.+?)(_one)?_(?P<method>{'|'.join(METHODS)})\.yaml")

@@ -101,7 +101,6 @@ class PixelClassifier(nn.Module, metaclass=ABCMeta):
             Named scalars, weights already applied, ready to be summed.
         """
 
-
     def class_evidence(self, features: Tensor) -> Tensor:
         """How well the classes fit each pixel, before anything compares the classes with another.
 

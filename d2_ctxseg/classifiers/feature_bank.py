@@ -122,7 +122,9 @@ class FeatureBankClassifier(PixelClassifier):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, C, h, w) to logits (B, K, h, w): logarithms of shares of sum 1."""
-        shares = torch.cat([self._vote(*nearest) for nearest in self._nearest(self.embed(features))])
+        shares = torch.cat(
+            [self._vote(*nearest) for nearest in self._nearest(self.embed(features))]
+        )
         return pixels_as_map(shares.clamp(min=_LEAST_SHARE).log(), features.shape)
 
     def class_evidence(self, features: Tensor) -> Tensor:

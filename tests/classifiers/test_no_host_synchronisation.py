@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from d2_ctxseg.classifiers import (
     ContextAwareClassifier,
     ExplicitClassClassifier,
+    FeatureBankClassifier,
     GaussianMixtureClassifier,
     LearnedPrototypeClassifier,
     LinearClassifier,
@@ -65,6 +66,14 @@ def test_classifiers(build):
     with RefuseToWait():
         sum(classifier.losses(features, labels).values()).backward()
         classifier.eval()(features)
+
+
+def test_a_feature_bank():
+    """It has no losses."""
+    classifier, features = FeatureBankClassifier(16, 5).eval(), torch.randn(2, 16, 6, 6)
+    with RefuseToWait():
+        classifier(features)
+        classifier.anomaly_score(features)
 
 
 @pytest.mark.parametrize("label_size", [6, 24])

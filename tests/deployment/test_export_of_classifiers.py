@@ -7,6 +7,7 @@ from d2_ctxseg.checkpoint import strip_training_only
 from d2_ctxseg.classifiers import (
     ContextAwareClassifier,
     ExplicitClassClassifier,
+    FeatureBankClassifier,
     GaussianMixtureClassifier,
     LearnedPrototypeClassifier,
     LinearClassifier,
@@ -35,6 +36,13 @@ def mixtures_by_gradient(in_channels, num_classes):
     return GaussianMixtureClassifier(in_channels, num_classes, **options)
 
 
+def filled_bank(in_channels, num_classes):
+    classifier = FeatureBankClassifier(in_channels, num_classes)
+    shares = torch.rand(50, num_classes).softmax(dim=1)
+    classifier.fill(torch.randn(50, in_channels), shares, torch.rand(50) + 0.1)
+    return classifier
+
+
 def stripped_context_aware(in_channels, num_classes):
     classifier = ContextAwareClassifier(in_channels, num_classes)
     strip_training_only(classifier)
@@ -61,6 +69,7 @@ def stripped_semantic_spatial(in_channels, num_classes):
         GaussianMixtureClassifier,
         stripped_mixtures,
         mixtures_by_gradient,
+        filled_bank,
         SemanticSpatialClassifier,
         stripped_semantic_spatial,
     ],
