@@ -153,7 +153,7 @@ class TestTool:
         opts += ["DATASETS.TEST", [f"{name}_sem_seg_train"], "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 5]
         assert build(tiny_run, tmp_path / "old", opts=opts) == 0
         arguments = ["--config-file", tmp_path / "old/config.yaml"]
-        arguments += ["--weights", tmp_path / "old/model_final.pth", "--num-images", 2]
+        arguments += ["--weights", tmp_path / "old/model_final.pth"]
         arguments += ["--images", "context_shapes_sem_seg_train", "--output", tmp_path / "new"]
         assert run_script(ADD, *arguments) == 0
         cfg = setup_config(str(tmp_path / "new/config.yaml"), [], for_inference=True)
