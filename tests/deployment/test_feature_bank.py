@@ -125,7 +125,7 @@ class TestTool:
         assert SemSegPredictor(cfg)(image).shape == (40, 60)
 
     def test_a_training_is_refused(self, tiny_run):
-        with pytest.raises(UserError, match="is not trained: tools/build_feature_bank.py fills"):
+        with pytest.raises(UserError, match="is not trained: .d2-ctxseg build-bank. fills"):
             refuse_untrained_classifier(setup_config(str(tiny_run), OPTIONS))
         refuse_untrained_classifier(setup_config(str(tiny_run), []))
 
