@@ -1,1 +1,1 @@
-"""A web page on this machine that shows what models see in pictures."""
+"""A web page on this machine that shows predictions of models."""

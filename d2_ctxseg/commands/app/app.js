@@ -5,19 +5,19 @@
 
   function numbersOf(stage) {
     if (!pixels.has(stage)) {
-      const picture = stage.querySelector(".numbers");
-      if (!picture.complete || !picture.naturalWidth) return null;
+      const image = stage.querySelector(".numbers");
+      if (!image.complete || !image.naturalWidth) return null;
       const canvas = document.createElement("canvas");
-      canvas.width = picture.naturalWidth;
-      canvas.height = picture.naturalHeight;
+      canvas.width = image.naturalWidth;
+      canvas.height = image.naturalHeight;
       const context = canvas.getContext("2d", { willReadFrequently: true });
-      context.drawImage(picture, 0, 0);
+      context.drawImage(image, 0, 0);
       pixels.set(stage, context);
     }
     return pixels.get(stage);
   }
 
-  // x and y in [0, 1): the place in the picture.
+  // x and y in [0, 1): the place in the image.
   function point(stage, x, y) {
     const numbers = numbersOf(stage);
     if (!numbers) return;

@@ -5,7 +5,7 @@ import logging
 import os
 from pathlib import Path
 
-# Read when Gradio is imported: nothing is told to its makers, no picture's history is kept.
+# Read when Gradio is imported: no analytics are sent, and no history of images is kept.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["GRADIO_RUN_HISTORY"] = "False"
 
@@ -61,14 +61,15 @@ def build_page(session: Session) -> gr.Blocks:
         analytics_enabled=False,
         delete_cache=(HOUR, HOUR),
     ) as page:
-        picture = gr.State(None)  # the path of the picture shown
+        image = gr.State(None)  # the path of the image shown
         gr.Markdown(
             "# Semantic segmentation\n"
-            "What models see in a picture. Point at it to read the class of a pixel, and its share."
+            "Predictions of models for an image. Point at the image to read the class of a pixel "
+            "and the share of the class."
         )
         with gr.Row():
             with gr.Column(scale=1, min_width=260):
-                upload = gr.File(label="Your picture", height=160, elem_id="upload")
+                upload = gr.File(label="Your image", height=160, elem_id="upload")
                 samples = gr.Gallery(
                     list(session.samples.values()),
                     label="Samples",
@@ -85,7 +86,7 @@ def build_page(session: Session) -> gr.Blocks:
                 beside = gr.Dropdown(
                     [NO_MODEL, *names],
                     value=names[1] if len(names) > 1 else NO_MODEL,
-                    label="Beside it",
+                    label="Compare with",
                     visible=len(names) > 1,
                     elem_id="beside",
                 )
@@ -94,17 +95,17 @@ def build_page(session: Session) -> gr.Blocks:
                 result = gr.HTML(session.segment(None, []), elem_id="result")
                 with gr.Accordion("Inside the classifier", open=False, elem_id="inside"):
                     gr.Markdown(
-                        "How each model comes to its prediction: what its classifier computes on "
-                        "the way, and how sure it is."
+                        "How each model comes to its prediction: what its classifier computes, and "
+                        "how certain the prediction is."
                     )
                     draw_views = gr.Button("Draw", elem_id="draw-views")
                     views = gr.HTML(elem_id="views")
 
         chosen = [model, beside]
-        _connect(session, picture, upload, samples, chosen, result, views)
+        _connect(session, image, upload, samples, chosen, result, views)
         draw_views.click(
             lambda path, *models: session.views(path, _distinct(models)),
-            [picture, *chosen],
+            [image, *chosen],
             views,
             concurrency_id="model",
             api_visibility="private",
@@ -114,20 +115,20 @@ def build_page(session: Session) -> gr.Blocks:
     return page
 
 
-def _connect(session: Session, picture, upload, samples, chosen, result, views) -> None:
-    """Make each choice of a picture or a model show its result, and drop the last one's views."""
+def _connect(session: Session, image, upload, samples, chosen, result, views) -> None:
+    """Show the result for each choice of an image or a model, and remove the previous views."""
 
     def show(path, *models):
         return path, session.segment(path, _distinct(models)), ""
 
     def show_upload(path, *models):
-        # Emptied, the field takes the next picture.
+        # The field is emptied for the next upload.
         return *show(path, *models), None
 
     def show_sample(event: gr.SelectData, *models):
         return show(str(list(session.samples)[event.index]), *models)
 
-    shown = [picture, result, views]
+    shown = [image, result, views]
     # One prediction at a time; of clicks that come meanwhile the last one counts.
     options = {
         "concurrency_id": "model",
@@ -139,7 +140,7 @@ def _connect(session: Session, picture, upload, samples, chosen, result, views) 
     upload.upload(show_upload, [upload, *chosen], [*shown, upload], **options)
     samples.select(show_sample, chosen, shown, **options)
     for choice in chosen:
-        choice.input(show, [picture, *chosen], shown, **options)
+        choice.input(show, [image, *chosen], shown, **options)
 
 
 def _distinct(models) -> list[str]:

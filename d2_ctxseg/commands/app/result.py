@@ -1,8 +1,8 @@
-"""The result as HTML: each model's classes over the picture, a legend, links to the label maps.
+"""The result as HTML: each model's classes over the image, a legend, links to the label maps.
 
-Opacity and the class under the pointer are the browser's work (app.js): the panels carry what it
-needs, so that neither asks the server. Panels show a smaller copy of large pictures; shares and
-label maps are those of the whole picture.
+The browser applies the opacity and finds the class under the pointer (app.js), without the server:
+the panels contain the class numbers. Panels show a smaller copy of large images; shares and
+label maps are those of the whole image.
 """
 
 import base64
@@ -26,7 +26,7 @@ BORDER = (255, 255, 255)
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one model says about a picture.
+    """The prediction of one model for an image.
 
     Attributes:
         model: the model's name.
@@ -43,11 +43,11 @@ class Prediction:
 
 
 def draw_result(image_rgb: np.ndarray, predictions: list[Prediction], file_stem: str) -> str:
-    """HTML of all predictions of one picture, side by side, with one legend.
+    """HTML of all predictions of one image, side by side, with one legend.
 
     Args:
         image_rgb: uint8 array (H, W, 3).
-        predictions: of this picture.
+        predictions: of this image.
         file_stem: what the names of the label maps' files start with.
     """
     photo = _data_url(_encode(Image.fromarray(shrink(image_rgb, LONGEST_SHOWN)), "JPEG"), "jpeg")
@@ -56,7 +56,7 @@ def draw_result(image_rgb: np.ndarray, predictions: list[Prediction], file_stem:
 
 
 def draw_views(views_of_models: dict[str, list[ClassifierView]]) -> str:
-    """HTML of pictures with their captions, below the name of the model that they show."""
+    """HTML of images with their captions, below the name of the model that they show."""
     parts = []
     for model, views in views_of_models.items():
         parts.append(f"<h3>{escape(model)}</h3>")
@@ -71,7 +71,7 @@ def draw_views(views_of_models: dict[str, list[ClassifierView]]) -> str:
 
 
 def draw_message(text: str, is_problem: bool = False) -> str:
-    """HTML of a sentence in place of a result; as an alert if it is a problem."""
+    """HTML of a message in place of a result; an alert if it is a problem."""
     kind = 'class="message problem" role="alert"' if is_problem else 'class="message"'
     return f"<div {kind}>{escape(text)}</div>"
 
@@ -118,7 +118,7 @@ def named_shares(prediction: Prediction) -> dict[str, float]:
 
 
 def percent(share: float) -> str:
-    """A share in [0, 1] for people: "12.3 %"; a very small one is not called 0."""
+    """A share in [0, 1] in per cent: "12.3 %", or "< 0.1 %" for a small one."""
     return "< 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
 
 
@@ -139,9 +139,9 @@ def label_map_png(labels: np.ndarray, metadata) -> bytes:
     """
     if len(metadata.stuff_classes) > 256:
         return encode_png(labels.astype(np.uint16))
-    picture = Image.fromarray(labels.astype(np.uint8))
-    picture.putpalette(palette(metadata).tobytes())
-    return _encode(picture, "PNG")
+    image = Image.fromarray(labels.astype(np.uint8))
+    image.putpalette(palette(metadata).tobytes())
+    return _encode(image, "PNG")
 
 
 def color_layer(labels: np.ndarray, metadata) -> np.ndarray:
@@ -160,7 +160,7 @@ def number_layer(labels: np.ndarray) -> np.ndarray:
 
 
 def shrink(pixels: np.ndarray, longest: int) -> np.ndarray:
-    """A picture (H, W, 3) or label map (H, W) with sides of at most ``longest`` pixels."""
+    """An image (H, W, 3) or label map (H, W) with sides of at most ``longest`` pixels."""
     height, width = pixels.shape[:2]
     factor = longest / max(height, width)
     if factor >= 1:
@@ -188,7 +188,7 @@ def _panel(photo: str, prediction: Prediction, file_stem: str) -> str:
     <span>{labels.shape[1]} x {labels.shape[0]} pixels in {prediction.seconds:.2f} s</span>
   </figcaption>
   <div class="stage" data-tips="{escape(json.dumps(tips))}">
-    <img class="photo" alt="the picture" src="{photo}">
+    <img class="photo" alt="the image" src="{photo}">
     <img class="colors" alt="its classes" src="{_data_url(colors, "png")}">
     <img class="numbers" alt="" hidden src="{_data_url(numbers, "png")}">
     <span class="mark"></span><span class="tip"></span>
@@ -211,9 +211,9 @@ def _color_of_name(metadata, name: str) -> tuple[int, ...]:
     return class_color(metadata, names.index(name)) if name in names else BORDER
 
 
-def _encode(picture: Image.Image, format_name: str) -> bytes:
+def _encode(image: Image.Image, format_name: str) -> bytes:
     file = io.BytesIO()
-    picture.save(file, format=format_name, quality=90)
+    image.save(file, format=format_name, quality=90)
     return file.getvalue()
 
 

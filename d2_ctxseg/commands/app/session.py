@@ -1,4 +1,4 @@
-"""What the page does, without the page: models and samples to choose from, results as HTML."""
+"""The work behind the page: models and samples to choose from, results as HTML."""
 
 import logging
 import os
@@ -33,8 +33,8 @@ class Session:
 
     Attributes:
         models: {name: predictor}, at least one.
-        samples: {picture file to choose: small uint8 RGB picture of it}.
-        max_megapixels: of the largest picture taken.
+        samples: {image file: thumbnail of it, uint8 RGB}.
+        max_megapixels: of the largest image taken.
     """
 
     models: dict[str, SemSegPredictor]
@@ -42,18 +42,18 @@ class Session:
     max_megapixels: float
 
     def segment(self, path: str | None, names: list[str]) -> str:
-        """The result of the named models for a picture, as HTML.
+        """The result of the named models for an image, as HTML.
 
-        What is wrong with the picture, or stops a model, becomes a message in its place.
+        What is wrong with the image, or stops a model, becomes a message in its place.
 
         Args:
-            path: the picture's file; None if none is chosen yet.
+            path: the image's file; None if none is chosen yet.
             names: of models.
         """
         return self._draw(path, names, self._result)
 
     def views(self, path: str | None, names: list[str]) -> str:
-        """Pictures of what happens inside the named models' classifiers, as HTML.
+        """Figures of how the classifiers of the named models work, as HTML.
 
         Arguments and messages as in :meth:`segment`.
         """
@@ -61,7 +61,7 @@ class Session:
 
     def _draw(self, path: str | None, names: list[str], draw: Callable) -> str:
         if path is None:
-            return draw_message("Drop a picture on the left or choose a sample.")
+            return draw_message("Drop an image on the left or choose a sample.")
         try:
             return draw(read_upload(path, self.max_megapixels), names, Path(path).stem)
         except UserError as error:
@@ -83,16 +83,16 @@ class Session:
 
 
 def _explain(error: Exception, path: str) -> str:
-    """What people read of an error that is not theirs; the terminal has all of it."""
+    """The message for an error inside a model; the terminal shows the traceback."""
     logger.error("%s: the model failed", path, exc_info=error)
     return (
         f"The model failed on {Path(path).name} ({type(error).__name__}). The terminal in which "
-        "this page was started says more. If memory ran out, a smaller picture may work."
+        "this page was started shows the traceback. If memory ran out, a smaller image may work."
     )
 
 
 def load_runs(folders: list[str], opts: list[str]) -> dict[str, SemSegPredictor]:
-    """The models of trainings' output folders, named as the folders.
+    """The models of training runs, by the names of their output folders.
 
     Args:
         folders: each with config.yaml and weights, see ``run_weights``.
@@ -121,7 +121,7 @@ def load_runs(folders: list[str], opts: list[str]) -> dict[str, SemSegPredictor]
 
 
 def load_trained_models(names: list[str], opts: list[str]) -> dict[str, SemSegPredictor]:
-    """The models of these names that come with the package.
+    """The trained models of these names.
 
     Args:
         names: of configs that there are trained weights for.
@@ -136,7 +136,7 @@ def load_trained_models(names: list[str], opts: list[str]) -> dict[str, SemSegPr
 
 
 def find_samples(folder: str | None, predictor: SemSegPredictor) -> list[Path]:
-    """The images of a folder; without one, a few of the model's dataset, if it is there.
+    """The images of a folder; without a folder, a few of the model's dataset, if they are here.
 
     Returns ``MOST_SAMPLES`` at most, spread evenly over all.
 
@@ -148,13 +148,13 @@ def find_samples(folder: str | None, predictor: SemSegPredictor) -> list[Path]:
     try:
         records = DatasetCatalog.get(name)
     except (OSError, AssertionError, UserError):  # Detectron2's own datasets raise the first two
-        logger.info(f"The images of {name} are not on this machine: the page has no samples.")
+        logger.info(f"The images of {name} are not on this machine, so the page has no samples.")
         return []
     return _spread([Path(record["file_name"]) for record in records], FEW_SAMPLES)
 
 
 def draw_thumbnails(samples: list[Path], max_megapixels: float) -> dict[Path, np.ndarray]:
-    """Small pictures, uint8 RGB, of the samples; those that the page would refuse are left out."""
+    """Small images, uint8 RGB, of the samples; those that the page would refuse are left out."""
     thumbnails = {}
     for path in samples:
         try:

@@ -1,4 +1,4 @@
-"""Opens the pictures that people upload: any file may come, and none may do harm."""
+"""Opens uploaded images. Any file may be uploaded, and none may do harm."""
 
 import warnings
 from pathlib import Path
@@ -12,24 +12,24 @@ from ...utils.errors import UserError
 
 # Formats whose decoders are part of Pillow; EPS, for one, would be handed to another program.
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
-# A thinner picture has no pixel left once it is resized as the models ask.
+# A thinner image has no pixel left once it is resized as the models ask.
 SHORTEST_SIDE, LONGEST_RATIO = 16, 20
 
 
 def read_upload(path: str | Path, max_megapixels: float) -> np.ndarray:
-    """Read an uploaded picture, turned upright if its EXIF data says so.
+    """Read an uploaded image, turned upright if its EXIF data says so.
 
-    Its kind and size are read from its header; a picture that is too large is not decoded.
+    Its kind and size are read from its header; an image that is too large is not decoded.
 
     Args:
         path: a file of any kind.
-        max_megapixels: of the largest picture taken.
+        max_megapixels: of the largest image taken.
 
     Returns:
         uint8 RGB array (H, W, 3).
 
     Raises:
-        UserError: it is no picture, a damaged one, too large, or too thin.
+        UserError: the file is no image, or the image is damaged, too large, or too thin.
     """
     name = Path(path).name
     width, height = read_size(path, max_megapixels)
@@ -41,9 +41,9 @@ def read_upload(path: str | Path, max_megapixels: float) -> np.ndarray:
     short, long = sorted((width, height))
     if short < SHORTEST_SIDE or long > LONGEST_RATIO * short:
         raise UserError(
-            f"{name} is {width} x {height} pixels. Its sides have to be {SHORTEST_SIDE} pixels at "
-            f"least, and the longer one at most {LONGEST_RATIO} times the shorter: choose another "
-            "picture or crop this one."
+            f"{name} is {width} x {height} pixels. Each side must have at least {SHORTEST_SIDE} "
+            f"pixels, and the longer side at most {LONGEST_RATIO} times the pixels of the shorter. "
+            "Choose another image or crop this one."
         )
     try:
         return read_image(str(path), format="RGB")
@@ -54,7 +54,7 @@ def read_upload(path: str | Path, max_megapixels: float) -> np.ndarray:
 
 
 def read_size(path: str | Path, max_megapixels: float) -> tuple[int, int]:
-    """(width, height) as a picture's header says; raises UserError as :func:`read_upload`."""
+    """(width, height) as an image's header says; raises UserError as :func:`read_upload`."""
     name = Path(path).name
     try:
         with warnings.catch_warnings():
@@ -76,7 +76,7 @@ def read_size(path: str | Path, max_megapixels: float) -> tuple[int, int]:
 
 def _too_large(name: str, size: str, max_megapixels: float) -> UserError:
     return UserError(
-        f"{name} {size}: that is too large. This page takes pictures of at most "
+        f"{name} {size}: that is too large. This page takes images of at most "
         f"{max_megapixels:g} megapixels: make it smaller, or start the page with a larger "
         "--max-megapixels."
     )
