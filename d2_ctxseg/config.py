@@ -1,4 +1,4 @@
-"""Every config key that this project adds to Detectron2's, each with a comment."""
+"""The config keys that this project adds to Detectron2's, each with a comment."""
 
 from detectron2.config import CfgNode as CN
 from detectron2.projects.deeplab import add_deeplab_config
@@ -7,9 +7,8 @@ from detectron2.projects.deeplab import add_deeplab_config
 def add_ctxseg_config(cfg: CN) -> None:
     """Add this project's keys to ``cfg`` (the result of ``detectron2.config.get_cfg()``).
 
-    DeepLab's keys come with them: the poly schedule (``SOLVER.POLY_LR_*``) and the crop rule
-    (``INPUT.CROP.SINGLE_CATEGORY_MAX_AREA``) are theirs. So do PointRend's, where Detectron2 is
-    installed.
+    DeepLab's keys are added as well, for the poly schedule (``SOLVER.POLY_LR_*``) and the crop rule
+    (``INPUT.CROP.SINGLE_CATEGORY_MAX_AREA``). So are PointRend's, if Detectron2 is installed.
     """
     # Python files, or names of modules, that are imported before the config is used: what they
     # register (heads, classifiers, backbones, datasets) can be named in it. A file's path is
@@ -36,41 +35,40 @@ def _add_pointrend_config(cfg: CN) -> None:
 
 
 def _add_data_config(cfg: CN) -> None:
-    # YAML files that each describe a dataset of your own (docs/DATASETS.md). They are registered
-    # before training; name their splits in DATASETS.TRAIN and DATASETS.TEST.
+    # YAML files, each the description of a dataset of your own (docs/DATASETS.md). They are
+    # registered before training; name their splits in DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.FOLDERS = []
     # What these files say, and the classes of datasets that Python code has registered. A run
     # writes it into its config.yaml, which then needs no other file. You need not write it.
     cfg.DATASETS.DESCRIPTIONS = []
-    # Generate the datasets of DATASETS.TRAIN/TEST that are generated ones (ContextShapes) if
-    # they are not on disk yet.
+    # Generate synthetic datasets (ContextShapes) of DATASETS.TRAIN/TEST that are not on disk yet.
     cfg.DATASETS.GENERATE_MISSING = False
 
-    # Detectron2's INPUT.FORMAT, "BGR" or "RGB", may also be "ALL": all channels of the image files
-    # in their order, as floating-point numbers. MODEL.PIXEL_MEAN and PIXEL_STD then have a value
-    # for each channel (docs/DATASETS.md).
+    # Besides "BGR" and "RGB", Detectron2's INPUT.FORMAT may be "ALL": all channels of the image
+    # files in their order, as floating-point numbers. MODEL.PIXEL_MEAN and PIXEL_STD then have one
+    # value per channel (docs/DATASETS.md).
 
-    # Training images are resized to MIN_SIZE_TRAIN and MAX_SIZE_TRAIN, both times a ratio drawn
-    # uniformly from this range. (1.0, 1.0) turns it off.
+    # Training images are resized to MIN_SIZE_TRAIN and MAX_SIZE_TRAIN, both multiplied with a ratio
+    # drawn uniformly from this range. (1.0, 1.0) turns it off.
     cfg.INPUT.RATIO_RANGE = (1.0, 1.0)
-    # Width by height of a training image is then multiplied with a number drawn uniformly from this
-    # range, its area stays. (1.0, 1.0) turns it off; ProtoSeg's is (0.9, 1.1).
+    # The aspect ratio of a training image is then multiplied with a number drawn uniformly from
+    # this range; its area does not change. (1.0, 1.0) turns it off; ProtoSeg uses (0.9, 1.1).
     cfg.INPUT.ASPECT_RANGE = (1.0, 1.0)
-    # Make images smaller with antialiasing (Pillow, as Detectron2), in training and testing. False:
-    # interpolate between four pixels (OpenCV, as mmsegmentation).
+    # Downscale images with antialiasing (Pillow, as in Detectron2), in training and testing. False:
+    # interpolate between four pixels (OpenCV, as in mmsegmentation).
     cfg.INPUT.ANTIALIAS = True
     # A second resize rounds the sides of test images, and of the views of multi-scale testing, up
-    # to multiples of this. 1: no second resize; SegFormer on ADE20K: 32.
+    # to multiples of this. 1: no second resize; SegFormer on ADE20K uses 32.
     cfg.INPUT.SIZE_DIVISIBILITY_TEST = 1
     # Random brightness, contrast, saturation and hue, as in SSD.
     cfg.INPUT.COLOR_AUG_SSD = False
-    # One whole number, drawn from minus this to this, is added to all values of a training image.
-    # 0 turns it off; ProtoSeg's is 10.
+    # A random integer between minus this and this is added to all values of a training image. 0
+    # turns it off; ProtoSeg uses 10.
     cfg.INPUT.BRIGHTNESS_SHIFT = 0
     # Pad training images (with the mean pixel) and labels (with the ignore label) on the right and
-    # the bottom to the crop size, so that all batches have one shape. Needs CROP.TYPE "absolute".
-    # A classifier that estimates a context takes this padding for part of the image, as in the
-    # authors' code; of padding that the model itself adds to a batch it knows.
+    # at the bottom to the crop size, so that all batches have one shape. Needs CROP.TYPE
+    # "absolute". A classifier that estimates a context includes this padding, as in the authors'
+    # code; it leaves out only the padding that the model adds to a batch.
     cfg.INPUT.PAD_TO_CROP = True
 
 
@@ -80,35 +78,35 @@ def _add_model_config(cfg: CN) -> None:
     # A name of segmentation-models-pytorch ("resnet18", "mit_b0", "mobilenet_v2") or, with the
     # prefix "tu-", of timm ("tu-convnext_tiny"). For VisionTransformerBackbone, of timm.
     cfg.MODEL.ENCODER.NAME = "resnet18"
-    # "imagenet" (or another name the encoder offers): pretrained weights, fetched from the network.
-    # "": random weights. Otherwise the path of a local .pth or .safetensors file.
+    # "imagenet" (or another name of the encoder's weights): pretrained weights, fetched from the
+    # network. "": random weights. Otherwise the path of a local .pth or .safetensors file.
     cfg.MODEL.ENCODER.WEIGHTS = "imagenet"
-    # The stride of the deepest feature map: 32, 16 or 8 (the latter two through dilation).
+    # The stride of the deepest feature map: 32, 16 or 8 (the latter two with dilation).
     cfg.MODEL.ENCODER.OUTPUT_STRIDE = 32
     # Blocks of VisionTransformerBackbone, counted from 0, whose outputs are the feature maps
     # "block5", "block7", ...
     cfg.MODEL.ENCODER.OUT_INDICES = (5, 7, 11)
-    # Probability of skipping a branch of its last block in training; less in earlier ones. Of MiT
-    # and of timm's encoders that know it; 0.0 turns it off.
+    # Stochastic depth: the probability of skipping a branch of the last block in training; lower in
+    # earlier blocks. For MiT and those encoders of timm that support it; 0.0 turns it off.
     cfg.MODEL.ENCODER.DROP_PATH_RATE = 0.0
-    # LayerNorm over the channels of each feature map, as segmentors with Swin have it.
+    # LayerNorm over the channels of each feature map, as in segmentors with Swin.
     cfg.MODEL.ENCODER.OUTPUT_NORM = False
-    # VisionTransformerBackbone: make "res2" to "res5" (strides 4 to 32) of the outputs of four
-    # blocks, as BEiT does, for heads that want a pyramid.
+    # VisionTransformerBackbone: turn the outputs of four blocks into "res2" to "res5" (strides 4 to
+    # 32), as in BEiT, for heads that need a pyramid.
     cfg.MODEL.ENCODER.PYRAMID = False
-    # Compute the encoder's activations again in the backward pass instead of keeping them.
+    # Recompute the encoder's activations in the backward pass instead of storing them.
     cfg.MODEL.ENCODER.ACTIVATION_CHECKPOINTING = False
-    # Detectron2's MODEL.BACKBONE.FREEZE_AT holds for these encoders, too: 0 freezes nothing, 1 the
-    # stem, n also the stages up to res n, 5 everything. Of VisionTransformerBackbone, 1 freezes
-    # what comes before the blocks, n also the first n - 1 blocks. Detectron2's default is 2; the
+    # Detectron2's MODEL.BACKBONE.FREEZE_AT applies to these encoders: 0 freezes nothing, 1 the
+    # stem, n also the stages up to "res{n}", 5 everything. In VisionTransformerBackbone, 1 freezes
+    # everything before the blocks, n also the first n - 1 blocks. Detectron2's default is 2; the
     # configs of this project set 0.
     #
-    # Detectron2's MODEL.PIXEL_MEAN and PIXEL_STD are those of the encoder's pretrained weights
-    # where a config does not state them (engine/setup.py).
+    # Where a config does not state Detectron2's MODEL.PIXEL_MEAN and PIXEL_STD, they are those of
+    # the encoder's pretrained weights (engine/setup.py).
 
-    # Batch statistics over all workers (GPUs only).
+    # Synchronise the batch statistics of BatchNorm over all workers (GPUs only).
     cfg.MODEL.SYNC_BN = False
-    # Memory format of images and convolutions: faster on GPUs with tensor cores.
+    # The channels-last memory format: faster on GPUs with tensor cores.
     cfg.MODEL.CHANNELS_LAST = False
     # torch.compile the backbone, for training and evaluation.
     cfg.MODEL.COMPILE = False
@@ -124,10 +122,16 @@ def _add_model_config(cfg: CN) -> None:
 
 
 def _add_head_config(cfg: CN) -> None:
-    # Detectron2's MODEL.SEM_SEG_HEAD.IN_FEATURES names the feature maps of all heads below but
+    # Detectron2's MODEL.SEM_SEG_HEAD.IN_FEATURES names the feature maps of all heads below except
     # SMPDecoderHead, from shallow to deep. Where it has Detectron2's default, the maps of an FPN,
-    # and the backbone has none of these, a head takes its own: "res5" (FCNHead, PSPHead), "res2"
-    # and "res5" (DepthwiseSeparableASPPHead), all (SegViTHead), "res2" to "res5" (the others).
+    # and the backbone has none of these, the head's default applies: "res5" (FCNHead, PSPHead),
+    # "res2" and "res5" (DepthwiseSeparableASPPHead), all (SegViTHead), "res2" to "res5" (others).
+    #
+    # The heads below ignore Detectron2's MODEL.SEM_SEG_HEAD.NORM and have the normalisation of
+    # their papers, mostly BatchNorm. They cannot follow the key without breaking checkpoints: its
+    # default is "GN", which every saved config.yaml contains, whatever the head was trained with.
+    # Other values are answered with a warning.
+
     # The decoder of MODEL.SEM_SEG_HEAD.NAME "SMPDecoderHead".
     cfg.MODEL.SEM_SEG_HEAD.DECODER = CN()
     # A decoder of segmentation-models-pytorch: "UPerNet", "FPN", "Segformer", "PSPNet", ...
@@ -145,7 +149,7 @@ def _add_head_config(cfg: CN) -> None:
     cfg.MODEL.ECE_HEAD.NUM_HEADS = 4
     # Masks are pooled to grids of up to sqrt(number of classes) times this.
     cfg.MODEL.ECE_HEAD.POOL_RATIO = 1.0
-    # Its modules, each of which can be switched off.
+    # The head's modules; False leaves one out.
     cfg.MODEL.ECE_HEAD.FEATURE_RECONSTRUCTION = True
     cfg.MODEL.ECE_HEAD.SEMANTICS_ATTENTION = True
     # How the next mask updates the embeddings: "gated", "add" or "none".
@@ -155,7 +159,7 @@ def _add_head_config(cfg: CN) -> None:
     # Whether masks and class embeddings are added to the prediction.
     cfg.MODEL.ECE_HEAD.ASSISTED_PREDICTION = True
     cfg.MODEL.ECE_HEAD.DROPOUT = 0.1
-    # The binary mask loss: "focal" (as in SegViT) or "bce"; the authors' choice is not known.
+    # The binary mask loss: "focal" (as in SegViT) or "bce". The paper does not state its choice.
     cfg.MODEL.ECE_HEAD.MASK_LOSS = "focal"
     # Weights of the losses; 0 turns one off.
     cfg.MODEL.ECE_HEAD.LOSS_WEIGHT_MASK = 5.0
@@ -164,9 +168,9 @@ def _add_head_config(cfg: CN) -> None:
 
     # SegViT's head (NeurIPS 2022), MODEL.SEM_SEG_HEAD.NAME "SegViTHead".
     cfg.MODEL.SEGVIT_HEAD = CN()
-    # Channels of the class tokens (the authors: half of the backbone's), attention heads, decoder
-    # layers a feature map.
+    # Channels of the class tokens; in the authors' code half of the backbone's.
     cfg.MODEL.SEGVIT_HEAD.CHANNELS = 384
+    # Attention heads, and decoder layers per feature map.
     cfg.MODEL.SEGVIT_HEAD.NUM_HEADS = 12
     cfg.MODEL.SEGVIT_HEAD.NUM_LAYERS = 3
     cfg.MODEL.SEGVIT_HEAD.DROPOUT = 0.1
@@ -177,18 +181,18 @@ def _add_head_config(cfg: CN) -> None:
     cfg.MODEL.SEGVIT_HEAD.LOSS_WEIGHT_DICE = 1.0
     # Weight of the tokens of absent classes in the classification loss.
     cfg.MODEL.SEGVIT_HEAD.NO_OBJECT_WEIGHT = 0.1
-    # The mask losses are taken at the labels' size divided by this; 2 or 4 save time and memory.
+    # The mask losses are computed at the labels' size divided by this; 2 or 4 save time and memory.
     cfg.MODEL.SEGVIT_HEAD.LOSS_STRIDE = 1
 
 
 def _add_own_heads_config(cfg: CN) -> None:
-    # "FCNHead" (FCN, CVPR 2015; with several feature maps: HRNetV2's).
+    # "FCNHead" (FCN, CVPR 2015; with several feature maps the head of HRNetV2).
     cfg.MODEL.FCN_HEAD = CN()
-    # Channels of the convolutions; None: as many as go in.
+    # Channels of the convolutions; None: those of the input.
     cfg.MODEL.FCN_HEAD.CHANNELS = 512
     cfg.MODEL.FCN_HEAD.NUM_CONVS = 2
     cfg.MODEL.FCN_HEAD.KERNEL_SIZE = 3
-    # One more convolution over the input and the output of the others.
+    # One more convolution, over the concatenation of the input and the output of the others.
     cfg.MODEL.FCN_HEAD.CONCAT_INPUT = True
 
     # "UPerHead" (UPerNet, ECCV 2018).
@@ -207,19 +211,19 @@ def _add_own_heads_config(cfg: CN) -> None:
     cfg.MODEL.ASPP_HEAD.LOW_LEVEL_CHANNELS = 48
     cfg.MODEL.ASPP_HEAD.DILATIONS = [1, 12, 24, 36]
 
-    # "OCRHead" (OCRNet, ECCV 2020): a coarse prediction, and regions made from it.
+    # "OCRHead" (OCRNet, ECCV 2020): attention to the regions of a coarse prediction.
     cfg.MODEL.OCR_HEAD = CN()
     cfg.MODEL.OCR_HEAD.CHANNELS = 512
-    # Channels of keys and values of the attention to regions.
+    # Channels of keys and values of the attention.
     cfg.MODEL.OCR_HEAD.KEY_CHANNELS = 256
-    # Channels of the coarse prediction's convolution; None: as many as go in.
+    # Channels of the coarse prediction's convolution; None: those of the input.
     cfg.MODEL.OCR_HEAD.COARSE_CHANNELS = None
     # Weight of the coarse prediction's loss.
     cfg.MODEL.OCR_HEAD.LOSS_WEIGHT_COARSE = 0.4
 
 
 def _add_keys_of_earlier_versions(cfg: CN) -> None:
-    # Read where a config still has them. In new ones: MODEL.SEM_SEG_HEAD.IN_FEATURES.
+    # For old configs: where they are set, they take precedence over MODEL.SEM_SEG_HEAD.IN_FEATURES.
     for head in ("FCN_HEAD", "UPER_HEAD", "OCR_HEAD", "ECE_HEAD", "SEGVIT_HEAD"):
         cfg.MODEL[head].IN_FEATURES = []
     cfg.MODEL.PSP_HEAD.IN_FEATURE = ""
@@ -228,24 +232,25 @@ def _add_keys_of_earlier_versions(cfg: CN) -> None:
 
 
 def _add_classifier_config(cfg: CN) -> None:
-    # The classifier that takes the place of the head's last 1x1 convolution. A meta-architecture
-    # such as "ContextAwareSegmentor" says which one; "PixelClassifierSegmentor" takes the one that
-    # NAME says; "WholeHeadSegmentor" is for heads that classify by themselves.
+    # The classifier that replaces the head's last 1x1 convolution. Meta-architectures such as
+    # "ContextAwareSegmentor" determine it; with "PixelClassifierSegmentor", NAME does.
+    # "WholeHeadSegmentor" is for heads that classify by themselves.
     cfg.MODEL.CLASSIFIER = CN()
-    # A name of CLASSIFIER_REGISTRY: one of this project's, or your own. "" with all but
-    # "PixelClassifierSegmentor"; a name that is not the meta-architecture's is an error.
+    # A name of CLASSIFIER_REGISTRY: one of this project's, or your own. With other
+    # meta-architectures than "PixelClassifierSegmentor" it is "" or names the same classifier.
     cfg.MODEL.CLASSIFIER.NAME = ""
-    # Arguments of your own classifier, as [name, value, name, value, ...].
+    # Arguments of the classifier, as [name, value, name, value, ...].
     cfg.MODEL.CLASSIFIER.OPTIONS = []
-    # Probability of dropping a whole channel of the pixel features in training.
+    # Probability of dropping a channel of the pixel features in training.
     cfg.MODEL.CLASSIFIER.DROPOUT = 0.1
-    # Whether logits are brought to the labels' size with align_corners.
+    # Whether logits are interpolated to the labels' size with align_corners.
     cfg.MODEL.CLASSIFIER.ALIGN_CORNERS = False
 
     # The keys below are the arguments of the classifiers' constructors.
+
     # Context-aware classifier (AAAI 2023).
     context_aware = cfg.MODEL.CLASSIFIER.CONTEXT_AWARE = CN()
-    # "cosine", times SCALE (tau), or "dot".
+    # "cosine", multiplied with SCALE (tau), or "dot".
     context_aware.SIMILARITY = "cosine"
     context_aware.SCALE = 15.0
     # Weights of the four losses; 0 turns one off.
@@ -253,42 +258,44 @@ def _add_classifier_config(cfg: CN) -> None:
     context_aware.LOSS_WEIGHT_VANILLA = 1.0
     context_aware.LOSS_WEIGHT_ORACLE = 1.0
     context_aware.LOSS_WEIGHT_KL = 1.0
-    # What the distillation draws a pixel to: "half_smoothed", the mean of the oracle's
-    # probabilities and the ground truth (the authors' code), or "kl", the former alone (the paper).
+    # The target of the distillation: "half_smoothed", the mean of the oracle's probabilities and
+    # the ground truth (the authors' code), or "kl", the oracle's probabilities alone (the paper).
     context_aware.DISTILLATION_TARGET = "half_smoothed"
-    # How pixels are averaged in it: "plain", "entropy", "class" or "class_entropy".
+    # How its pixels are averaged: "plain", "entropy", "class" or "class_entropy".
     context_aware.DISTILLATION_WEIGHTING = "class_entropy"
-    # Whose entropy weighs: "oracle", "estimated" or "vanilla".
+    # The prediction whose entropy weights them: "oracle", "estimated" or "vanilla".
     context_aware.ENTROPY_SOURCE = "oracle"
-    # The true mean features of the whole "batch" on a GPU, or of each "image".
+    # The oracle gets the true mean features of the whole "batch" of a worker, or of each "image".
     context_aware.ORACLE_CONTEXT = "batch"
-    # Whether the vanilla and the oracle logits are brought to the labels' size with align_corners
-    # for their losses (as in the authors' heads). ALIGN_CORNERS above is for the refined ones.
+    # Whether the vanilla and the oracle logits are interpolated with align_corners for their losses
+    # (as in the authors' heads). ALIGN_CORNERS above is for the refined ones.
     context_aware.AUXILIARY_ALIGN_CORNERS = True
 
     # Semantic and spatial adaptive classifier, SSA-Seg (NeurIPS 2024).
     semantic_spatial = cfg.MODEL.CLASSIFIER.SEMANTIC_SPATIAL = CN()
-    # "both", or "semantic" or "spatial" prototypes alone.
+    # "both", "semantic" or "spatial" prototypes.
     semantic_spatial.PROTOTYPES = "both"
-    # "cosine", times SCALE (tau), or "dot".
+    # "cosine", multiplied with SCALE (tau), or "dot".
     semantic_spatial.SIMILARITY = "cosine"
     semantic_spatial.SCALE = 15.0
-    # The true means that the oracle is fed with: of the whole "batch" on a GPU, or of each "image".
+    # The oracle gets the true means of the whole "batch" of a worker, or of each "image".
     semantic_spatial.SEMANTIC_ORACLE_CONTEXT = "batch"
     semantic_spatial.SPATIAL_ORACLE_CONTEXT = "image"
     # How the pixels of the response distillation are averaged: "plain", "entropy", "class",
-    # "class_entropy", or "class_entropy_boundary", where boundaries count half of each class.
+    # "class_entropy", or "class_entropy_boundary", where the pixels at boundaries have half of the
+    # weight of each class.
     semantic_spatial.RESPONSE_WEIGHTING = "class_entropy_boundary"
-    # What a boundary is: "canny" edges of the labels, or pixels whose "neighbours" have another;
-    # none so close to the border of the feature map; widened by so many pixels.
+    # Boundaries are "canny" edges of the labels, or pixels whose "neighbours" have another label.
     semantic_spatial.BOUNDARY = "canny"
+    # Width in pixels of the frame of the feature map without boundaries.
     semantic_spatial.BOUNDARY_FRAME = 6
+    # Pixels by which boundaries are widened.
     semantic_spatial.BOUNDARY_DILATION = 1
-    # Whether loss_sem_seg is divided by the number of the "labelled" pixels or, as in the authors'
-    # code, of "all".
+    # loss_sem_seg is the sum over the labelled pixels divided by the number of the "labelled"
+    # pixels or, as in the authors' code, of "all" pixels.
     semantic_spatial.SEM_SEG_DIVISOR = "labelled"
-    # Whether logits are brought to the labels' size with align_corners for the losses.
-    # ALIGN_CORNERS above is for the prediction.
+    # Whether logits are interpolated with align_corners for the losses. ALIGN_CORNERS above is for
+    # the prediction.
     semantic_spatial.LOSS_ALIGN_CORNERS = True
     # Weights of the eight losses; 0 turns one off.
     semantic_spatial.LOSS_WEIGHT_SEM_SEG = 1.0
@@ -302,70 +309,72 @@ def _add_classifier_config(cfg: CN) -> None:
 
     # Nonparametric prototypes (CVPR 2022).
     prototype = cfg.MODEL.CLASSIFIER.PROTOTYPE = CN()
-    # Prototypes of a class.
+    # Prototypes per class.
     prototype.NUM_PROTOTYPES = 10
-    # Share of its old value that a prototype keeps in an update.
+    # Weight of the old value of a prototype in an update.
     prototype.MOMENTUM = 0.999
     # The clustering: rounds of Sinkhorn-Knopp, and strength of its regularisation (kappa).
     prototype.SINKHORN_ITERATIONS = 3
     prototype.SINKHORN_EPSILON = 0.05
-    # Which prototype a pixel moves: "gumbel", drawn from the plan (the authors' code), or "argmax".
+    # The prototype that a pixel updates: "gumbel", sampled from the transport plan (the authors'
+    # code), or "argmax".
     prototype.ASSIGNMENT = "gumbel"
-    # Of the contrast between prototypes: 1.0 in the authors' code, 0.1 in the paper.
+    # Temperature of the contrast between prototypes: 1.0 in the authors' code, 0.1 in the paper.
     prototype.TEMPERATURE = 1.0
     # Two 1x1 convolutions before the embedding.
     prototype.PROJECTION = False
     # "cosine", "euclidean" or "huber".
     prototype.DISTANCE = "cosine"
-    # "average" the prototypes of all workers (the authors' code), or "joint": cluster the pixels
-    # of all of them together.
+    # "average": the prototypes of all workers are averaged (the authors' code). "joint": the pixels
+    # of all workers are clustered together.
     prototype.SYNCHRONIZATION = "average"
     # Weights of the three losses; 0 turns one off.
     prototype.LOSS_WEIGHT_SEM_SEG = 1.0
     prototype.LOSS_WEIGHT_PPC = 0.01
     prototype.LOSS_WEIGHT_PPD = 0.001
 
-    # Several learned vectors a class, the parametric baseline of the prototypes (CVPR 2022).
+    # Several learned vectors per class, the parametric baseline of the prototypes (CVPR 2022).
     learned_prototype = cfg.MODEL.CLASSIFIER.LEARNED_PROTOTYPE = CN()
-    # Vectors of a class; 1: a 1x1 convolution without bias.
+    # Vectors per class; 1: a 1x1 convolution without bias.
     learned_prototype.NUM_PROTOTYPES = 10
-    # How the products with them make the score of a class: "max" or "logsumexp".
+    # The score of a class is the "max" or the "logsumexp" of the products with its vectors.
     learned_prototype.SCORE = "max"
 
     # Gaussian mixtures, GMMSeg (NeurIPS 2022).
     mixture = cfg.MODEL.CLASSIFIER.GAUSSIAN_MIXTURE = CN()
-    # Gaussians of a class.
+    # Gaussians per class.
     mixture.NUM_COMPONENTS = 5
-    # Channels of the embedding, made by a 1x1 convolution; None: the features' own, without it.
+    # Channels of the embedding, the output of a 1x1 convolution; None: the features themselves.
     mixture.EMBEDDING_CHANNELS = 64
-    # Embeddings that the memory keeps of each Gaussian (the authors: 32000), of 4 bytes a channel;
-    # the log of a training says how much it is. 0: Gaussians are fitted to one batch.
+    # Embeddings per Gaussian in the memory (the authors: 32000), 4 bytes per channel each; the
+    # training log states the size in MiB. 0: Gaussians are fitted to one batch.
     mixture.MEMORY_SIZE = 1000
-    # Pixels of a Gaussian that are taken from a batch at most.
+    # Largest number of pixels per Gaussian and batch.
     mixture.MAX_SAMPLES = 20
-    # Share of its old value that a mean, and a standard deviation, keeps when it is fitted.
+    # Weights of the old mean, and of the old standard deviation, in an update.
     mixture.MEAN_MOMENTUM = 0.999
     mixture.SCALE_MOMENTUM = 0.0
-    # Gaussians are fitted every so many steps.
+    # Number of steps from one update to the next.
     mixture.REFIT_INTERVAL = 5
-    # The score of a class: "max", its largest density (the authors' code), or "logsumexp", the
-    # density of the mixture (the paper).
+    # The score of a class: "max", the largest density of its Gaussians (the authors' code), or
+    # "logsumexp", the density of the mixture (the paper).
     mixture.CLASS_SCORE = "max"
     # A LayerNorm over the scores of the classes.
     mixture.SCORE_NORM = True
-    # The Gaussian that a pixel belongs to: "sinkhorn", one, by optimal transport (the authors'
-    # code); all, weighted by the transport plan, "sinkhorn_soft" (the paper), or by "posterior".
+    # The Gaussians that a pixel belongs to: "sinkhorn", one by optimal transport (the authors'
+    # code); "sinkhorn_soft", all, weighted by the transport plan (the paper); or "posterior", all,
+    # weighted by their posterior probabilities.
     mixture.E_STEP = "sinkhorn"
     mixture.SINKHORN_ITERATIONS = 3
     mixture.SINKHORN_EPSILON = 0.05
-    # "diagonal", "spherical" (one variance a Gaussian) or "fixed" (1).
+    # "diagonal", "spherical" (one variance per Gaussian) or "fixed" (1).
     mixture.COVARIANCE = "diagonal"
-    # Only pixels that are classified correctly fit Gaussians.
+    # Fit Gaussians to correctly classified pixels only.
     mixture.ONLY_CORRECT = True
     # "em" (expectation maximisation), or "gradient": means and scales are trained by the losses.
     mixture.LEARNING = "em"
-    # loss_sem_seg is a mean over the "labelled" pixels, or divided by the number of "all" pixels
-    # (the authors' code).
+    # loss_sem_seg is the sum over the labelled pixels divided by the number of the "labelled"
+    # pixels or, as in the authors' code, of "all" pixels.
     mixture.SEM_SEG_DIVISOR = "labelled"
     # Weights of the two losses; 0 turns one off.
     mixture.LOSS_WEIGHT_SEM_SEG = 1.0
@@ -385,63 +394,65 @@ def _add_classifier_config(cfg: CN) -> None:
 
     # Explicit class embeddings (ICCV 2023) on the features of any head.
     explicit_class = cfg.MODEL.CLASSIFIER.EXPLICIT_CLASS = CN()
-    # Channels of embeddings, attention and refined features; None: the features', at most 256.
+    # Channels of embeddings, attention and refined features; None: those of the features, at most
+    # 256.
     explicit_class.CHANNELS = None
     explicit_class.NUM_HEADS = 4
     # Hidden channels of the attention's MLP as a multiple of CHANNELS.
     explicit_class.MLP_RATIO = 1.0
     # Masks are pooled to grids of up to sqrt(number of classes) times this.
     explicit_class.POOL_RATIO = 1.0
-    # The binary mask loss, "focal" or "bce", and the weights of mask and dice loss; 0 turns one
-    # off.
+    # The binary mask loss: "focal" or "bce".
     explicit_class.MASK_LOSS = "focal"
+    # Weights of the mask and the dice loss; 0 turns one off.
     explicit_class.LOSS_WEIGHT_MASK = 5.0
     explicit_class.LOSS_WEIGHT_DICE = 2.0
 
 
 def _add_pixel_loss_config(cfg: CN) -> None:
-    # The cross-entropy of class scores against the label of each pixel: of every classifier, of
-    # predictions inside heads and of the auxiliary head (docs/TRAINING.md).
-    # MODEL.SEM_SEG_HEAD.IGNORE_VALUE and MODEL.CLASSIFIER.ALIGN_CORNERS belong to it.
+    # The cross-entropy of class scores and labels, of every classifier, of predictions inside heads
+    # and of the auxiliary head (docs/TRAINING.md). MODEL.SEM_SEG_HEAD.IGNORE_VALUE and
+    # MODEL.CLASSIFIER.ALIGN_CORNERS apply to it.
     pixel_loss = cfg.MODEL.PIXEL_LOSS = CN()
-    # Weights of the classes: None (or []), all alike; a list of one number a class; or "balanced",
-    # median-frequency balancing from the labels of DATASETS.TRAIN. The numbers that come of it are
-    # in the run's config.yaml.
+    # Weights of the classes: None (or []) for equal weights, a list of one number per class, or
+    # "balanced", median-frequency balancing from the labels of DATASETS.TRAIN. The resulting
+    # numbers are written to the run's config.yaml.
     pixel_loss.CLASS_WEIGHTS = None
-    # The share of the pixels, those with the lowest probability of the true class, that counts.
-    # 1.0: all of them; DeepLab: 0.2. None: as the head trains in Detectron2, which is 1.0 but for
-    # DeepLab's heads with MODEL.SEM_SEG_HEAD.LOSS_TYPE "hard_pixel_mining".
+    # Hard-pixel mining: the share of the pixels that counts, those with the lowest probability of
+    # the true class. 1.0: all pixels; DeepLab: 0.2. None: as the head trains in Detectron2, which
+    # is 1.0 except for DeepLab's heads with MODEL.SEM_SEG_HEAD.LOSS_TYPE "hard_pixel_mining".
     pixel_loss.HARD_PIXEL_SHARE = None
-    # Pixels whose true class has a lower probability count as well (OHEM of mmsegmentation: 0.7).
+    # Pixels with a lower probability of the true class count as well (OHEM of mmsegmentation: 0.7).
     # Needs a share below 1.0.
     pixel_loss.HARD_PIXEL_THRESHOLD = 0.0
-    # This part of the target is spread evenly over the classes.
+    # Label smoothing: the share of the target that is spread evenly over the classes.
     pixel_loss.LABEL_SMOOTHING = 0.0
 
 
 def _add_engine_config(cfg: CN) -> None:
     # "SGD" or "ADAMW".
     cfg.SOLVER.OPTIMIZER = "SGD"
-    # Learning rates of the backbone and of all else, as multiples of BASE_LR.
+    # Learning rates of the backbone and of everything else, as multiples of BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     cfg.SOLVER.HEAD_MULTIPLIER = 1.0
-    # Each block of the encoder learns at this times the rate of the next deeper one (BEiT).
+    # Layer-wise decay of the learning rate (BEiT): the rate of each block of the encoder is that of
+    # the next deeper block multiplied with this.
     cfg.SOLVER.LAYER_DECAY = 1.0
     # Weight decay of position tables and tokens; None: WEIGHT_DECAY.
     cfg.SOLVER.WEIGHT_DECAY_EMBED = None
-    # Whether SOLVER.WEIGHT_DECAY_NORM is for the backbone alone, and normalisations elsewhere have
-    # WEIGHT_DECAY. So it is in mmsegmentation's runs with AdamW, where "norm" in a parameter's name
-    # decides: "head" comes before it, and the BatchNorm of a convolution is called "bn".
+    # True: SOLVER.WEIGHT_DECAY_NORM applies to the backbone alone, and the head's normalisations
+    # have WEIGHT_DECAY. This is the case in mmsegmentation's recipes with AdamW, which select
+    # parameters by "norm" in their names: the BatchNorm of a head's convolution is called "bn".
     cfg.SOLVER.DECAY_HEAD_NORMS = False
-    # Of AdamW.
+    # Betas of AdamW.
     cfg.SOLVER.BETAS = (0.9, 0.999)
-    # The rate that WarmupPolyLR ends at.
+    # The last learning rate of WarmupPolyLR.
     cfg.SOLVER.MIN_LR = 0.0
-    # Gradient accumulation: IMS_PER_BATCH images go through the model in so many micro-batches.
+    # Gradient accumulation: a batch of IMS_PER_BATCH images is split into this many micro-batches.
     cfg.SOLVER.ACCUMULATION_STEPS = 1
-    # What SOLVER.AMP computes in: "float16" or "bfloat16".
+    # Precision of SOLVER.AMP: "float16" or "bfloat16".
     cfg.SOLVER.AMP.PRECISION = "float16"
-    # Keep an exponential moving average (EMA) of the weights; evaluate and save it as well.
+    # An exponential moving average (EMA) of the weights, which is evaluated and saved as well.
     cfg.SOLVER.EMA = CN()
     cfg.SOLVER.EMA.ENABLED = False
     cfg.SOLVER.EMA.DECAY = 0.999
@@ -449,24 +460,25 @@ def _add_engine_config(cfg: CN) -> None:
     # Keep the checkpoint with the best value of this metric of the first test dataset as
     # model_best.pth. "" turns it off.
     cfg.TEST.BEST_METRIC = "sem_seg/mIoU"
-    # Draw so many validation images, ground truth and prediction, at each evaluation in training.
+    # Number of validation images that are drawn, with ground truth and prediction, at each
+    # evaluation in training.
     cfg.TEST.NUM_OVERLAYS = 4
-    # Pad test images, and windows, to a multiple of the backbone's size_divisibility, as Detectron2
-    # does. False: they go in one by one, in their own size (mmsegmentation).
+    # Pad test images and windows to multiples of the backbone's size_divisibility, as in
+    # Detectron2. False: predict them one by one, in their own size (mmsegmentation).
     cfg.TEST.PAD = True
-    # Predict windows of SIZE (height, width), STRIDE apart, and average where they overlap.
+    # Predict windows of SIZE (height, width), STRIDE apart, and average them where they overlap.
     cfg.TEST.SLIDING_WINDOW = CN()
     cfg.TEST.SLIDING_WINDOW.ENABLED = False
     cfg.TEST.SLIDING_WINDOW.SIZE = [512, 512]
     cfg.TEST.SLIDING_WINDOW.STRIDE = [341, 341]
-    # Windows that go through the model at once.
+    # Number of windows per batch.
     cfg.TEST.SLIDING_WINDOW.BATCH_SIZE = 4
-    # Scales of multi-scale testing (TEST.AUG.ENABLED), relative to the size that single-scale
-    # testing uses. Empty: the shortest edge becomes TEST.AUG.MIN_SIZES, the longest at most
+    # Scales of multi-scale testing (TEST.AUG.ENABLED), relative to the image of single-scale
+    # testing. Empty: the shortest edge is resized to TEST.AUG.MIN_SIZES, the longest to at most
     # TEST.AUG.MAX_SIZE.
     cfg.TEST.AUG.RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-    # Resize each view from the image as it was read (mmsegmentation), not from the one that was
-    # resized for single-scale testing (Detectron2).
+    # True: resize each view from the image as it was read (mmsegmentation). False: from the image
+    # that was resized for single-scale testing (Detectron2).
     cfg.TEST.AUG.FROM_ORIGINAL = False
     # What is averaged over the scales: "probabilities" or "logits".
     cfg.TEST.AUG.AVERAGE = "probabilities"
@@ -479,19 +491,19 @@ def _add_engine_config(cfg: CN) -> None:
     cfg.TEST.TEMPERATURE = None
     # The same, of the average over the views of multi-scale testing.
     cfg.TEST.AUG.TEMPERATURE = None
-    # The IoU of a class that the ground truth does not show: "left_out" of means, as Detectron2
-    # does, or "zero_if_predicted" (mmsegmentation).
+    # The IoU of a class that is absent from the ground truth: "left_out" of the mean, as in
+    # Detectron2, or "zero_if_predicted" (mmsegmentation).
     cfg.TEST.ABSENT_CLASSES = "left_out"
-    # Boundary IoU as well. It takes several times as long as all other metrics.
+    # Compute the boundary IoU. It takes several times as long as all other metrics together.
     cfg.TEST.BOUNDARY_IOU = False
-    # Evaluate Cityscapes with its authors' package, too, where cityscapesscripts is installed. It
-    # takes about half a second an image.
+    # Evaluate Cityscapes with cityscapesscripts as well, if it is installed. It takes about half a
+    # second per image.
     cfg.TEST.CITYSCAPES_SCRIPTS = True
     # Write predictions as label images with the dataset's own ids, and as COCO RLE.
     cfg.TEST.SAVE_PREDICTIONS = False
-    # Keep the predictions of so many of the worst, and of the best, images for the report.
+    # Number of the worst, and of the best, images whose predictions are saved for the report.
     cfg.TEST.NUM_EXAMPLES = 6
-    # The demos and tools refuse pictures of more megapixels, which take minutes and much memory.
+    # The demos and tools refuse larger images, which take minutes and much memory.
     cfg.TEST.MAX_MEGAPIXELS = 50.0
-    # Write report.html into OUTPUT_DIR after the evaluation.
+    # Write report.html to OUTPUT_DIR after the evaluation.
     cfg.TEST.REPORT = False

@@ -185,7 +185,7 @@ class TestWithoutPadding:
         tiny_config.TEST.PAD = False
         model = build_model(tiny_config).eval()
         assert predict(model, images((64, 96)))[0].shape == (5, 64, 96)
-        message = r"no image of 50 x 70 pixels.*TEST.PAD to True, or .*SIZE_DIVISIBILITY_TEST to 32"
+        message = r"an image of 50 x 70 pixels.*TEST.PAD to True, or .*SIZE_DIVISIBILITY_TEST to 32"
         with pytest.raises(UserError, match=message):
             predict(model, images((50, 70)))
 

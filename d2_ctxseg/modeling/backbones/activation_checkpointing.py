@@ -1,7 +1,7 @@
 """Activation checkpointing for encoders of any library.
 
-Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174). What the libraries
-have of their own lets BatchNorm count each batch twice; this does not.
+Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174). With the libraries'
+own implementations BatchNorm counts each batch twice; with this one it does not.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,10 +19,10 @@ _SEQUENCES = (nn.Sequential, nn.ModuleList)
 
 
 def checkpoint_activations(encoder: nn.Module, name: str) -> None:
-    """Compute what is within the encoder's blocks again in the backward pass, not keep it.
+    """Recompute the activations of the encoder's blocks in the backward pass.
 
-    Losses, gradients, random numbers and running statistics stay what they are without it. Modules
-    and their names in checkpoint files stay as well: only the blocks' ``forward`` is replaced.
+    Losses, gradients, random numbers and running statistics do not change, nor do the modules and
+    their names in checkpoints: only the blocks' ``forward`` is replaced.
 
     Args:
         encoder: changed in place.
@@ -35,16 +35,16 @@ def checkpoint_activations(encoder: nn.Module, name: str) -> None:
     if not blocks:
         raise UserError(
             f"MODEL.ENCODER.ACTIVATION_CHECKPOINTING: encoder '{name}' has no blocks whose "
-            "activations could be computed again. Set it to False."
+            "activations could be recomputed. Set it to False."
         )
     for block in blocks:
         block.forward = partial(_checkpointed, block, block.forward)
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The outermost members of sequences that are no sequences themselves and not single layers.
+    """The outermost members of sequences that are neither sequences nor single layers.
 
-    Members of dicts that have no such within them, too.
+    The members of a ModuleDict without such members count as blocks, too.
     """
     for child in module.children():
         has_parts = next(child.children(), None) is not None
@@ -61,7 +61,7 @@ def _checkpointed(block: nn.Module, forward: Callable, *args, **kwargs):
     if not (block.training and torch.is_grad_enabled()):
         return forward(*args, **kwargs)
     run = partial(_with_own_lists, forward)
-    if torch.compiler.is_compiling():  # the compiler itself sees to buffers
+    if torch.compiler.is_compiling():  # the compiler handles buffers itself
         return checkpoint(run, *args, use_reentrant=False, **kwargs)
     versions = _versions(args)
     output = checkpoint(
@@ -81,7 +81,7 @@ def _checkpointed(block: nn.Module, forward: Callable, *args, **kwargs):
 
 
 def _with_own_lists(forward: Callable, *args, **kwargs):
-    # HRNet's modules write into the list of feature maps that they get.
+    # HRNet's modules change their input, a list of feature maps.
     return forward(*(list(arg) if isinstance(arg, list) else arg for arg in args), **kwargs)
 
 
@@ -92,7 +92,7 @@ def _versions(args: tuple) -> list[int]:
 
 @contextmanager
 def _with_statistics_kept(block: nn.Module):
-    """BatchNorm counts the batch in copies of its buffers, which are then thrown away."""
+    """Let BatchNorm update copies of its buffers, which are discarded."""
     kept = [
         (module, name, buffer)
         for module in block.modules()

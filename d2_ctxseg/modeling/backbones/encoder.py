@@ -26,7 +26,7 @@ ENCODER_DEPTH = 5
 STAGES = ("res2", "res3", "res4", "res5")
 
 logger = logging.getLogger(__name__)
-# By an encoder's arguments: tracing one takes seconds, and programs build some of them many times.
+# Cached by an encoder's arguments: tracing takes seconds, and programs build some encoders often.
 _unused_parameters: dict[tuple, list[str]] = {}
 
 
@@ -34,12 +34,12 @@ _unused_parameters: dict[tuple, list[str]] = {}
 class EncoderBackbone(FreezableBackbone):
     """An encoder of segmentation-models-pytorch ("resnet18") or timm ("tu-convnext_tiny").
 
-    Its feature maps are called as Detectron2 calls those of its ResNet: ``res2`` to ``res5`` have
-    strides 4 to 32 (fewer with dilation). ``res1`` has stride 2; ``res0`` is the image itself,
-    which some decoders take the size from.
+    The feature maps have the names of Detectron2's ResNet: ``res2`` to ``res5`` have strides 4 to
+    32 (smaller with dilation). ``res1`` has stride 2; ``res0`` is the image itself, whose size some
+    decoders need.
 
-    HRNet gives its four branches as they are, without the classifier's convolutions. Parameters
-    that no feature map depends on are frozen: distributed training wants no unused ones.
+    The feature maps of HRNet are its four branches, without the classifier's convolutions. Unused
+    parameters, which no feature map depends on, are frozen: distributed training fails on them.
 
     Args:
         name: the encoder's name; ``tu-`` marks one of timm.
@@ -48,14 +48,14 @@ class EncoderBackbone(FreezableBackbone):
         output_stride: stride of the deepest feature map: 32, 16 or 8.
         in_channels: channels of the image.
         drop_path_rate: probability of skipping the last block's branches in training; it rises
-            linearly from 0 at the first block (stochastic depth, ECCV 2016). For encoders of timm
-            that know it and for MiT; "efficientnet-b0" and the like always have their own 0.2.
+            linearly from 0 at the first block (stochastic depth, ECCV 2016). For MiT and encoders
+            of timm that support it; "efficientnet-b0" and similar ones always have 0.2.
         output_norm: whether ``res2`` to ``res5`` each go through a LayerNorm over the channels.
-        activation_checkpointing: whether activations within blocks are computed again in the
-            backward pass, to save memory.
-        freeze_at: as Detectron2's ResNet has it: 1 freezes the stem, that is, all that ``res1``
+        activation_checkpointing: whether activations within blocks are recomputed in the backward
+            pass, to save memory.
+        freeze_at: as in Detectron2's ResNet: 1 freezes the stem, that is, everything that ``res1``
             is computed from, 2 also the stage of ``res2``, and so on; 5 the whole encoder. The
-            norms of ``output_norm`` are trained all the same.
+            norms of ``output_norm`` are not frozen.
 
     Raises:
         UserError: no such encoder or weights, an argument the encoder does not support, a local
@@ -92,7 +92,7 @@ class EncoderBackbone(FreezableBackbone):
         self.output_norms = nn.ModuleDict()
         if output_norm:
             shapes = self.output_shape()
-            # The epsilon of the segmentors that have these norms.
+            # The epsilon of the published segmentors with these norms.
             norms = {stage: LayerNorm2d(shapes[stage].channels, eps=1e-5) for stage in STAGES}
             self.output_norms.update(norms)
         kind = (name, output_stride, in_channels, drop_path_rate, output_norm)
@@ -142,7 +142,7 @@ class EncoderBackbone(FreezableBackbone):
         return self._output_stride
 
     def _trace(self, name: str, size: int = 256) -> list[str]:
-        """Check the feature maps' strides; return the names of what they do not depend on.
+        """Check the feature maps' strides; return the names of unused parameters.
 
         On the meta device, where nothing is computed.
         """
@@ -157,7 +157,7 @@ class EncoderBackbone(FreezableBackbone):
             with torch.enable_grad():
                 features = functional_call(self, state, (image,))
                 sum(feature.sum() for key, feature in features.items() if key != "res0").backward()
-        except Exception as error:  # of many kinds, where an encoder takes another size only
+        except Exception as error:  # of many types, where an encoder needs another image size
             if self._output_stride != 32:
                 raise _unsupported_stride(name, self._output_stride, error) from error
             logger.debug("Encoder '%s' could not be traced: %s", name, error)
@@ -169,7 +169,7 @@ class EncoderBackbone(FreezableBackbone):
         return [key for key, tensor in state.items() if tensor.grad is None]
 
     def _check_strides(self, name: str, features: dict[str, Tensor], size: int) -> None:
-        # Some encoders take an output stride without a word and do not keep it.
+        # Some encoders accept an output stride and ignore it.
         for key, shape in self.output_shape().items():
             if shape.channels and features[key].shape[-1] != size // shape.stride:
                 actual = size // features[key].shape[-1]
@@ -257,7 +257,7 @@ def _build_encoder(
 def _get_encoder(name: str, **options) -> nn.Module:
     if name.startswith("tu-"):
         return smp.encoders.get_encoder(name, **options)
-    # Those of segmentation-models-pytorch itself cannot be built on the meta device.
+    # The library's own encoders cannot be built on the meta device.
     device = torch.get_default_device()
     with torch.device("cpu"):
         encoder = smp.encoders.get_encoder(name, **options)
@@ -265,7 +265,7 @@ def _get_encoder(name: str, **options) -> nn.Module:
 
 
 def _set_drop_path(encoder: nn.Module, name: str, rate: float) -> None:
-    """Some encoders have a rate of their own at first, and some take one and do nothing."""
+    """Set the rate; some encoders have another default, and some accept a rate and ignore it."""
     if hasattr(encoder, "reset_drop_path"):
         with torch.device("cpu"):  # it reads numbers from a tensor
             encoder.reset_drop_path(rate)
@@ -279,8 +279,8 @@ def _set_drop_path(encoder: nn.Module, name: str, rate: float) -> None:
 
 def _unknown_drop_path(name: str, rate: float) -> UserError:
     return UserError(
-        f"MODEL.ENCODER.DROP_PATH_RATE {rate}: encoder '{name}' cannot skip branches at a rate of "
-        "choice. Set it to 0.0."
+        f"MODEL.ENCODER.DROP_PATH_RATE {rate}: encoder '{name}' does not support stochastic depth. "
+        "Set it to 0.0."
     )
 
 
@@ -292,13 +292,13 @@ def _unsupported_stride(name: str, output_stride: int, reason) -> UserError:
 
 
 def load_local_weights(encoder: torch.nn.Module, path: str) -> None:
-    """Fill the encoder from a file that holds the encoder alone, with or without a classifier.
+    """Load the encoder's weights from a file of the encoder alone, with or without a classifier.
 
-    The first convolution's weights for 3 channels become weights for as many as the encoder takes.
+    The first convolution's weights for 3 channels are adapted to the encoder's number of channels.
 
     Raises:
-        MissingFileError: no such file.
-        UserError: it is no checkpoint, or lacks weights of the encoder; the message names them.
+        MissingFileError: the file does not exist.
+        UserError: it is not a checkpoint, or lacks weights of the encoder; the message names them.
     """
     if not os.path.isfile(path):
         raise MissingFileError(f"MODEL.ENCODER.WEIGHTS: no file '{os.path.abspath(path)}'.")
@@ -323,7 +323,7 @@ def load_local_weights(encoder: torch.nn.Module, path: str) -> None:
 
 
 def _fit_channels(weight: Tensor, expected: Tensor | None) -> Tensor:
-    """The weight of a convolution of 3 channels for as many as are expected."""
+    """The weight of a convolution of 3 channels, adapted to the expected number of channels."""
     if expected is None or weight.ndim != 4 or weight.shape[1] != 3:
         return weight
     if weight.shape[0] != expected.shape[0] or weight.shape[2:] != expected.shape[2:]:

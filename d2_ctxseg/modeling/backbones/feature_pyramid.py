@@ -1,7 +1,7 @@
-"""A pyramid of feature maps made of those of a plain vision transformer.
+"""A pyramid made from the feature maps of a plain vision transformer, for heads that need one.
 
-As in BEiT (Bao et al., "BEiT: BERT Pre-Training of Image Transformers", ICLR 2022, arXiv
-2106.08254, appendix on segmentation), so that heads for pyramids take a transformer.
+Bao et al., "BEiT: BERT Pre-Training of Image Transformers", ICLR 2022 (arXiv 2106.08254), appendix
+on segmentation.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
 class FeaturePyramid(nn.Module):
-    """Four maps of stride 16 to one each of the strides 4, 8, 16 and 32.
+    """Four maps of stride 16 to maps of the strides 4, 8, 16 and 32.
 
-    The first is enlarged by two deconvolutions, the second by one, the third stays as it is, the
-    fourth is pooled.
+    Two transposed convolutions upsample the first map, one upsamples the second. The third is
+    unchanged, the fourth is pooled.
 
     Args:
         channels: channels C of every map.
@@ -34,7 +34,7 @@ class FeaturePyramid(nn.Module):
         self.res5 = nn.MaxPool2d(kernel_size=2)
 
     def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Four maps (B, C, h, w), from the shallowest, to those called as in ``STRIDES``.
+        """Four maps (B, C, h, w), from the shallowest, to maps with the names of ``STRIDES``.
 
         Their sizes are (4h, 4w), (2h, 2w), (h, w) and (h/2, w/2).
         """

@@ -1,7 +1,7 @@
-"""Encoders that are frozen in part (MODEL.BACKBONE.FREEZE_AT).
+"""Partly frozen encoders (MODEL.BACKBONE.FREEZE_AT).
 
-What is frozen has no gradient and stays in eval mode: batch statistics are fixed, dropout and
-stochastic depth are off. Modules stay what they are, and so do their names in checkpoint files.
+Frozen modules have no gradient and stay in eval mode: batch statistics are fixed, dropout and
+stochastic depth are off. Modules and their names in checkpoints do not change.
 """
 
 import logging
@@ -17,20 +17,20 @@ from detectron2.modeling import Backbone
 
 from ...utils.errors import UserError
 
-# The modules of a backbone whose members have lines of their own in the table.
+# The modules of a backbone whose children have rows of their own in the table.
 _OUTER = ("encoder", "model")
 
 logger = logging.getLogger(__name__)
 
 
 class FreezableBackbone(Backbone):
-    """A backbone whose ``encoder`` may be frozen in part, from the image on."""
+    """A backbone whose ``encoder`` may be partly frozen, from the first layer on."""
 
-    #: As MODEL.BACKBONE.FREEZE_AT; 0: nothing is frozen.
+    #: MODEL.BACKBONE.FREEZE_AT; 0: nothing is frozen.
     freeze_at: int = 0
 
     def train(self, mode: bool = True):
-        """As nn.Module's, but what is frozen stays in eval mode."""
+        """As in nn.Module, but frozen modules stay in eval mode."""
         super().train(mode)
         if self.freeze_at:
             for module in self.encoder.modules():
@@ -39,10 +39,10 @@ class FreezableBackbone(Backbone):
         return self
 
     def freeze(self, names: Iterable[str], freeze_at: int) -> None:
-        """Freeze these parameters of the encoder, and say so in the log.
+        """Freeze parameters of the encoder, and log how many parameters are trained.
 
         Args:
-            names: as ``encoder.named_parameters()`` has them.
+            names: names in ``encoder.named_parameters()``.
             freeze_at: MODEL.BACKBONE.FREEZE_AT, a positive number.
         """
         self.freeze_at = freeze_at
@@ -56,7 +56,7 @@ class FreezableBackbone(Backbone):
 
 
 def check_freeze_at(freeze_at: int, maximum: int, frozen_at_maximum: str) -> None:
-    """Refuse numbers that mean nothing.
+    """Refuse numbers out of range.
 
     Raises:
         UserError: ``freeze_at`` is not between 0 and ``maximum``.
@@ -74,21 +74,21 @@ def parameters_of_stages(encoder: nn.Module, last: int, name: str, in_channels: 
     Args:
         encoder: from an image (B, C, H, W) to a list of feature maps, the first being the image.
         last: number of the last of these feature maps, from 1.
-        name: the encoder's, for messages.
-        in_channels: C.
+        name: the encoder's name, for messages.
+        in_channels: number of channels C of the image.
 
     Raises:
         UserError: the encoder has no feature map "res1"; a feature map is not computed from the
-            one before alone, so that freezing it would freeze parts of deeper ones; or nothing can
-            be found out, because the encoder takes images of one size only.
+            previous one alone, so that freezing it would freeze parts of deeper ones; or the
+            encoder cannot be traced, because it takes images of one size only.
     """
     deepest = len(encoder.out_channels) - 1
     if last == deepest:
         return {key for key, _ in encoder.named_parameters()}
     try:
         stages = _trace_stages(encoder, min(last + 1, deepest), in_channels)
-    except Exception as error:  # of many kinds, where an encoder takes another size only
-        reason = f"its stages could not be told apart ({error})"
+    except Exception as error:  # of many types, where an encoder needs another image size
+        reason = f"its stages could not be separated ({error})"
         raise _unsupported(last, name, reason, (0, deepest)) from error
     if not stages[0] and last == 1:
         reason = "it has no feature map of stride 2, and its stem belongs to the next stage"
@@ -104,15 +104,15 @@ def embedding_and_blocks(transformer: nn.Module, num_blocks: int) -> set[str]:
     """Names of the parameters of a vision transformer's first blocks and of all before them.
 
     Args:
-        transformer: timm's, without norm and classifier behind its ``blocks``.
-        num_blocks: how many blocks.
+        transformer: a vision transformer of timm without norm and classifier after its ``blocks``.
+        num_blocks: number of blocks.
     """
     numbers = {key: re.match(r"blocks\.(\d+)\.", key) for key, _ in transformer.named_parameters()}
     return {key for key, match in numbers.items() if not match or int(match[1]) < num_blocks}
 
 
 def describe_trained_parameters(module: nn.Module) -> str:
-    """A table of the module's children: how many parameters they have, and how many are trained."""
+    """A table of the module's children: their numbers of parameters and of trained ones."""
     rows = [(name, *_counts(parameters)) for name, parameters in _parts(module)]
     rows.append(("all", *_counts(module.parameters())))
     headers = ("module", "parameters", "trained")
@@ -158,8 +158,8 @@ def _trace_stages(encoder: nn.Module, last: int, in_channels: int) -> list[set[s
 def _unsupported(last: int, name: str, reason: str, possible: Iterable[int]) -> UserError:
     numbers = ", ".join(map(str, dict.fromkeys((0, *possible))))
     return UserError(
-        f"MODEL.BACKBONE.FREEZE_AT {last}: encoder '{name}' cannot be frozen up to there: "
-        f"{reason}. Choose among {numbers}."
+        f"MODEL.BACKBONE.FREEZE_AT {last}: encoder '{name}' cannot be frozen that far: {reason}. "
+        f"Choose one of {numbers}."
     )
 
 

@@ -1,8 +1,8 @@
 """The normalisation of images that an encoder's pretrained weights expect.
 
-MODEL.PIXEL_MEAN and MODEL.PIXEL_STD are the encoder's unless a config states its own. They are the
-same with pretrained and with random weights, since evaluation, which fetches none, must normalise
-as training did.
+MODEL.PIXEL_MEAN and MODEL.PIXEL_STD are the encoder's unless the config states its own. They are
+the same with pretrained and with random weights, because evaluation does not fetch weights and must
+normalise as training did.
 """
 
 import logging
@@ -28,15 +28,15 @@ _BACKBONES = ("EncoderBackbone", "VisionTransformerBackbone")
 
 _IMAGENET = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 _INCEPTION = (IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD)
-# Of the encoders of segmentation-models-pytorch's own, by "name weights"; all others have
-# ImageNet's. Its get_preprocessing_params() fetches them from the network, which evaluation must
-# not need. Version 0.3.4 had them in its code and in that of pretrainedmodels 0.7.4.
+# For segmentation-models-pytorch's own encoders, by "name weights"; all others have ImageNet's
+# values. The library's get_preprocessing_params() needs the network, which evaluation must not.
+# The values are those of version 0.3.4 and of pretrainedmodels 0.7.4.
 _SMP = {
     r"dpn\d.*": (IMAGENET_DPN_MEAN, IMAGENET_DPN_STD),
     r"(inception|xception|timm-tf_efficientnet_lite).*": _INCEPTION,
     r"\S+ advprop": _INCEPTION,
 }
-# In grey levels: a config may round its numbers.
+# Tolerance in grey levels: a config may round its numbers.
 _TOLERANCE = 1.0
 
 logger = logging.getLogger(__name__)
@@ -55,11 +55,11 @@ def has_encoder(cfg: CfgNode) -> bool:
 
 
 def encoder_normalization(cfg: CfgNode) -> Normalization:
-    """What the pretrained weights of MODEL.ENCODER expect, in the order of INPUT.FORMAT.
+    """The normalisation of the pretrained weights of MODEL.ENCODER, in the order of INPUT.FORMAT.
 
-    Of timm's encoders it is that of ``pretrained_cfg``, of the tag that the config names or else
-    of the default one; of segmentation-models-pytorch's own that of the weights named, or else of
-    "imagenet". Where nothing is known of an encoder, it is ImageNet's.
+    For timm's encoders it is that of ``pretrained_cfg``, of the config's tag or the default one.
+    For segmentation-models-pytorch's own encoders it is that of the config's weights or of
+    "imagenet". For unknown encoders it is ImageNet's.
     """
     encoder = cfg.MODEL.ENCODER
     if cfg.MODEL.BACKBONE.NAME == "VisionTransformerBackbone":
@@ -78,12 +78,12 @@ def encoder_normalization(cfg: CfgNode) -> Normalization:
 
 
 def complete_normalization(cfg: CfgNode, stated: Container[str]) -> None:
-    """Put the encoder's mean and deviation where the config states none.
+    """Set the encoder's mean and standard deviation unless the config states its own.
 
     Args:
-        cfg: changed in place, where its backbone has an encoder of segmentation-models-pytorch or
+        cfg: changed in place, if its backbone has an encoder of segmentation-models-pytorch or
             timm.
-        stated: which of ``KEYS`` the config states itself.
+        stated: those of ``KEYS`` that the config states itself.
     """
     if not has_encoder(cfg):
         return
@@ -93,10 +93,10 @@ def complete_normalization(cfg: CfgNode, stated: Container[str]) -> None:
 
 
 def compare_normalization(cfg: CfgNode) -> None:
-    """Log the normalisation, or warn of another one than the pretrained weights expect.
+    """Log the normalisation, or warn where it is not that of the pretrained weights.
 
-    With random weights for the encoder there is nothing to compare, nor in evaluation, where the
-    weights of the whole model were trained with what the config says.
+    Nothing is logged where the encoder starts from random weights, nor in evaluation, where the
+    whole model was trained with the normalisation of the config.
     """
     encoder, stated = cfg.MODEL.ENCODER, Normalization(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
     if not encoder.WEIGHTS:
@@ -104,7 +104,7 @@ def compare_normalization(cfg: CfgNode) -> None:
     if len(stated.mean) != 3:
         logger.info(
             "Images have %d channels: the first convolution of encoder '%s' starts from its "
-            "pretrained weights for 3, repeated and scaled as timm does it",
+            "pretrained weights for 3 channels, repeated and scaled as in timm",
             *(len(stated.mean), encoder.NAME),
         )
         return
@@ -118,15 +118,15 @@ def compare_normalization(cfg: CfgNode) -> None:
         return
     logger.warning(
         "Images (%s) are normalised with MODEL.PIXEL_MEAN %s and MODEL.PIXEL_STD %s, but the "
-        "pretrained weights of encoder '%s' expect mean %s and standard deviation %s. Leave both "
-        "keys out of the config to take these.",
+        "pretrained weights of encoder '%s' expect mean %s and standard deviation %s. Remove both "
+        "keys from the config to use these.",
         *(cfg.INPUT.FORMAT, stated.mean, stated.std, encoder.NAME, expected.mean, expected.std),
     )
 
 
 def _of_timm(*names: str) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and deviation, from 0 to 1 in RGB, of the first of these names that timm knows."""
-    # A tag that there is not is refused when the encoder is built.
+    # An unknown tag is refused when the encoder is built.
     for name in (*names, names[-1].partition(".")[0]):
         with suppress(RuntimeError):
             settings = timm.get_pretrained_cfg(name)

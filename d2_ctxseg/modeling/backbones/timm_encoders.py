@@ -1,7 +1,8 @@
-"""What segmentors do differently from the image classifiers of the same name in timm.
+"""Differences between segmentation encoders and the image classifiers of the same name in timm.
 
-They differ where an image is not of the classifier's size, and where strides were taken away. So
-built, the encoders compute what mmsegmentation's do, and take the weights trained with those.
+They concern images of other sizes than the classifier's, and strides that are replaced by dilation.
+With these changes the encoders compute the same as mmsegmentation's, and can load weights that were
+trained there.
 """
 
 import torch.nn.functional as F
@@ -14,10 +15,10 @@ def timm_options(name: str) -> dict[str, object]:
     """Arguments of ``timm.create_model`` for segmentation.
 
     Args:
-        name: the encoder's, with ``tu-`` in front.
+        name: the encoder's name, with the prefix ``tu-``.
     """
     if name.startswith("tu-hrnet"):
-        # The branches themselves, not what the classifier makes of them.
+        # The branches themselves, without the classifier's convolutions.
         return {"feature_location": ""}
     if name.startswith("tu-swin_"):
         # Images of any size; windows are shifted even where one covers the whole feature map.
@@ -28,17 +29,17 @@ def timm_options(name: str) -> dict[str, object]:
 
 
 def adapt_to_segmentation(model: nn.Module, name: str, output_stride: int) -> None:
-    """Change what no argument of timm's changes.
+    """Make the changes for which timm has no argument.
 
     Args:
-        model: timm's; changed in place.
-        name: with ``tu-`` in front.
+        model: timm's model; changed in place.
+        name: the encoder's name, with the prefix ``tu-``.
         output_stride: stride of the deepest feature map.
     """
     if name.startswith("tu-hrnet"):
         _interpolate_bilinearly(model)
     elif name.startswith("tu-swin"):
-        # To whole patches, on the right and below.
+        # Images are padded to whole patches, on the right and at the bottom.
         model.patch_embed.dynamic_img_pad = True
         _pad_before_shifting(model)
     elif name.startswith("tu-mobilenetv2") and output_stride != 32:
@@ -46,7 +47,7 @@ def adapt_to_segmentation(model: nn.Module, name: str, output_stride: int) -> No
 
 
 def _interpolate_bilinearly(model: nn.Module) -> None:
-    """HRNet's branches are enlarged to each other's size; classifiers repeat pixels."""
+    """Upsample HRNet's branches bilinearly; timm's classifiers repeat pixels."""
     for module in model.modules():
         if isinstance(module, nn.Upsample):
             module.mode, module.align_corners = "bilinear", False
@@ -55,7 +56,7 @@ def _interpolate_bilinearly(model: nn.Module) -> None:
 
 
 class SegmentationHighResolutionModule(HighResolutionModule):
-    """Adds branches up in the size that each has, also where it is not a multiple of the next."""
+    """Sums branches of any size; timm's module needs sizes that are multiples of each other."""
 
     def forward(self, x: list[Tensor]) -> list[Tensor]:
         """Branches (B, C_i, h_i, w_i), from the largest to the smallest, to as many new ones."""
@@ -93,15 +94,15 @@ def _pad_before_shifting(model: nn.Module) -> None:
 
 
 def _dilate_first_blocks(stages: nn.Sequential, output_stride: int) -> None:
-    """Dilate the first block of a stage of MobileNetV2, and no other.
+    """Dilate the first block of a stage of MobileNetV2 only.
 
-    timm dilates all blocks from the second on where a stride was taken away.
+    Where a stride was replaced, timm dilates all blocks from the second on.
 
     Args:
         stages: of inverted residual blocks.
         output_stride: 16 or 8.
     """
-    # The stride that each stage would have; the stem's is 2.
+    # The stride of each stage without dilation; the stem's is 2.
     for stage, stride in zip(stages, (2, 4, 8, 16, 16, 32, 32), strict=True):
         for i, block in enumerate(stage):
             dilation = 1 if i else max(stride // output_stride, 1)

@@ -28,16 +28,16 @@ _MODULES = ("vision_transformer", "deit", "eva")
 class VisionTransformerBackbone(FreezableBackbone):
     """A plain vision transformer of timm: ViT, DeiT, DINOv2, DINOv3, SigLIP, EVA-02 and others.
 
-    The feature maps are the outputs of chosen blocks, without the class and register tokens and
-    without the final norm. All have the stride of the patch size. ``block7`` is timm's
-    ``blocks.7``, the eighth. The position table is interpolated to the image's size. Blocks beyond
-    the last chosen one, the final norm and the classifier are left out of the model.
+    The feature maps are the outputs of selected blocks, without class and register tokens and
+    without the final norm. Their stride is the patch size. ``block7`` is timm's ``blocks.7``, the
+    eighth. The position table is interpolated to the image's size. The model has no blocks after
+    the last selected one, no final norm and no classifier.
 
-    With ``pyramid``, four chosen blocks become ``res2`` to ``res5`` with the strides 4 to 32.
+    With ``pyramid``, the outputs of four blocks become ``res2`` to ``res5`` with strides 4 to 32.
 
     Args:
         name: timm's name, such as ``"vit_base_patch16_384"``, with or without a tag of pretrained
-            weights after a dot and with or without ``tu-`` in front.
+            weights after a dot and with or without the prefix ``tu-``.
         weights: ``"imagenet"`` for timm's default weights of that name or those of its tag,
             another tag that timm offers (fetched from the network), ``""`` for random weights, or
             the path of a local .pth or .safetensors file with timm's keys.
@@ -45,18 +45,18 @@ class VisionTransformerBackbone(FreezableBackbone):
         in_channels: channels of the image.
         drop_path_rate: probability of skipping the last block's branches in training; it rises
             linearly from 0 at the first block (stochastic depth, ECCV 2016).
-        pyramid: make a pyramid of the outputs of four blocks; see FeaturePyramid.
-        activation_checkpointing: whether activations within blocks are computed again in the
-            backward pass, to save memory.
-        freeze_at: 1 freezes all before the blocks (patch embedding, position table, tokens), n
-            also the first n - 1 blocks; at most one more than there are blocks. The pyramid's
-            layers are trained all the same.
+        pyramid: whether the outputs of four blocks become a pyramid; see FeaturePyramid.
+        activation_checkpointing: whether activations within blocks are recomputed in the backward
+            pass, to save memory.
+        freeze_at: 1 freezes everything before the blocks (patch embedding, position table, tokens),
+            n also the first n - 1 blocks; at most the number of blocks plus one. The pyramid's
+            layers are not frozen.
 
     Raises:
-        UserError: no such model, weights or block, a model that is not plain or tied to one image
-            size, a pyramid of other than four blocks or of patches that are not 16 pixels wide, a
-            local file that does not fit, weights that cannot be fetched, or ``freeze_at`` out of
-            its range.
+        UserError: an unknown model, weights or block, a model that is not plain or is tied to one
+            image size, a pyramid of other than four blocks or of patches that are not 16 pixels
+            wide, a local file that does not fit, weights that cannot be fetched, or ``freeze_at``
+            out of range.
     """
 
     @configurable
@@ -115,10 +115,10 @@ class VisionTransformerBackbone(FreezableBackbone):
         }
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Images (B, C, H, W) to feature maps; those that are not whole patches are padded.
+        """Images (B, C, H, W), padded to whole patches, to feature maps.
 
         Returns:
-            One map a chosen block, ``{"block5": ..., "block7": ..., ...}``, each
+            One map per selected block, ``{"block5": ..., "block7": ..., ...}``, each
             (B, channels, H/stride, W/stride); or the pyramid, ``{"res2": ..., "res5": ...}``.
         """
         features = self.encoder.forward_intermediates(
@@ -172,18 +172,18 @@ def _check_out_indices(name: str, out_indices: tuple[int, ...], depth: int) -> N
 def _check_pyramid(name: str, out_indices: tuple[int, ...], patch_size: int) -> None:
     if len(out_indices) != len(STRIDES):
         raise UserError(
-            f"MODEL.ENCODER.PYRAMID is made of the outputs of four blocks, but OUT_INDICES names "
+            f"MODEL.ENCODER.PYRAMID needs the outputs of four blocks, but OUT_INDICES names "
             f"{len(out_indices)}: {out_indices}. BEiT's are (3, 5, 7, 11)."
         )
     if patch_size != 16:
         raise UserError(
-            f"MODEL.ENCODER.PYRAMID: the patches of '{name}' are {patch_size} pixels wide, and the "
-            "strides 4 to 32 can be made of patches of 16 only. Choose a model with 'patch16'."
+            f"MODEL.ENCODER.PYRAMID: the patches of '{name}' are {patch_size} pixels wide, but the "
+            "strides 4 to 32 need patches of 16. Choose a model with 'patch16'."
         )
 
 
 def _build_encoder(name: str, weights: str, **options) -> torch.nn.Module:
-    """The transformer with weights fetched by timm, or random ones for ``""``."""
+    """The transformer with weights fetched by timm, or with random weights for ``""``."""
     name = _with_tag(name, weights) if weights else name.partition(".")[0]
     try:
         return timm.create_model(
@@ -201,7 +201,7 @@ def _build_encoder(name: str, weights: str, **options) -> torch.nn.Module:
 
 
 def _with_tag(name: str, weights: str) -> str:
-    """The name under which timm has these pretrained weights."""
+    """timm's name for these pretrained weights."""
     architecture = name.partition(".")[0]
     tagged = name if weights == "imagenet" else f"{architecture}.{weights}"
     if not is_model_pretrained(tagged):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from detectron2.modeling import build_sem_seg_head
 
 from ...utils.errors import UserError
-from .base import classifies_by_itself
+from .base import SemSegHead, classifies_by_itself
 
 LOSS_TYPES = ("cross_entropy", "hard_pixel_mining")
 
@@ -16,10 +16,10 @@ logger = logging.getLogger(__name__)
 
 
 class HeadAdapter:
-    """A head as a segmentor sees it.
+    """The interface of a head that the segmentor uses.
 
-    It holds the head and is no module, so that the keys of checkpoints stay those of the head.
-    ``heads.base`` says what a head needs for it.
+    The adapter is not a module, so that checkpoint keys remain those of the head. ``heads.base``
+    lists the members that a head needs.
 
     Args:
         head: a head whose predictor was taken out, or one that classifies by itself.
@@ -30,28 +30,28 @@ class HeadAdapter:
 
     @property
     def classifies_by_itself(self) -> bool:
-        """Whether it makes class scores and losses of its own."""
+        """Whether the head computes class scores and losses itself."""
         return classifies_by_itself(self.head)
 
     @property
     def ignore_label(self) -> int:
-        """The label that its losses leave out."""
+        """The label that the head's losses ignore."""
         return self.head.ignore_value
 
     @property
     def align_corners(self) -> bool:
-        """How its class scores are interpolated; False where it does not say."""
+        """How the head's class scores are interpolated; False by default."""
         return getattr(self.head, "align_corners", False)
 
     @property
     def loss_weight(self) -> float:
-        """The factor on the losses of the classifier behind it; 1 where it does not say."""
+        """The factor on the classifier's losses; 1 by default."""
         return getattr(self.head, "loss_weight", 1.0)
 
     def pixel_features(
         self, features: dict[str, Tensor], labels: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The pixel features for a classifier, and the losses of predictions on the way.
+        """The pixel features for a classifier, and the losses of predictions inside the head.
 
         Args:
             features: the backbone's feature maps.
@@ -67,21 +67,22 @@ class HeadAdapter:
     def class_scores(self, features: dict[str, Tensor]) -> Tensor:
         """The logits (B, K, h, w) of a head in eval mode that classifies by itself.
 
-        They are those of its ``forward``, which knows best in which resolution to combine masks.
+        ``forward`` computes them, because the head chooses the resolution in which it combines
+        masks.
         """
         return self.head(features)[0]
 
     def losses(self, features: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
-        """All losses of such a head, weights applied, against labels (B, H, W)."""
+        """All weighted losses of a head that classifies by itself; labels (B, H, W)."""
         return self.head.all_losses(features, labels)
 
 
 def build_head(cfg, input_shape) -> nn.Module:
-    """The head of a config, in the form that HeadAdapter takes.
+    """The head of a config, in a form that HeadAdapter accepts.
 
     Args:
-        cfg: its MODEL.SEM_SEG_HEAD.NAME says which.
-        input_shape: of the backbone's feature maps.
+        cfg: MODEL.SEM_SEG_HEAD.NAME names the head.
+        input_shape: shapes of the backbone's feature maps.
 
     Raises:
         UserError: MODEL.SEM_SEG_HEAD.LOSS_TYPE is unknown to a head that reads it, or its
@@ -104,19 +105,31 @@ def build_head(cfg, input_shape) -> nn.Module:
                 f"{', '.join(input_shape)}. Name some of these."
             ) from error
         raise
+    _warn_of_norm(options.NORM, head)
     return adapt_detectron2_head(head)
+
+
+def _warn_of_norm(norm: str, head: nn.Module) -> None:
+    """Warn of a MODEL.SEM_SEG_HEAD.NORM that a head of this project ignores; see config.py."""
+    if isinstance(head, SemSegHead) and norm not in ("GN", "BN", ""):
+        logger.warning(
+            "MODEL.SEM_SEG_HEAD.NORM '%s' has no effect: %s has the normalisation of its paper. "
+            "MODEL.SYNC_BN True computes the statistics of BatchNorm over all GPUs.",
+            norm,
+            type(head).__name__,
+        )
 
 
 def adapt_detectron2_head(head: nn.Module) -> nn.Module:
     """The head, or the part of it, that keeps the contract of ``heads.base``.
 
-    - PointRend's head gives the coarse head inside it, which predicts every pixel.
-    - DeepLabV3Head does in ``forward`` what others do in ``layers``: it gets the method.
+    - PointRend's head is replaced by its coarse head, which predicts every pixel.
+    - DeepLabV3Head gets the missing method ``layers``.
 
-    Any other head is returned as it is.
+    Any other head is returned unchanged.
     """
     if hasattr(head, "coarse_sem_seg_head"):
-        logger.warning("%s: its coarse head is used; points are not refined.", type(head).__name__)
+        logger.warning("%s: only its coarse head is used; points are not refined.", type(head).__name__)
         return adapt_detectron2_head(head.coarse_sem_seg_head)
     if type(head).__name__ == "DeepLabV3Head" and not hasattr(head, "layers"):
         head.layers = types.MethodType(_deeplab_v3_layers, head)

@@ -1,4 +1,4 @@
-"""The head of DeepLabV3+: dilated depthwise separable convolutions, refined at a low level.
+"""The head of DeepLabV3+: dilated separable convolutions, combined with a low-level feature map.
 
 Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation",
 ECCV 2018 (arXiv 1802.02611), section 3.
@@ -18,7 +18,7 @@ from .layers import ConvNormActivation, SeparableConv, resize
 
 
 class SeparablePyramidPooling(nn.Module):
-    """Convolutions of several dilations and the image's mean beside each other (ASPP).
+    """Parallel convolutions of several dilations and the mean of the image (ASPP).
 
     Args:
         in_channels: channels of the feature map.
@@ -52,8 +52,9 @@ class DepthwiseSeparableASPPHead(SemSegHead):
     """Separable atrous pyramid pooling, joined with a shallower feature map.
 
     Args:
-        input_shape: of the backbone's feature maps.
-        in_features: the shallow feature map, whose size the pixel features have, and the deep one.
+        input_shape: shapes of the backbone's feature maps.
+        in_features: names of the shallow feature map, which determines the resolution of the pixel
+            features, and of the deep one.
         channels: channels of the branches and of the pixel features.
         low_level_channels: channels that the shallow feature map is reduced to.
         dilations: of the branches; 1 is a 1x1 convolution.

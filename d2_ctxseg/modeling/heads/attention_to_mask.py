@@ -1,4 +1,4 @@
-"""The attention-to-mask decoder: tokens look at pixels, and where they look is a mask.
+"""The attention-to-mask decoder: tokens attend to pixels, and the similarities are masks.
 
 Zhang et al., "SegViT: Semantic Segmentation with Plain Vision Transformers", NeurIPS 2022
 (arXiv 2210.05844), section 3.2. Plain PyTorch.
@@ -11,7 +11,7 @@ from ...losses.precision import at_least_float32, without_autocast
 
 
 class SimilarityAttention(nn.Module):
-    """Multi-head cross-attention that also gives the similarities it is made of.
+    """Multi-head cross-attention that also returns its similarities.
 
     Args:
         channels: channels C of tokens and pixels.
@@ -29,11 +29,11 @@ class SimilarityAttention(nn.Module):
         self.projection = nn.Linear(channels, channels)
 
     def forward(self, tokens: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, K, C) look at pixels (B, N, C).
+        """Tokens (B, K, C) attend to pixels (B, N, C).
 
         Returns:
-            What the tokens saw (B, K, C), and the similarity (B, K, N) before the softmax, mean
-            over the heads, float32 or more precise.
+            The attended values (B, K, C), and the similarity (B, K, N) before the softmax, mean
+            over the heads, at least float32.
         """
         query, key, value = self.query(tokens), self.key(pixels), self.value(pixels)
         heads = [x.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for x in (query, key, value)]
@@ -46,7 +46,7 @@ class SimilarityAttention(nn.Module):
 def mean_similarity(query: Tensor, key: Tensor, num_heads: int) -> Tensor:
     """Scaled dot products ``q k / sqrt(C / num_heads)`` within each head, mean over the heads.
 
-    The sum over the heads is the dot product over all channels: one product does for all heads.
+    The sum over the heads is the dot product over all channels, so that one product is enough.
 
     Args:
         query: (B, K, C).
@@ -57,14 +57,14 @@ def mean_similarity(query: Tensor, key: Tensor, num_heads: int) -> Tensor:
         (B, K, N), float32 or more precise.
     """
     scale = (query.shape[2] // num_heads) ** -0.5 / num_heads
-    # These are mask logits, and those of several stages are added: too much for half precision.
+    # Mask logits of several stages are added, which needs more than half precision.
     with without_autocast(query.device):
         query, key = at_least_float32(query), at_least_float32(key)
         return (query * scale) @ key.transpose(1, 2)
 
 
 class AttentionToMaskLayer(nn.Module):
-    """Self-attention of the tokens, attention to the pixels, MLP; each residual, then norm.
+    """Self-attention of the tokens, attention to the pixels, MLP; each residual with post-norm.
 
     Args:
         channels: channels C of tokens and pixels.
@@ -98,9 +98,10 @@ class AttentionToMaskLayer(nn.Module):
 
 
 class AttentionToMask(nn.Module):
-    """The decoder of one stage: a feature map is projected, the tokens look at it, masks result.
+    """The decoder of one stage: projects a feature map, to which the tokens attend.
 
-    Linear layers start as the authors': truncated normal weights (0.02), biases 0.
+    Linear layers are initialised as in the authors' code: truncated normal weights (0.02), zero
+    biases.
 
     Args:
         in_channels: channels of the feature map.
@@ -138,7 +139,7 @@ class AttentionToMask(nn.Module):
 
 
 def initialize_linear(module: nn.Module) -> None:
-    """Truncated normal weights (0.02) and biases 0 for a linear layer; others stay as they are."""
+    """Initialise a linear layer: truncated normal weights (0.02), zero biases. Ignore others."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

@@ -1,19 +1,19 @@
 """The contract between a sem-seg head and the classifier that replaces its last layer.
 
-Detectron2's own per-pixel heads keep it (DeepLabV3Head in part: see adapter.py), and so
-does any user-defined head that has these members:
+Detectron2's per-pixel heads keep it (DeepLabV3Head in part, see adapter.py), and so does any
+user-defined head with these members:
 
 - ``layers(features)``: from the backbone's feature maps to the output of ``predictor``;
 - ``predictor``: the last layer of ``layers``, a 1x1 convolution to the classes;
-- ``common_stride``: the stride of what ``layers`` returns;
-- ``ignore_value``: the label that the losses leave out.
+- ``common_stride``: the stride of the output of ``layers``;
+- ``ignore_value``: the label that the losses ignore.
 
-A head with losses of its own, which no classifier knows of, has one more, optional, member:
+A head with losses besides those of its prediction has one more, optional member:
 
-- ``training_layers(features, labels)``: as ``layers``, and a dict of those losses, weights
-  applied. It is called in place of ``layers`` in training.
+- ``training_layers(features, labels)``: the output of ``layers`` and a dict of these losses,
+  weights applied. It replaces ``layers`` in training.
 
-``adapter.py`` turns all of this into the one interface that the segmentor knows.
+The segmentor uses all heads through the interface of ``adapter.py``.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ CONTRACT = ("layers", "predictor", "common_stride", "ignore_value")
 
 
 def classifies_by_itself(head: nn.Module) -> bool:
-    """Whether a head makes class scores and losses of its own (ECEHead, SegViTHead).
+    """Whether a head computes class scores and losses itself (ECEHead, SegViTHead).
 
     Such a head has ``logits(features)`` and ``all_losses(features, labels)``.
     """
@@ -42,10 +42,10 @@ def classifies_by_itself(head: nn.Module) -> bool:
 
 
 def take_predictor(head: nn.Module) -> nn.Conv2d:
-    """Take the 1x1 convolution out of ``head``, so that ``head.layers()`` yields pixel features.
+    """Take the 1x1 convolution out of ``head``, so that ``head.layers()`` returns pixel features.
 
-    An ``nn.Identity`` takes its place. Then ``release_prediction()`` is called, where the head has
-    it, so that the head can drop or freeze what only its own prediction needs.
+    An ``nn.Identity`` replaces it. Then ``release_prediction()`` is called, if the head has it, so
+    that the head can drop or freeze modules that only its own prediction needs.
 
     Raises:
         UserError: the head does not keep the contract, or its predictor is not a 1x1 convolution.
@@ -53,7 +53,7 @@ def take_predictor(head: nn.Module) -> nn.Conv2d:
     missing = [name for name in CONTRACT if not hasattr(head, name)]
     if missing and classifies_by_itself(head):
         raise UserError(
-            f"{type(head).__name__} classifies by itself and takes no other classifier. Set "
+            f"{type(head).__name__} classifies by itself and takes no classifier. Set "
             "MODEL.META_ARCHITECTURE to 'WholeHeadSegmentor', or to Detectron2's "
             "'SemanticSegmentor'."
         )
@@ -82,11 +82,11 @@ def feature_names(
 
     Args:
         cfg: the config.
-        input_shape: of the backbone's feature maps.
-        head: the head's node, such as "FCN_HEAD". Where an earlier version's keys
-            ``IN_FEATURES``, ``IN_FEATURE`` and ``LOW_LEVEL_FEATURE`` are set in it, they hold.
-        default: what takes the place of Detectron2's default, the maps of an FPN, where the
-            backbone has none of these.
+        input_shape: shapes of the backbone's feature maps.
+        head: the head's node, such as "FCN_HEAD". The keys ``IN_FEATURES``, ``IN_FEATURE`` and
+            ``LOW_LEVEL_FEATURE`` of earlier versions take precedence where they are set in it.
+        default: used where MODEL.SEM_SEG_HEAD.IN_FEATURES has Detectron2's default, the maps of an
+            FPN, and the backbone has none of these.
     """
     node = cfg.MODEL[head]
     single = [node.get(key, "") for key in ("LOW_LEVEL_FEATURE", "IN_FEATURE")]
@@ -103,18 +103,21 @@ def select_features(
     """The shapes of the feature maps called ``names``.
 
     Args:
-        input_shape: of the backbone's feature maps.
-        names: at least one.
-        number: how many there must be; None: any number.
+        input_shape: shapes of the backbone's feature maps.
+        names: names of feature maps, at least one.
+        number: the required number of names; None: any number.
 
     Raises:
-        UserError: there are none or too many, or the backbone lacks one.
+        UserError: the number of names is wrong, or the backbone has no feature map of a name.
     """
     key = "MODEL.SEM_SEG_HEAD.IN_FEATURES"
     if not names:
         raise UserError(f"{key} is empty; name some of {', '.join(input_shape)}.")
     if number is not None and len(names) != number:
-        raise UserError(f"{key} is {list(names)}; this head takes {number} of the feature maps.")
+        raise UserError(
+            f"{key} is {list(names)}, but this head takes {number} feature "
+            f"map{'s' if number > 1 else ''}."
+        )
     missing = [name for name in names if name not in input_shape]
     if missing:
         raise UserError(
@@ -125,7 +128,7 @@ def select_features(
 
 
 def config_arguments(cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, object]:
-    """The constructor's arguments that all heads have in common, from a config."""
+    """The constructor arguments that all heads share, from a config."""
     head = cfg.MODEL.SEM_SEG_HEAD
     return {
         "input_shape": input_shape,
@@ -137,7 +140,7 @@ def config_arguments(cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, object
 
 
 class SemSegHead(nn.Module):
-    """A head that keeps the contract; subclasses write ``pixel_features``.
+    """Base class of heads that keep the contract; subclasses implement ``pixel_features``.
 
     Args:
         in_channels: channels of the pixel features.
@@ -149,9 +152,9 @@ class SemSegHead(nn.Module):
         loss_name: the key of the loss.
 
     Attributes:
-        pixel_loss: the cross-entropy of class scores: a plain one with ``ignore_value`` and
-            ``align_corners``, until a segmentor puts the one of its config (MODEL.PIXEL_LOSS) in
-            its place.
+        pixel_loss: the cross-entropy of class scores. The constructor makes a plain one with
+            ``ignore_value`` and ``align_corners``; a segmentor replaces it by the one of its config
+            (MODEL.PIXEL_LOSS).
     """
 
     def __init__(
@@ -178,23 +181,23 @@ class SemSegHead(nn.Module):
 
     def pixel_features(self, features: dict[str, Tensor]) -> Tensor:
         """The backbone's feature maps to pixel features (B, C, h, w)."""
-        raise TypeError(f"{type(self).__name__} does not say how to make pixel features")
+        raise TypeError(f"{type(self).__name__} does not implement pixel_features")
 
     def layers(self, features: dict[str, Tensor]) -> Tensor:
-        """The backbone's feature maps to logits (B, K, h, w), or whatever the predictor gives."""
+        """The backbone's feature maps to the output of the predictor: logits (B, K, h, w)."""
         return self.predictor(self.pixel_features(features))
 
     def training_layers(
         self, features: dict[str, Tensor], labels: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What ``layers`` gives, and losses that the head has beside that of its prediction.
+        """The output of ``layers``, and the losses besides that of the prediction.
 
         Args:
             features: the backbone's feature maps.
             labels: (B, H, W) integer.
 
         Returns:
-            (B, K, h, w), and a dict of scalars with their weights applied; here an empty one.
+            (B, K, h, w), and a dict of weighted scalars; here an empty one.
         """
         return self.layers(features), {}
 

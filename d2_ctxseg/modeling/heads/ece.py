@@ -1,8 +1,8 @@
-"""The decode head of ECENet: four backbone stages, tied together by explicit class embeddings.
+"""The decode head of ECENet: backbone stages, connected by explicit class embeddings.
 
 Liu et al., "Boosting Semantic Segmentation from the Perspective of Explicit Class Embeddings",
-ICCV 2023 (arXiv 2308.12894), section 3. Its layers are in ``ece_layers.py``
-and, as far as classifiers share them, in ``classifiers/explicit_class_parts.py``.
+ICCV 2023 (arXiv 2308.12894), section 3. Its layers are in ``ece_layers.py``; those that classifiers
+use as well are in ``classifiers/explicit_class_parts.py``.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ UPDATERS = ("gated", "add", "none")
 
 
 class ECEPrediction(NamedTuple):
-    """What the head predicts at the stride of the first stage.
+    """The prediction of the head at the stride of the first stage.
 
     ``logits`` and ``auxiliary_mask`` (B, K, h, w), ``class_embeddings`` (B, K, C), and
     ``diversity_maps``, per stage (B, h_i * w_i): see ``ece_layers.diversity_map``; empty without
@@ -52,7 +52,7 @@ class ECEPrediction(NamedTuple):
 
 
 class ECEDecoding(NamedTuple):
-    """What the head computes before the prediction.
+    """The intermediate result before the prediction.
 
     ``pixel_features`` (B, C, h, w), ``masks`` (B, K, h_i, w_i) from the deepest stage to the first,
     ``class_embeddings`` (B, K, C) and ``diverse`` (B, c_i / 2, h_i, w_i) per stage from the first
@@ -67,11 +67,11 @@ class ECEDecoding(NamedTuple):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class ECEHead(SemSegHead):
-    """Masks make class embeddings, and these refine the features of the next shallower stage.
+    """Class embeddings made from masks refine the features of the next shallower stage.
 
-    It keeps the contract of SemSegHead: ``layers`` scores the fused pixel features, and any
-    classifier can take the place of its ``predictor`` (then call ``release_prediction``). On its
-    own it classifies with the assistance of the class embeddings: ``logits`` and ``all_losses``.
+    The head keeps the contract of SemSegHead: ``layers`` scores the fused pixel features, and any
+    classifier can replace its ``predictor`` (then call ``release_prediction``). Without a
+    classifier, ``logits`` and ``all_losses`` use the class embeddings for the prediction.
 
     Backbone stages may differ by a pixel from exact multiples of each other: features and masks
     that do not have the size of the first stage after upsampling are resized bilinearly to it, as
@@ -81,7 +81,7 @@ class ECEHead(SemSegHead):
         in_channels: channels of the stages, from the first to the deepest; even numbers from 4 on.
         num_classes: number of classes K.
         in_features: names of the stages.
-        strides: of the stages; each the first one times a power of two.
+        strides: strides of the stages, each the first one times a power of two.
         channels: channels C of embeddings, attention and pixel features.
         num_heads: number of attention heads, and of the groups of the seed mask's convolution;
             divides C.
@@ -94,8 +94,9 @@ class ECEHead(SemSegHead):
         dropout: probability of dropping a channel of the pixel features in training.
         mask_loss: ``"focal"`` (sigmoid focal loss) or ``"bce"`` (binary cross-entropy).
         loss_weight_mask: weight of the binary mask loss of the auxiliary mask; 0 leaves it out.
-        loss_weight_dice: likewise, of the dice loss of the auxiliary mask.
-        loss_weight_diversity: likewise, of the diversity loss of the feature reconstruction.
+        loss_weight_dice: weight of the dice loss of the auxiliary mask; 0 leaves it out.
+        loss_weight_diversity: weight of the diversity loss of the feature reconstruction; 0 leaves
+            it out.
         loss_weight: factor on all losses.
         ignore_value: label of ignored pixels.
         align_corners: how logits, masks and features are interpolated.
@@ -163,7 +164,7 @@ class ECEHead(SemSegHead):
             EmbeddingUpdater(channels) if updater == "gated" else AdditionUpdater()
             for _ in range(num_attentions if updater != "none" else 0)
         )
-        # One for the seed mask of the deepest stage, last as the stage is, and one an update.
+        # One per update, and the last one for the seed mask of the deepest stage.
         self.extractions = nn.ModuleList(
             ExplicitClassExtraction(num_classes, channels, pool_ratio=pool_ratio)
             for _ in range(len(self.updaters) + 1)
@@ -224,20 +225,20 @@ class ECEHead(SemSegHead):
         return ECEDecoding(self._fuse(laterals), masks, embeddings, diverse)
 
     def predict(self, stages: Sequence[Tensor]) -> ECEPrediction:
-        """Stages (B, c_i, h_i, w_i), first to deepest, to all that the losses are made of.
+        """Stages (B, c_i, h_i, w_i), first to deepest, to all predictions that have a loss.
 
         Raises:
-            UserError: another classifier has taken the predictor.
+            UserError: a classifier has replaced the predictor.
         """
         if isinstance(self.predictor, nn.Identity):
             raise UserError(
-                "ECEHead was asked for a prediction, but its predictor was taken by a classifier. "
-                "Take layers(features) as pixel features and hand them to that classifier."
+                "ECEHead cannot predict: a classifier has replaced its predictor. Pass "
+                "layers(features), which are pixel features, to that classifier."
             )
         pixel_features, masks, embeddings, diverse = self.decode(stages)
         logits = self.predictor(pixel_features)
         *earlier, last = (resize(mask, logits.shape[-2:], self.align_corners) for mask in masks)
-        # The mask loss is for the masks that embeddings were made from; a single one is its own.
+        # The mask loss supervises the masks that embeddings were extracted from.
         auxiliary = sum(earlier[1:], earlier[0]) if earlier else last
         if self.assistance is not None:
             logits = logits + self.assistance(embeddings, auxiliary + last if earlier else last)
@@ -251,7 +252,7 @@ class ECEHead(SemSegHead):
         """The backbone's feature maps by name to the assisted prediction (B, K, h, w).
 
         Raises:
-            UserError: another classifier has taken the predictor.
+            UserError: a classifier has replaced the predictor.
         """
         return self.predict(self._stages(features)).logits
 
@@ -295,24 +296,24 @@ class ECEHead(SemSegHead):
         return logits, {}
 
     def release_prediction(self) -> None:
-        """Say that a classifier has taken the predictor: ``layers`` gives pixel features.
+        """Adapt to a classifier that has replaced the predictor: ``layers`` gives pixel features.
 
-        Dropout is left to the classifier, and what only the assisted prediction needs is frozen,
-        so that distributed training finds a gradient for every parameter that requires one.
+        The classifier has a dropout of its own. Parameters that only the assisted prediction needs
+        are frozen, so that every trained parameter gets a gradient, as distributed training needs.
         """
         self.assistance = None
         self.dropout = nn.Identity()
         self._freeze_unused(mask_losses=False)
 
     def _freeze_unused(self, *, mask_losses: bool) -> None:
-        """Freeze what no loss reaches."""
+        """Freeze parameters that no loss depends on."""
         if self.assistance is not None:
             return
         if not self.attentions:
             self.extractions.requires_grad_(False)
             self.seed_mask.requires_grad_(mask_losses)
         elif self.updaters:
-            # The embeddings of the first stage serve the assistance only.
+            # Only the assisted prediction uses the embeddings of the first stage.
             self.extractions[0].requires_grad_(False)
             self.updaters[0].requires_grad_(False)
 
@@ -344,7 +345,7 @@ def _check_stages(
     if not len(in_channels) == len(in_features) == len(strides) >= 2:
         raise UserError(
             f"ECEHead got {len(in_channels)} in_channels, {len(in_features)} in_features and "
-            f"{len(strides)} strides; expected one of each for every stage, and 2 stages at least."
+            f"{len(strides)} strides; expected one of each per stage, and at least 2 stages."
         )
     if feature_reconstruction and any(c < 4 or c % 2 for c in in_channels):
         raise UserError(

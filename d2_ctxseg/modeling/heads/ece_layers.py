@@ -1,8 +1,8 @@
-"""The layers of ECENet's head that no classifier shares, and its diversity loss.
+"""The layers of ECENet's head that classifiers do not use, and its diversity loss.
 
 Liu et al., "Boosting Semantic Segmentation from the Perspective of Explicit Class Embeddings"
-(ECENet), ICCV 2023 (arXiv 2308.12894), section 3. Where the paper leaves room, they compute what
-the authors' released code does.
+(ECENet), ICCV 2023 (arXiv 2308.12894), section 3. Where the paper is not specific, they follow the
+authors' released code.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from ...losses.precision import at_least_float32
 
 
 class FeatureReconstruction(nn.Module):
-    """Splits features into intrinsic and diverse ones and puts them together again (FR).
+    """Splits features into an intrinsic and a diverse half and merges them (FR).
 
-    Half of the output is made of a projection (intrinsic), the other half of a depthwise
-    convolution of it whose channels are gated by their means (diverse).
+    The intrinsic half is a projection of the features, the diverse half a depthwise convolution of
+    the intrinsic half whose channels are gated by their means.
 
     Args:
         channels: channels c of the features, an even number from 4 on.
@@ -67,7 +67,7 @@ class AdditionUpdater(nn.Module):
 
 
 class GhostDoubling(nn.Module):
-    """Twice the height and width: half of the pixel shuffle's input from cheap convolutions.
+    """Doubles height and width; half of the pixel shuffle's input comes from cheap convolutions.
 
     Args:
         channels: channels C of input and output.
@@ -106,23 +106,23 @@ class GhostUpsample(nn.Sequential):
 
 
 def diversity_map(diverse: Tensor) -> Tensor:
-    """For each position the largest share that any channel gives to it.
+    """For each position the largest share that it has in any channel.
 
     Args:
         diverse: (B, c, h, w) float.
 
     Returns:
-        (B, h * w): ``max_channel softmax_position(diverse)``. The sum over the positions lies
-        between 1 (all channels look at the same place) and c (each at a place of its own).
+        (B, h * w): ``max_channel softmax_position(diverse)``. The sum over the positions is between
+        1 (all channels attend to the same position) and c (each to another one).
     """
     return at_least_float32(diverse).flatten(2).softmax(dim=2).amax(dim=1)
 
 
 def diversity_loss(maps: Sequence[Tensor], num_channels: Sequence[int]) -> Tensor:
-    """Low where the channels of the stages look at different places. Needs no labels.
+    """Low where the channels of a stage attend to different positions. Needs no labels.
 
     Args:
-        maps: per stage what ``diversity_map`` returns, (B, h * w).
+        maps: per stage the result of ``diversity_map``, (B, h * w).
         num_channels: per stage the number of channels c that the map was made of.
 
     Returns:

@@ -1,8 +1,8 @@
 """Fully convolutional heads.
 
 Long et al., "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015 (arXiv 1411.4038).
-On several feature maps it is the head of HRNetV2: Wang et al., "Deep High-Resolution Representation
-Learning for Visual Recognition", TPAMI 2021 (arXiv 1908.07919), section 3.3.
+With several feature maps it is the head of HRNetV2: Wang et al., "Deep High-Resolution
+Representation Learning for Visual Recognition", TPAMI 2021 (arXiv 1908.07919), section 3.3.
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,14 @@ class FCNHead(SemSegHead):
     """Convolutions, each with BatchNorm and ReLU, and a 1x1 predictor.
 
     Args:
-        input_shape: of the backbone's feature maps.
+        input_shape: shapes of the backbone's feature maps.
         in_features: names of the feature maps; they are resized to the first one's size and
             concatenated.
-        channels: channels of the convolutions; None: as many as go in.
-        num_convs: number of convolutions; with 0, ``channels`` counts only for the one that
-            ``concat_input`` adds.
-        kernel_size: of the convolutions, an odd number.
-        concat_input: whether one more convolution stands over the input and the output of the
-            others.
+        channels: channels of the convolutions; None: those of the input.
+        num_convs: number of convolutions; with 0, ``channels`` applies only to the convolution of
+            ``concat_input``.
+        kernel_size: kernel size of the convolutions, an odd number.
+        concat_input: whether one more convolution combines the input and the output of the others.
         num_classes: number of classes K.
         loss_weight: factor on the loss.
         ignore_value: label of ignored pixels.
@@ -111,8 +110,8 @@ class AuxiliaryFCNHead(FCNHead):
     Supervises the backbone in training (PSPNet, CVPR 2017, section 3.3); not used at test time.
 
     Args:
-        input_shape: of the backbone's feature maps.
-        in_feature: the feature map it stands on.
+        input_shape: shapes of the backbone's feature maps.
+        in_feature: name of the input feature map.
         channels: channels of the convolutions.
         num_convs: number of 3x3 convolutions, each with BatchNorm and ReLU.
         dropout: probability of dropping a channel before the predictor.

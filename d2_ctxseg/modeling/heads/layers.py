@@ -11,7 +11,7 @@ from ...utils.errors import UserError
 
 
 class ConvNormActivation(nn.Sequential):
-    """A convolution without bias, BatchNorm and ReLU; the size stays as it is.
+    """A convolution without bias, BatchNorm and ReLU; height and width do not change.
 
     Args:
         in_channels: channels of the input.
@@ -21,7 +21,7 @@ class ConvNormActivation(nn.Sequential):
         groups: of the convolution.
 
     Raises:
-        UserError: in training, where BatchNorm has a single value of each channel.
+        UserError: in training, where BatchNorm gets a single value per channel.
     """
 
     def __init__(
@@ -55,15 +55,15 @@ class ConvNormActivation(nn.Sequential):
             if x.shape[0] * x.shape[2] * x.shape[3] != 1:
                 raise
             raise UserError(
-                "BatchNorm cannot train on one image a worker: of the feature map that this head "
-                "pools to 1x1, it has a single value of each channel. Set SOLVER.IMS_PER_BATCH to "
-                "at least 2 images a worker and part (SOLVER.ACCUMULATION_STEPS), or train on "
+                "BatchNorm cannot train on one image per worker: the feature map that this head "
+                "pools to 1x1 has a single value per channel. Set SOLVER.IMS_PER_BATCH to at least "
+                "2 images per worker and micro-batch (SOLVER.ACCUMULATION_STEPS), or train on "
                 "several GPUs with MODEL.SYNC_BN True."
             ) from error
 
 
 class SeparableConv(nn.Sequential):
-    """A 3x3 convolution within each channel, then a 1x1 across them; BatchNorm and ReLU each.
+    """A depthwise 3x3 convolution and a 1x1 convolution, each with BatchNorm and ReLU.
 
     Args:
         in_channels: channels of the input.

@@ -1,4 +1,4 @@
-"""The head of OCRNet: every pixel looks at the regions that a coarse prediction finds.
+"""The head of OCRNet: every pixel attends to the regions of a coarse prediction.
 
 Yuan et al., "Object-Contextual Representations for Semantic Segmentation", ECCV 2020
 (arXiv 1909.11065), section 3.
@@ -38,7 +38,7 @@ def gather_regions(pixels: Tensor, coarse: Tensor) -> Tensor:
 
 
 class ObjectAttention(nn.Module):
-    """Pixels attend to regions, and what they see is joined with what they are.
+    """Pixels attend to regions; the result is concatenated with the pixel features.
 
     Args:
         channels: channels C of pixels and regions.
@@ -72,17 +72,17 @@ class ObjectAttention(nn.Module):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class OCRHead(SemSegHead):
-    """A coarse prediction, regions made from it, attention to the regions and a 1x1 predictor.
+    """A coarse prediction, its regions, attention to the regions and a 1x1 predictor.
 
-    The coarse prediction stays linear, whatever classifier takes the place of the predictor. It has
-    a loss of its own, ``loss_coarse``, from ``training_layers``.
+    A classifier replaces only the predictor; the coarse prediction stays linear. It has a separate
+    loss, ``loss_coarse``, from ``training_layers``.
 
     Args:
-        input_shape: of the backbone's feature maps.
+        input_shape: shapes of the backbone's feature maps.
         in_features: names of the feature maps; they are resized to the first one's size.
         channels: channels of pixels, regions and pixel features.
         key_channels: channels of the attention's queries, keys and values.
-        coarse_channels: channels of the coarse prediction's convolution; None: as many as go in.
+        coarse_channels: channels of the coarse prediction's convolution; None: those of the input.
         loss_weight_coarse: weight of the coarse prediction's loss; 0 leaves it out.
         num_classes: number of classes K.
         loss_weight: factor on both losses.

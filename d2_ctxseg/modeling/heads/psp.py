@@ -55,8 +55,8 @@ class PSPHead(SemSegHead):
     """Pyramid pooling on one feature map and a 1x1 predictor.
 
     Args:
-        input_shape: of the backbone's feature maps.
-        in_features: the one feature map it stands on.
+        input_shape: shapes of the backbone's feature maps.
+        in_features: name of the input feature map, in a list.
         channels: channels of the pooled branches and of the pixel features.
         pool_scales: sides of the grids that the feature map is averaged to.
         num_classes: number of classes K.

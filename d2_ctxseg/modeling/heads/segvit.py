@@ -35,11 +35,11 @@ CLASS_EMBEDDINGS = ("learned", "explicit")
 
 
 class SegViTPrediction(NamedTuple):
-    """What each of the S decoder stages says, from the deepest feature map to the shallowest.
+    """The predictions of the S decoder stages, from the deepest feature map to the shallowest.
 
     ``class_logits`` (S, B, K, K + 1): the class of each token, the last being "not in the image".
-    ``mask_logits`` (S, B, K, h, w): the sum of the masks up to this stage. Both are float32 or more
-    precise.
+    ``mask_logits`` (S, B, K, h, w): the sum of the masks up to this stage. Both are at least
+    float32.
     """
 
     class_logits: Tensor
@@ -49,9 +49,9 @@ class SegViTPrediction(NamedTuple):
 class ExplicitTokens(nn.Module):
     """Class embeddings made from masks, in place of learned tokens (ECENet).
 
-    A seed mask on the deepest feature map gives the first embeddings. After each stage, embeddings
-    are extracted from its mask and put, through a gate, together with the tokens that the stage's
-    decoder returns.
+    The first embeddings are extracted from a seed mask on the deepest feature map. After each
+    stage, embeddings are extracted from its mask and combined, through a gate, with the tokens of
+    the stage's decoder.
 
     Args:
         channels: channels C of the embeddings.
@@ -65,7 +65,7 @@ class ExplicitTokens(nn.Module):
             nn.Conv2d(channels, channels, kernel_size=1, groups=math.gcd(channels, 4), bias=False),
             nn.Conv2d(channels, num_classes, kernel_size=1, bias=False),
         )
-        # The first extraction is the seed's.
+        # The first extraction is for the seed mask.
         self.extractions = nn.ModuleList(
             ExplicitClassExtraction(num_classes, channels) for _ in range(num_stages + 1)
         )
@@ -93,12 +93,13 @@ class ExplicitTokens(nn.Module):
 class SegViTHead(nn.Module):
     """SegViT's decode head: token k is class k, its attention to the pixels is the class's mask.
 
-    The stages go from the deepest feature map to the shallowest and pass the tokens on; their
-    masks add up, at the size of the shallowest map. A token says by itself whether its class is in
-    the image. The score of class k is ``sum_q p(class of token q is k) * sigmoid(mask_q)``.
+    The stages go from the deepest feature map to the shallowest. Each passes its tokens to the
+    next, and their masks are summed at the size of the shallowest map. Each token also predicts
+    whether its class is in the image. The score of class k is
+    ``sum_q p(class of token q is k) * sigmoid(mask_q)``.
 
-    The head classifies by itself: it has no pixel features, so no other classifier can take the
-    place of its last layer. It runs in Detectron2's own SemanticSegmentor.
+    The head classifies by itself: it has no pixel features, so that no classifier can replace its
+    last layer. It runs in Detectron2's SemanticSegmentor as well.
 
     Args:
         input_shape: of the feature maps to use, from the shallowest to the deepest.
@@ -112,8 +113,8 @@ class SegViTHead(nn.Module):
         loss_weight_mask: weight of the focal loss of the masks.
         loss_weight_dice: weight of the dice loss of the masks.
         no_object_weight: weight of the tokens of absent classes in the cross-entropy.
-        loss_stride: the mask losses are computed at the labels' size divided by this. 1 as the
-            authors do; 2 or 4 save time and memory where there are many classes.
+        loss_stride: the mask losses are computed at the labels' size divided by this. The authors'
+            value is 1; 2 or 4 save time and memory where there are many classes.
         loss_weight: factor on all losses.
         ignore_value: label of ignored pixels.
         align_corners: how masks are interpolated.
@@ -206,14 +207,14 @@ class SegViTHead(nn.Module):
     def logits(self, features: dict[str, Tensor], size: Sequence[int] | None = None) -> Tensor:
         """Logarithms of the class scores, (B, K, h, w), float.
 
-        The scores do not sum to 1 over the classes. Of their logarithms, softmax makes the scores
-        divided by their sum, which is what multi-scale testing averages; softmax of the scores
-        themselves, which lie between 0 and about 1, would be nearly uniform.
+        The scores do not sum to 1 over the classes. The softmax of their logarithms is the scores
+        divided by their sum, which multi-scale testing averages. The softmax of the scores
+        themselves, which are between 0 and about 1, would be nearly uniform.
 
         Args:
             features: feature maps by name.
-            size: (h, w) that the masks are brought to before the sigmoid, as the authors do (with
-                the size of the image). Default: that of the shallowest feature map.
+            size: (h, w) that the masks are resized to before the sigmoid; the authors use the size
+                of the image. Default: that of the shallowest feature map.
         """
         class_logits, mask_logits = self.predict(features)
         mask_logits = resize(mask_logits[-1], size or mask_logits.shape[-2:], self.align_corners)
@@ -258,7 +259,7 @@ class SegViTHead(nn.Module):
         present = present_classes(labels, self.num_classes, self.ignore_value)
         size = [max(side // self.loss_stride, 1) for side in labels.shape[-2:]]
         targets = mask_targets(labels, self.num_classes, size, self.ignore_value)
-        # K masks of the labels' size, several times over: one stage at a time, recomputed in the
+        # Several copies of K masks of the labels' size: stage by stage, and recomputed in the
         # backward pass.
         options = {"use_reentrant": False, "preserve_rng_state": False}
         stages = [checkpoint(self._mask_losses, mask, targets, **options) for mask in mask_logits]
@@ -286,7 +287,7 @@ def log_class_scores(class_logits: Tensor, mask_logits: Tensor, epsilon: float =
     Returns:
         (B, K, h, w), of the dtype of ``mask_logits``.
     """
-    # Half precision cannot tell likely classes apart.
+    # In half precision the scores of likely classes would be equal.
     with without_autocast(mask_logits.device):
         probability = class_logits.to(mask_logits.dtype).softmax(dim=2)[..., :-1]
         scores = torch.einsum("bqk,bqhw->bkhw", probability, mask_logits.sigmoid())
@@ -294,7 +295,7 @@ def log_class_scores(class_logits: Tensor, mask_logits: Tensor, epsilon: float =
 
 
 def present_classes(labels: Tensor, num_classes: int, ignore_label: int = 255) -> Tensor:
-    """Which classes an image holds.
+    """The classes present in each image.
 
     Args:
         labels: (B, H, W), any integer dtype.
@@ -314,10 +315,10 @@ def present_classes(labels: Tensor, num_classes: int, ignore_label: int = 255) -
 def classification_loss(
     class_logits: Tensor, present: Tensor, no_object_weight: float = 0.1
 ) -> Tensor:
-    """Cross-entropy of the tokens' classes: token k shall say k, or that k is not in the image.
+    """Cross-entropy of the tokens' classes: the target of token k is k, or "not in the image".
 
     A weighted mean over the tokens of the batch, summed over the stages. Images without a labelled
-    pixel take no part: what is in them is not known.
+    pixel are left out.
 
     Args:
         class_logits: (S, B, K, K + 1) float32 or float64, the last being "not in the image".
@@ -357,5 +358,5 @@ def _check_arguments(
         )
     if loss_stride < 1:
         raise UserError(
-            f"MODEL.SEGVIT_HEAD.LOSS_STRIDE is {loss_stride}, expected a whole number from 1 on."
+            f"MODEL.SEGVIT_HEAD.LOSS_STRIDE is {loss_stride}, expected an integer from 1."
         )

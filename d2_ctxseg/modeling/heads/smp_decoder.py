@@ -16,7 +16,7 @@ from ...utils.errors import UserError, suggest
 from ..padding import pad_to_multiple
 from .base import SemSegHead, config_arguments
 
-# The decoder's class, and values for arguments to which the class itself gives no default.
+# The decoder's class, and values of the arguments without a default.
 _DECODERS = {
     "FPN": ("fpn.decoder.FPNDecoder", {}),
     "UPerNet": ("upernet.decoder.UPerNetDecoder", {}),
@@ -48,7 +48,7 @@ class SMPDecoderHead(SemSegHead):
     The decoders expect the feature maps ``res0`` (the image) to ``res5`` of EncoderBackbone.
 
     Args:
-        input_shape: of the backbone's feature maps.
+        input_shape: shapes of the backbone's feature maps.
         decoder: ``"UPerNet"``, ``"FPN"``, ``"Segformer"``, ``"PSPNet"``, ``"PAN"``,
             ``"DeepLabV3Plus"``, ``"Unet"``, ``"UnetPlusPlus"`` or ``"Linknet"``.
         decoder_options: keyword arguments of that decoder.
@@ -104,13 +104,13 @@ class SMPDecoderHead(SemSegHead):
     def pixel_features(self, features: dict[str, Tensor]) -> Tensor:
         """Feature maps by name to (B, C, h, w) at ``common_stride``."""
         image, *maps = (features[name] for name in self.in_features)
-        # Of the image decoders take nothing but the size. Segformer's divides it by 4 and rounds
-        # down, where the feature maps are rounded up.
+        # Decoders use only the size of the image. Segformer's divides it by 4 and rounds down,
+        # where the sizes of the feature maps are rounded up.
         return self.decoder([pad_to_multiple(image, 4), *maps])
 
 
 def build_decoder(name: str, shapes: list[ShapeSpec], options: dict[str, object]) -> nn.Module:
-    """A decoder of segmentation-models-pytorch, initialised as the library does.
+    """A decoder of segmentation-models-pytorch, with the library's initialisation.
 
     Args:
         name: see SMPDecoderHead.
@@ -168,7 +168,7 @@ def _encoder_feature_names(input_shape: Mapping[str, ShapeSpec]) -> list[str]:
 def _probe(
     name: str, decoder: nn.Module, shapes: list[ShapeSpec], size: int = 256
 ) -> tuple[int, int]:
-    """Channels and stride of the decoder's output: it has no uniform way to say them."""
+    """Channels and stride of the decoder's output, by running it: decoders do not state them."""
     was_training = decoder.training
     decoder.eval()
     device = next(decoder.parameters()).device

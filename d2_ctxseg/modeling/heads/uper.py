@@ -19,10 +19,10 @@ from .psp import PyramidPooling
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class UPerHead(SemSegHead):
-    """Pooled deepest features are added to the shallower ones, and all levels are joined.
+    """The pooled deepest features are added to the shallower ones; all levels are concatenated.
 
     Args:
-        input_shape: of the backbone's feature maps.
+        input_shape: shapes of the backbone's feature maps.
         in_features: names of the feature maps, from the shallowest to the deepest.
         channels: channels of every level and of the pixel features.
         pool_scales: sides of the grids that the deepest feature map is averaged to.
@@ -83,7 +83,7 @@ class UPerHead(SemSegHead):
         *shallow, deepest = (features[name] for name in self.in_features)
         top = self.pyramid(deepest)
         levels = [top]
-        # From deep to shallow: each level is its lateral and all that is deeper.
+        # From deep to shallow: each level is its lateral plus the upsampled deeper level.
         for x, lateral, conv in zip(
             reversed(shallow), reversed(self.laterals), reversed(self.fpn_convs)
         ):

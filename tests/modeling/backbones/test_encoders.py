@@ -178,7 +178,7 @@ class TestDropPath:
         "name", ["resnet18", "tu-hrnet_w18_small", "tu-densenet121", "timm-efficientnet-b0"]
     )
     def test_encoders_that_do_not_know_it_say_so(self, name):
-        with pytest.raises(UserError, match=f"DROP_PATH_RATE 0.3: encoder '{name}' cannot"):
+        with pytest.raises(UserError, match=f"DROP_PATH_RATE 0.3: encoder '{name}' does not support"):
             EncoderBackbone(name=name, drop_path_rate=0.3)
 
 
@@ -294,7 +294,7 @@ class TestFeaturePyramid:
 
     def test_other_numbers_of_blocks_are_refused(self):
         with pytest.raises(
-            UserError, match=r"PYRAMID is made of .* four blocks.*names 2: \(3, 5\)"
+            UserError, match=r"PYRAMID needs .* four blocks.*names 2: \(3, 5\)"
         ):
             VisionTransformerBackbone(name=VIT, out_indices=(3, 5), pyramid=True)
 

@@ -104,10 +104,10 @@ class TestStages:
         [
             ("resnet18", -1, r"FREEZE_AT is -1, expected a number from 0 .* to 5 \(the whole"),
             ("resnet18", 6, "FREEZE_AT is 6, expected a number from 0 .* to 5"),
-            ("mit_b0", 1, "'mit_b0' cannot .* no feature map of stride 2.* among 0, 2, 3, 4, 5"),
-            ("tu-hrnet_w18_small", 2, "not computed from res2 alone. Choose among 0, 1, 5"),
-            ("tu-hrnet_w18_small", 4, "not computed from res2 alone. Choose among 0, 1, 5"),
-            ("tu-maxvit_tiny_tf_224", 2, r"could not be told apart \(.*\). Choose among 0, 5"),
+            ("mit_b0", 1, "'mit_b0' cannot .* no feature map of stride 2.* one of 0, 2, 3, 4, 5"),
+            ("tu-hrnet_w18_small", 2, "not computed from res2 alone. Choose one of 0, 1, 5"),
+            ("tu-hrnet_w18_small", 4, "not computed from res2 alone. Choose one of 0, 1, 5"),
+            ("tu-maxvit_tiny_tf_224", 2, r"could not be separated \(.*\). Choose one of 0, 5"),
         ],
     )
     def test_what_an_encoder_cannot_do_is_refused(self, name, freeze_at, message):

@@ -1,4 +1,4 @@
-"""Heads of others, written against the documented members only, behind the one interface."""
+"""User-defined heads and Detectron2's behind the common interface."""
 
 import pytest
 import torch
@@ -12,12 +12,12 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, build_model
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class PlainTestHead(nn.Module):
-    """A user's head: nothing but the four members."""
+    """A user-defined head with the four required members."""
 
     def __init__(self, cfg, input_shape: dict[str, ShapeSpec]):
         super().__init__()
         if cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE not in ("cross_entropy", "hard_pixel_mining"):
-            # The words of Detectron2's DeepLab heads.
+            # The message of Detectron2's DeepLab heads.
             raise ValueError(f"Unexpected loss type: {cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE}")
         shape = input_shape["res5"]
         self.common_stride = shape.stride
@@ -32,12 +32,12 @@ class PlainTestHead(nn.Module):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class DeepTestHead(PlainTestHead):
-    """One with a loss of its own on the way."""
+    """A head with a loss besides that of its prediction."""
 
     loss_weight = 0.5
 
     def training_layers(self, features, labels):
-        """Feature maps to logits and that loss."""
+        """Feature maps to logits and the additional loss."""
         return self.layers(features), {"loss_way": self.conv.weight.mean() * labels.shape[0]}
 
 
@@ -55,7 +55,7 @@ class TestUsersHeads:
         keys = [key for key in model.state_dict() if key.startswith("sem_seg_head")]
         assert keys == ["sem_seg_head.conv.weight", "sem_seg_head.conv.bias"]
 
-    def test_losses_on_the_way_and_loss_weight_count(self, tiny_config):
+    def test_additional_losses_and_the_loss_weight_are_applied(self, tiny_config):
         tiny_config.MODEL.META_ARCHITECTURE = "LinearSegmentor"
         tiny_config.MODEL.CLASSIFIER.DROPOUT = 0.0
         tiny_config.MODEL.SEM_SEG_HEAD.NAME = "DeepTestHead"
@@ -84,6 +84,18 @@ class TestUsersHeads:
             build_head(tiny_config, {"res5": ShapeSpec(channels=4, stride=32)})
 
 
+class TestNorm:
+    """This project's heads have the normalisation of their papers."""
+
+    @pytest.mark.parametrize(("norm", "warns"), [("GN", False), ("BN", False), ("SyncBN", True)])
+    def test_only_a_value_that_somebody_chose_is_warned_of(self, tiny_config, caplog, norm, warns):
+        tiny_config.MODEL.SEM_SEG_HEAD.NAME = "FCNHead"
+        tiny_config.MODEL.SEM_SEG_HEAD.NORM = norm
+        head = build_head(tiny_config, {"res5": ShapeSpec(channels=4, stride=32)})
+        assert isinstance(head.convs[1], nn.BatchNorm2d)
+        assert ("NORM 'SyncBN' has no effect: FCNHead" in caplog.text) == warns
+
+
 class TestDetectron2sHeads:
     def test_deeplab_v3_gets_layers(self):
         class DeepLabV3Head(nn.Module):
@@ -96,7 +108,7 @@ class TestDetectron2sHeads:
         assert head.pixel_features({"res5": features}) == (features, {})
         assert not head.classifies_by_itself
 
-    def test_of_pointrend_the_coarse_head_is_taken(self, caplog):
+    def test_pointrend_is_reduced_to_its_coarse_head(self, caplog):
         head = nn.Module()
         head.coarse_sem_seg_head = nn.Identity()
         assert adapt_detectron2_head(head) is head.coarse_sem_seg_head

@@ -187,7 +187,7 @@ class TestFromAConfig:
     def test_heads_of_so_many_feature_maps_refuse_more(self, tiny_config, name, number):
         tiny_config.MODEL.SEM_SEG_HEAD.NAME = name
         tiny_config.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res2", "res3", "res4"]
-        with pytest.raises(UserError, match=f"this head takes {number} of the feature maps"):
+        with pytest.raises(UserError, match=f"this head takes {number} feature map"):
             build_model(tiny_config)
 
     @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ class TestPoolingToOnePixel:
     def test_one_image_cannot_be_trained_on(self, name):
         head_class, options = HEADS[name]
         head = head_class(SHAPE, num_classes=CLASSES, **options)
-        with pytest.raises(UserError, match="one image a worker.*IMS_PER_BATCH.*SYNC_BN"):
+        with pytest.raises(UserError, match="one image per worker.*IMS_PER_BATCH.*SYNC_BN"):
             head(feature_maps(batch=1), labels(batch=1))
 
     def test_one_image_can_be_predicted(self, name):
