@@ -129,7 +129,9 @@ def adapt_detectron2_head(head: nn.Module) -> nn.Module:
     Any other head is returned unchanged.
     """
     if hasattr(head, "coarse_sem_seg_head"):
-        logger.warning("%s: only its coarse head is used; points are not refined.", type(head).__name__)
+        logger.warning(
+            "%s: only its coarse head is used; points are not refined.", type(head).__name__
+        )
         return adapt_detectron2_head(head.coarse_sem_seg_head)
     if type(head).__name__ == "DeepLabV3Head" and not hasattr(head, "layers"):
         head.layers = types.MethodType(_deeplab_v3_layers, head)

@@ -178,7 +178,9 @@ class TestDropPath:
         "name", ["resnet18", "tu-hrnet_w18_small", "tu-densenet121", "timm-efficientnet-b0"]
     )
     def test_encoders_that_do_not_know_it_say_so(self, name):
-        with pytest.raises(UserError, match=f"DROP_PATH_RATE 0.3: encoder '{name}' does not support"):
+        with pytest.raises(
+            UserError, match=f"DROP_PATH_RATE 0.3: encoder '{name}' does not support"
+        ):
             EncoderBackbone(name=name, drop_path_rate=0.3)
 
 
@@ -293,9 +295,7 @@ class TestFeaturePyramid:
         torch.testing.assert_close(*gradients)
 
     def test_other_numbers_of_blocks_are_refused(self):
-        with pytest.raises(
-            UserError, match=r"PYRAMID needs .* four blocks.*names 2: \(3, 5\)"
-        ):
+        with pytest.raises(UserError, match=r"PYRAMID needs .* four blocks.*names 2: \(3, 5\)"):
             VisionTransformerBackbone(name=VIT, out_indices=(3, 5), pyramid=True)
 
     def test_other_patch_sizes_are_refused(self):
