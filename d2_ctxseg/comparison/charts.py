@@ -1,4 +1,4 @@
-"""What the page's template needs to draw charts: intervals, and curves with bands."""
+"""Computes charts for the page's template: intervals, and curves with bands."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Whisker:
 
     @property
     def is_known(self) -> bool:
-        """Whether there is something to draw."""
+        """Whether all numbers are finite."""
         return bool(np.isfinite([self.mean, self.low, self.high]).all())
 
     @property
@@ -59,7 +59,7 @@ def whisker_chart(rows: Sequence[Whisker], beside: Sequence[Whisker] = ()) -> di
 
     Args:
         rows: from the top.
-        beside: of a chart that shall have the same scale.
+        beside: rows of another chart, which gets the same scale.
     """
     rows = [row for row in rows if row.is_known]
     if not rows:

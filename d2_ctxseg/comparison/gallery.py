@@ -1,4 +1,4 @@
-"""Panels for chosen images: ground truth, and the predictions of both classifiers made again."""
+"""Panels of chosen images: ground truth, and new predictions of both classifiers."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ from ..data.images import read_display_image
 from ..deployment.predictor import SemSegPredictor
 from ..engine import setup_config
 from ..report.classes import DatasetClasses, classes_of
-from ..report.pictures import jpeg_address, label_address
+from ..report.example_images import jpeg_address, label_address
 from ..utils.errors import MissingFileError
 from .image_pairs import ImagePair
 from .results import TASK, Study, StudyRun
 
-# Pictures are narrower where there are many, so that the file stays below about 10 MB.
+# Images are narrower where there are many, so that the file stays below about 10 MB.
 _WIDTH, _NARROW_WIDTH, _MANY_IMAGES = 420, 280, 60
 _QUALITY = 75
 
@@ -30,8 +30,8 @@ Place = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture of the page.
+class PageImage:
+    """An image of the page.
 
     Attributes:
         address: "data:", for an <img>.
@@ -45,10 +45,10 @@ class Picture:
 
 
 class Gallery:
-    """Pictures of chosen images, with predictions of each label's first pair of runs.
+    """Images of chosen images, with predictions of each label's first pair of runs.
 
-    Each model is loaded once, one after another. A study takes days and its page minutes: what
-    cannot be drawn is left out, whatever the reason, and a note says so.
+    Each model is loaded once, one after another. An image that cannot be drawn
+    is left out, whatever the reason, and a note says so: a study must not fail because of its page.
 
     Args:
         study: the runs.
@@ -60,7 +60,7 @@ class Gallery:
 
     def __init__(self, study: Study, chosen: Mapping[str, Mapping[str, Sequence[ImagePair]]]):
         self._study = study
-        self._pictures: dict[tuple[Place, str], Picture] = {}
+        self._images: dict[tuple[Place, str], PageImage] = {}
         self._notes: dict[str, list[str]] = {dataset: [] for dataset in chosen}
         self.classes: dict[str, DatasetClasses] = {}
         number = sum(len(images) for labels in chosen.values() for images in labels.values())
@@ -79,8 +79,8 @@ class Gallery:
         """What is left out, and why."""
         return self._notes[dataset]
 
-    def panels(self, dataset: str, label: str, image: ImagePair) -> list[tuple[str, Picture]]:
-        """Titles and pictures: image, ground truth, both predictions, as far as there are any."""
+    def panels(self, dataset: str, label: str, image: ImagePair) -> list[tuple[str, PageImage]]:
+        """Titles and images: image, ground truth, both predictions, where they exist."""
         baseline, other = self._study.pairs(label)[0]
         titles = {
             "image": "image",
@@ -89,40 +89,40 @@ class Gallery:
             str(other.folder): f"{other.label}: {image.other:.1f}",
         }
         keys = {kind: ((dataset, image.file_name), kind) for kind in titles}
-        known = [kind for kind in titles if keys[kind] in self._pictures]
-        return [(titles[kind], self._pictures[keys[kind]]) for kind in known]
+        known = [kind for kind in titles if keys[kind] in self._images]
+        return [(titles[kind], self._images[keys[kind]]) for kind in known]
 
     def _records(self, places: set[Place]) -> dict[Place, Mapping]:
-        """The dataset's record of each image that there is on this machine."""
+        """The dataset's record of each image on this machine."""
         found = {}
         for dataset in self._notes:
             names = sorted(name for of_dataset, name in places if of_dataset == dataset)
             register_builtin_datasets([dataset])
             try:
                 records = DatasetCatalog.get(dataset) if names else []
-            except Exception as error:  # what a registered function raises is not ours to know
-                self._note(dataset, f"No pictures: {dataset} is not on this machine", error)
+            except Exception as error:  # a registered function may raise anything
+                self._note(dataset, f"No images: {dataset} is not on this machine", error)
                 continue
             own = {name: record_of(name, records) for name in names}
             missing = [name for name, record in own.items() if record is None]
             if missing:
                 self._notes[dataset].append(
-                    f"No pictures of {', '.join(missing)}: they are not in the dataset here."
+                    f"No images of {', '.join(missing)}: they are not in the dataset here."
                 )
             found |= {(dataset, name): record for name, record in own.items() if record}
         return found
 
     def _draw_record(self, place: Place, record: Mapping) -> None:
         dataset, name = place
-        load_truth = self.classes[dataset].load_truth
+        load_ground_truth = self.classes[dataset].load_ground_truth
         try:
             image = read_display_image(record["file_name"], record.get("value_range"))
-            self._pictures[place, "image"] = Picture(jpeg_address(image, self._width, _QUALITY), {})
+            self._images[place, "image"] = PageImage(jpeg_address(image, self._width, _QUALITY), {})
             label_file = record.get("sem_seg_file_name")
-            if label_file and load_truth is not None:
-                self._draw_labels(place, "ground truth", load_truth(label_file))
+            if label_file and load_ground_truth is not None:
+                self._draw_labels(place, "ground truth", load_ground_truth(label_file))
         except Exception as error:
-            self._note(dataset, f"No picture of {name}", error)
+            self._note(dataset, f"No image of {name}", error)
 
     def _predict(self, run: StudyRun, records: Mapping[Place, Mapping]) -> None:
         if not records:
@@ -144,7 +144,7 @@ class Gallery:
         pixels = dict(zip(values.tolist(), counts.tolist()))
         address = label_address(labels, colors, self._width)
         of_classes = {label: n for label, n in pixels.items() if 0 <= label < len(colors)}
-        self._pictures[place, kind] = Picture(address, of_classes, len(of_classes) < len(pixels))
+        self._images[place, kind] = PageImage(address, of_classes, len(of_classes) < len(pixels))
 
     def _note(self, dataset: str, text: str, error: Exception) -> None:
         # str(KeyError) has its text in quotes.
@@ -166,7 +166,7 @@ def _work(study: Study, chosen) -> list[tuple[StudyRun, list[Place]]]:
 
 
 def _predictor(run: StudyRun) -> SemSegPredictor:
-    """The model that was evaluated: ``model_final.pth``, unless another was since."""
+    """The model that was evaluated: ``model_final.pth``, unless another one was evaluated since."""
     tasks = next(tasks for tasks in run.run.evaluations.values() if TASK in tasks)
     weights = run.folder / (Path(tasks[TASK].weights).name or "model_final.pth")
     if not weights.is_file():

@@ -1,4 +1,4 @@
-"""Which images gain and lose most."""
+"""The images that gain and lose most."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ NUM_IMAGES = 3
 
 @dataclass(frozen=True)
 class ImagePair:
-    """An image, and how well a classifier does on it beside the baseline.
+    """The scores of an image, of a classifier and of the baseline.
 
     Attributes:
         file_name: as in the per-image counts.
@@ -49,7 +49,7 @@ def extreme_images(study: Study, label: str, dataset: str) -> list[ImagePair]:
 
 
 def _apart(ordered: Sequence[int], total: int) -> list[int]:
-    """The first few that are not neighbours of each other: frames of a video are alike."""
+    """The first few that are no neighbours in the dataset: frames of a video are similar."""
     chosen: list[int] = []
     for index in ordered:
         if all(abs(index - other) >= max(total // 20, 1) for other in chosen):

@@ -19,8 +19,8 @@ from .results import MEANS, NEUTRAL_KEYS, Study, cost_cells
 
 # Of many classes, those that gain and lose most are shown; the rest can be unfolded.
 _MOST_CLASSES = 10
-# Images are shown of so many datasets: models predict them again.
-_PICTURED_DATASETS = 2
+# Images are shown for this many datasets, since models have to predict them.
+_DATASETS_WITH_IMAGES = 2
 
 
 def write_page(study: Study, content: Mapping, path: str | Path) -> Path:
@@ -45,7 +45,7 @@ def render_page(study: Study, content: Mapping) -> str:
     datasets = {part["dataset"]: part for part in (content, *content["other_datasets"].values())}
     chosen = {
         dataset: {label: extreme_images(study, label, dataset) for label in part["differences"]}
-        for dataset, part in list(datasets.items())[:_PICTURED_DATASETS]
+        for dataset, part in list(datasets.items())[:_DATASETS_WITH_IMAGES]
     }
     gallery = Gallery(study, chosen)
     parts = [_dataset(part) for part in datasets.values()]
@@ -73,16 +73,16 @@ def render_page(study: Study, content: Mapping) -> str:
 
 
 def _seed_remarks(study: Study) -> tuple[list[str], list[str]]:
-    """What must be known about the seeds, and which runs have no partner."""
+    """Warnings about the number of seeds, and notes on runs without a partner."""
     others = {label: runs for label, runs in study.runs.items() if label != study.baseline}
     pairs = {label: [run.seed for _, run in study.pairs(label)] for label in others}
     single = [label for label, seeds in pairs.items() if len(seeds) == 1]
     warnings = []
     if single:
         warnings.append(
-            f"Compared with one seed alone: {', '.join(single)}. The interval then covers the luck "
-            "of the test images, not that of the training: train more seeds before you conclude "
-            "anything."
+            f"Compared with one seed only: {', '.join(single)}. Then the interval covers the "
+            "variation of the test images, not that of the training: train more seeds before you "
+            "draw a conclusion."
         )
     notes = []
     for label, runs in others.items():
@@ -164,7 +164,7 @@ def _whisker(name: str, index: int, difference: Mapping) -> Whisker:
 
 
 def _finite(value: float | None) -> float:
-    """A score of the content: NaN for None, which NaN becomes in a JSON file."""
+    """A score as a float; NaN for None, as NaN is written in JSON."""
     return math.nan if value is None else value
 
 
@@ -189,7 +189,7 @@ def _classes(label: str, index: int, differences: Mapping) -> dict:
 def _images(
     study: Study, dataset: str, chosen: Mapping[str, Sequence[ImagePair]], gallery: Gallery
 ) -> dict:
-    """For each label the images that gain, then those that lose, with their pictures."""
+    """For each label the images that gain, then those that lose, with their images."""
     groups = []
     for label, images in chosen.items():
         for title, gains in (("gain", True), ("lose", False)):
@@ -207,8 +207,8 @@ def _image(study: Study, dataset: str, label: str, image: ImagePair, gallery: Ga
     panels = gallery.panels(dataset, label, image)
     classes = gallery.classes[dataset]
     pixels: Counter = Counter()
-    for _, picture in panels:
-        pixels.update(picture.pixels)
+    for _, drawing in panels:
+        pixels.update(drawing.pixels)
     pairs = study.pairs(label)
     seeds = f", mean over {len(pairs)} seeds" if len(pairs) > 1 else ""
     return {
@@ -218,14 +218,14 @@ def _image(study: Study, dataset: str, label: str, image: ImagePair, gallery: Ga
             f"seed {pairs[0][1].seed}: {study.baseline} {image.baseline:.1f}",
             f"{label} {image.other:.1f}",
         ],
-        "panels": {title: picture.address for title, picture in panels},
+        "panels": {title: drawing.address for title, drawing in panels},
         "shown": [class_item(classes, index) for index, _ in pixels.most_common()],
-        "has_ignored": any(picture.has_ignored for _, picture in panels),
+        "has_ignored": any(drawing.has_ignored for _, drawing in panels),
     }
 
 
 def _machines(study: Study) -> list[str]:
-    """The devices that the runs were on, each once, as far as they are known."""
+    """The known devices of the runs, each once."""
     costs = [read_cost(run.folder) for runs in study.runs.values() for run in runs]
     known = [(cost["device"], cost.get("threads")) for cost in costs if "device" in cost]
     return [

@@ -1,4 +1,4 @@
-"""One HTML file about a training run, or about several beside each other."""
+"""Writes one HTML report about one or several training runs."""
 
 from .page import write_report
 

@@ -1,4 +1,4 @@
-"""What the templates need to draw charts as SVG; colours and fonts come from the style sheet."""
+"""Computes charts that the templates draw as SVG. Colours and fonts are in the style sheet."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ class Axes:
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture of ``width`` times ``height`` units, and its lines, bars or cells as dicts."""
+    """A chart of ``width`` times ``height`` units, with its lines, bars or cells as dicts."""
 
     width: float
     height: float
@@ -118,7 +118,7 @@ def heat_map(
     Returns:
         A mark a cell that is not 0, and one a name (with "name").
     """
-    # Few classes have larger cells, so that the picture does not become tiny.
+    # Few classes have larger cells, so that the chart stays readable.
     size = int(np.clip(420 / max(len(names), 1), 24, 56))
     margin = 24 + _LETTER * max((len(short(name)) for name in names), default=0)
     marks = []

@@ -1,4 +1,4 @@
-"""Names, colours and true labels of the classes of an evaluated dataset."""
+"""Names, colours and ground truth of the classes of an evaluated dataset."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -23,14 +23,14 @@ class DatasetClasses:
     Attributes:
         names: of the K classes.
         colors: (r, g, b) of each, 0-255.
-        load_truth: from a label file to class indices (H, W); None where the dataset is unknown.
-        note: why ``load_truth`` is None.
+        load_ground_truth: from a label file to class indices (H, W); None for an unknown dataset.
+        note: why ``load_ground_truth`` is None.
         value_range: of images with more than 8 bits, if it is known.
     """
 
     names: Sequence[str]
     colors: Sequence[Sequence[int]]
-    load_truth: Callable[[str], np.ndarray] | None
+    load_ground_truth: Callable[[str], np.ndarray] | None
     note: str | None = None
     value_range: tuple[float, float] | None = None
 
@@ -56,16 +56,22 @@ def classes_of(dataset: str, names: Sequence[str]) -> DatasetClasses:
     """The classes of a dataset that was evaluated with these class names.
 
     They are taken from Detectron2's catalog only if it has the same names under ``dataset``; else
-    their colours are made up.
+    their colours are generated.
     """
     palette = generate_palette(len(names))
     register_builtin_datasets([dataset])
     if dataset not in DatasetCatalog:
-        reason = f"The dataset {dataset} is not registered: no truth, and colours of its own."
+        reason = (
+            f"The dataset {dataset} is not registered, so there is no ground truth, and the "
+            "colours are generated."
+        )
         return DatasetClasses(names, palette, None, reason)
     metadata = MetadataCatalog.get(dataset)
     if list(metadata.get("stuff_classes") or []) != list(names):
-        reason = f"The dataset {dataset} has other classes than when it was evaluated: no truth."
+        reason = (
+            f"The dataset {dataset} has other classes than when it was evaluated, so there is no "
+            "ground truth."
+        )
         return DatasetClasses(names, palette, None, reason)
     colors = metadata.get("stuff_colors") or palette
     value_range = metadata.get("value_range")

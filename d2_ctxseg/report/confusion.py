@@ -1,4 +1,4 @@
-"""Which classes a confusion matrix shows to be taken for one another."""
+"""The most frequent confusions of classes in a confusion matrix."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Confusion:
-    """Pixels of the class ``truth`` that were predicted as the class ``predicted``.
+    """Pixels of the class ``ground_truth`` that were predicted as the class ``predicted``.
 
     Attributes:
         truth, predicted: class indices.
         pixels: how many.
-        share: of the pixels of the class ``truth``, in (0, 1].
+        share: of the pixels of the class ``ground_truth``, in (0, 1].
     """
 
-    truth: int
+    ground_truth: int
     predicted: int
     pixels: int
     share: float

@@ -1,4 +1,4 @@
-"""What the page shows about one dataset: classes, comparison, confusions, images."""
+"""The section about one dataset: classes, comparison, confusions, images."""
 
 import math
 import statistics
@@ -11,8 +11,8 @@ import numpy as np
 from .charts import heat_map, histogram
 from .classes import DatasetClasses, classes_of
 from .confusion import counted, most_confused, shares_of_truth, top_confusions
+from .example_images import draw_example
 from .html import format_number
-from .pictures import draw_example
 from .run import ClassScore, Evaluation, Example, Run
 from .sections import task_title
 
@@ -20,41 +20,39 @@ _CONFUSED_CLASSES = 30
 _CONFUSIONS = 12
 
 
-def dataset_section(
-    dataset: str, runs: Sequence[Run], picture_bytes: int, max_examples: int
-) -> dict:
+def dataset_section(dataset: str, runs: Sequence[Run], image_bytes: int, max_examples: int) -> dict:
     """All about one dataset.
 
     Args:
         dataset: its name.
         runs: all runs; those that were not evaluated on it are passed over.
-        picture_bytes: about the most that the pictures of an example may take.
-        max_examples: of each kind, worst and best, and each run.
+        image_bytes: about the most bytes for the images of an example.
+        max_examples: at most, of each kind (worst, best) and each run.
     """
     evaluated = [run for run in runs if dataset in run.evaluations]
     return {
         "name": dataset,
         "comparison": _comparison(dataset, evaluated) if len(evaluated) > 1 else None,
         "runs": [
-            {"run": run.name, **_run_part(run.evaluations[dataset], picture_bytes, max_examples)}
+            {"run": run.name, **_run_part(run.evaluations[dataset], image_bytes, max_examples)}
             for run in evaluated
         ],
     }
 
 
 def main_evaluation(evaluations: dict[str, Evaluation]) -> Evaluation:
-    """The one whose confusions and images are shown: single-scale if there is one."""
+    """The evaluation whose confusions and images are shown: single-scale if there is one."""
     return next(iter(evaluations.values()))
 
 
-def _run_part(evaluations: dict[str, Evaluation], picture_bytes: int, max_examples: int) -> dict:
+def _run_part(evaluations: dict[str, Evaluation], image_bytes: int, max_examples: int) -> dict:
     main = main_evaluation(evaluations)
     classes = classes_of(main.dataset, [item.name for item in main.classes])
     return {
         "classes": _class_table(evaluations, classes) if main.classes else None,
         "confusions": None if main.confusion is None else _confusions(main.confusion, classes),
         "scores": _image_scores(main.image_scores) if main.image_scores else None,
-        "examples": _examples(main, classes, picture_bytes, max_examples),
+        "examples": _examples(main, classes, image_bytes, max_examples),
         "notes": list(dict.fromkeys(main.notes)),
     }
 
@@ -139,7 +137,7 @@ def _confusions(matrix: np.ndarray, classes: DatasetClasses) -> dict:
     tables = {
         title: [
             {
-                "true": class_item(classes, item.truth),
+                "true": class_item(classes, item.ground_truth),
                 "predicted": class_item(classes, item.predicted),
                 "pixels": item.pixels,
                 "share": 100 * item.share,
@@ -179,7 +177,7 @@ def _image_scores(scores: Sequence[float]) -> dict:
 
 
 def _examples(
-    evaluation: Evaluation, classes: DatasetClasses, picture_bytes: int, max_examples: int
+    evaluation: Evaluation, classes: DatasetClasses, image_bytes: int, max_examples: int
 ) -> list[dict]:
     """The worst and the best images; of a small dataset all, in one group."""
     groups: dict[str, list[Example]] = {}
@@ -191,20 +189,20 @@ def _examples(
     return [
         {
             "title": title,
-            "examples": [_example(item, classes, picture_bytes) for item in some[:max_examples]],
+            "examples": [_example(item, classes, image_bytes) for item in some[:max_examples]],
             "left_out": len(some) - max_examples,
         }
         for title, some in groups.items()
     ]
 
 
-def _example(example: Example, classes: DatasetClasses, picture_bytes: int) -> dict:
-    drawn = draw_example(example, classes, picture_bytes)
+def _example(example: Example, classes: DatasetClasses, image_bytes: int) -> dict:
+    drawn = draw_example(example, classes, image_bytes)
     facts = [f"mIoU {format_number(example.miou)}"]
     if drawn.accuracy is not None:
         facts.append(f"{100 * drawn.accuracy:.1f} % of the labelled pixels correct")
     facts += [
-        f"{classes.names[item.truth]} taken for {classes.names[item.predicted]}: "
+        f"{classes.names[item.ground_truth]} predicted as {classes.names[item.predicted]}: "
         f"{100 * item.share:.1f} %"
         for item in drawn.confusions
     ]

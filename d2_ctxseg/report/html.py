@@ -1,4 +1,4 @@
-"""HTML through Jinja: whatever a template shows is escaped unless it is Markup."""
+"""Renders HTML with Jinja: all values are escaped unless they are Markup."""
 
 import math
 import re

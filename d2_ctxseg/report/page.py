@@ -14,9 +14,9 @@ from .html import render_report
 from .run import Run, read_run
 from .sections import configuration, curves, dataset_names, results
 
-# The file stays below about 10 MB: pictures take this much at most ...
-_PICTURES_BYTES = 8_000_000
-# ... and this much each at most; with less than the minimum they are not worth looking at.
+# The file stays below about 10 MB: all images take at most this many bytes ...
+_IMAGES_BYTES = 8_000_000
+# ... and the images of an example at most this many. Below the minimum they show too little.
 _MOST_BYTES, _LEAST_BYTES = 240_000, 40_000
 
 
@@ -25,8 +25,8 @@ def write_report(
 ) -> Path:
     """Write one HTML file about one run, or about several of which the first is the reference.
 
-    The file needs no other file and no network. What a run lacks is left out, and the page says
-    so.
+    The file needs no other file and no network. The page leaves out
+    what a run lacks, and says so.
 
     Args:
         run_dirs: folders that train_net.py wrote (OUTPUT_DIR).
@@ -68,10 +68,9 @@ def name_runs(runs: Sequence[Run]) -> None:
 def render(runs: Sequence[Run]) -> str:
     """The page as text."""
     notes = register_datasets_of(runs)
-    picture_bytes, max_examples = _budget(runs)
+    image_bytes, max_examples = _budget(runs)
     datasets = [
-        dataset_section(dataset, runs, picture_bytes, max_examples)
-        for dataset in dataset_names(runs)
+        dataset_section(dataset, runs, image_bytes, max_examples) for dataset in dataset_names(runs)
     ]
     title = " and ".join(run.name for run in runs) if len(runs) < 3 else f"{len(runs)} runs"
     return render_report(
@@ -88,7 +87,7 @@ def render(runs: Sequence[Run]) -> str:
 
 
 def _budget(runs: Sequence[Run]) -> tuple[int, int]:
-    """Bytes for the pictures of an example, and the most examples of each kind."""
+    """Bytes for the images of an example, and the most examples of each kind."""
     evaluations = [main_evaluation(tasks) for run in runs for tasks in run.evaluations.values()]
     kinds = [
         count
@@ -97,6 +96,6 @@ def _budget(runs: Sequence[Run]) -> tuple[int, int]:
     ]
     if not kinds:
         return _MOST_BYTES, 0
-    most = max(_PICTURES_BYTES // _LEAST_BYTES // len(kinds), 1)
+    most = max(_IMAGES_BYTES // _LEAST_BYTES // len(kinds), 1)
     total = sum(min(count, most) for count in kinds)
-    return min(_PICTURES_BYTES // total, _MOST_BYTES), most
+    return min(_IMAGES_BYTES // total, _MOST_BYTES), most

@@ -1,6 +1,6 @@
-"""Reads what a run left in its folder.
+"""Reads the folder of a run.
 
-Whatever is missing or damaged is left out, and a line in ``notes`` says so.
+Missing and damaged files are left out, and a line in ``notes`` names each.
 """
 
 import csv
@@ -94,7 +94,7 @@ def read_run(folder: Path) -> Run:
 
     Raises:
         MissingFileError: there is no such folder.
-        UserError: the folder holds nothing that a run leaves behind.
+        UserError: the folder holds no file of a run.
     """
     if not folder.is_dir():
         raise MissingFileError(f"'{folder}' is not a folder; expected the OUTPUT_DIR of a run.")
@@ -320,7 +320,7 @@ def _read_examples(path: Path) -> list[Example]:
     examples = []
     for entry in map(_mapping, content):
         names = [str(entry.get(key) or "") for key in ("file_name", "sem_seg_file_name", "kind")]
-        # The pictures lie beside the list: only the last part of a name counts.
+        # The images lie in the folder of the list, whatever folder their names say.
         prediction = path.with_name(Path(str(entry.get("prediction") or "none")).name)
         examples.append(
             Example(names[0], names[1], number(entry.get("mIoU")), names[2], prediction)

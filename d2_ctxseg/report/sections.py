@@ -1,4 +1,4 @@
-"""What the page shows about whole runs: results, training curves, configurations."""
+"""The sections about whole runs: results, training curves, configurations."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from .run import Evaluation, Run, flattened
 
 TASK_TITLES = {
     "sem_seg": "single-scale",
-    "sem_seg_EMA": "averaged weights",
+    "sem_seg_EMA": "EMA weights",
     "sem_seg_TTA": "multi-scale and flip",
 }
 _MAIN_KEYS = (
@@ -31,12 +31,12 @@ _MAIN_KEYS = (
 
 
 def task_title(task: str) -> str:
-    """What a task of an evaluation is called in the page."""
+    """The name of an evaluation's task in the page."""
     return TASK_TITLES.get(task, task)
 
 
 def dataset_names(runs: Sequence[Run]) -> list[str]:
-    """All datasets that a run was evaluated on, each once."""
+    """The datasets that at least one run was evaluated on, each once."""
     return list(dict.fromkeys(dataset for run in runs for dataset in run.evaluations))
 
 

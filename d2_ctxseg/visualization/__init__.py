@@ -1,4 +1,4 @@
-"""Pictures of label maps: overlays, comparisons, legends. Views of classifiers lie below."""
+"""Draws label maps: overlays, comparisons, legends. ``classifier_views`` draws classifiers."""
 
 from .overlays import (
     class_color,

@@ -1,6 +1,6 @@
-"""Pictures of label maps: an overlay with a legend; image, ground truth and prediction in a row.
+"""Draws label maps: overlays with legends; image, ground truth and prediction side by side.
 
-Labels outside the dataset's classes (255 and other ignored ones) get no colour.
+Labels that are no class of the dataset (255 and other ignored ones) have no colour.
 """
 
 from functools import lru_cache
@@ -54,7 +54,7 @@ def draw_overlay(
     return np.hstack([overlay, draw_legend(metadata, overlay.shape[0], class_shares(labels))])
 
 
-def draw_comparison(image_rgb, truth, prediction, metadata, alpha: float = 0.6):
+def draw_comparison(image_rgb, ground_truth, prediction, metadata, alpha: float = 0.6):
     """Image, ground truth and prediction side by side, with the accuracy and a legend.
 
     Pixels that the ground truth ignores are hatched in grey. The accuracy is the share of the other
@@ -71,24 +71,24 @@ def draw_comparison(image_rgb, truth, prediction, metadata, alpha: float = 0.6):
     Raises:
         ValueError: the image is not uint8 (H, W, 3), or a label map has another size.
     """
-    image, truth = _checked(image_rgb, truth)
+    image, ground_truth = _checked(image_rgb, ground_truth)
     _, prediction = _checked(image_rgb, prediction)
-    labelled = (truth >= 0) & (truth < len(metadata.stuff_classes))
+    labelled = (ground_truth >= 0) & (ground_truth < len(metadata.stuff_classes))
     caption = "prediction (no labelled pixels)"
     if labelled.any():
-        accuracy = (truth == prediction)[labelled].mean()
+        accuracy = (ground_truth == prediction)[labelled].mean()
         caption = f"prediction ({accuracy:.1%} of pixels correct)".replace("%", " %")
 
-    image, truth, prediction = _enlarged(image, truth, prediction)
+    image, ground_truth, prediction = _enlarged(image, ground_truth, prediction)
     # On grey, so that a class has the legend's colour whatever the colour of the object.
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     panels = {
         "image": image,
-        "ground truth": _overlay(grey, truth, metadata, alpha, hatch_ignored=True),
+        "ground truth": _overlay(grey, ground_truth, metadata, alpha, hatch_ignored=True),
         caption: _overlay(grey, prediction, metadata, alpha),
     }
     row = _side_by_side(panels)
-    present = np.union1d(truth, prediction)
+    present = np.union1d(ground_truth, prediction)
     return np.vstack([row, draw_legend_strip(metadata, present, row.shape[1])])
 
 
@@ -128,7 +128,7 @@ def draw_legend(
 
     Args:
         metadata: as in :func:`draw_overlay`.
-        height: of the picture, in pixels.
+        height: of the image, in pixels.
         shares: {label: share of the image}.
         all_classes: whether all classes are listed, in their order; otherwise those in ``shares``,
             the largest first.
@@ -162,16 +162,16 @@ def draw_legend(
     # A column: margin, patch, gap, name, gap, share.
     widths = [round(3.4 * size) + width + share_width for width in name_widths]
 
-    picture = Image.new("RGB", (sum(widths) + size, height), GROUND)
+    drawing = Image.new("RGB", (sum(widths) + size, height), GROUND)
     left = 0
     for column, width in zip(columns, widths):
         for i, (label, share) in enumerate(column):
             middle = size // 2 + i * step + step // 2
-            _draw_entry(picture, left + size, middle, font, metadata, label)
-            draw = ImageDraw.Draw(picture)
+            _draw_entry(drawing, left + size, middle, font, metadata, label)
+            draw = ImageDraw.Draw(drawing)
             draw.text((left + width, middle), share, INK, font, anchor="rm")
         left += width
-    return np.asarray(picture)
+    return np.asarray(drawing)
 
 
 def draw_legend_strip(metadata, labels: np.ndarray, width: int) -> np.ndarray:
@@ -180,7 +180,7 @@ def draw_legend_strip(metadata, labels: np.ndarray, width: int) -> np.ndarray:
     Args:
         metadata: as in :func:`draw_overlay`.
         labels: the classes, integers; those that are no class are listed as one, "ignored".
-        width: of the picture, in pixels.
+        width: of the image, in pixels.
 
     Returns:
         uint8 RGB array (any height, width, 3).
@@ -197,10 +197,10 @@ def draw_legend_strip(metadata, labels: np.ndarray, width: int) -> np.ndarray:
         places.append((label, x, y))
         x += entry_width + round(1.5 * size)
 
-    picture = Image.new("RGB", (width, y + step // 2 + size // 2), GROUND)
+    drawing = Image.new("RGB", (width, y + step // 2 + size // 2), GROUND)
     for label, x, y in places:
-        _draw_entry(picture, x, y, font, metadata, label)
-    return np.asarray(picture)
+        _draw_entry(drawing, x, y, font, metadata, label)
+    return np.asarray(drawing)
 
 
 def _overlay(image, labels, metadata, alpha, hatch_ignored=False) -> np.ndarray:
@@ -208,22 +208,22 @@ def _overlay(image, labels, metadata, alpha, hatch_ignored=False) -> np.ndarray:
     names = metadata.stuff_classes
     is_class = (labels >= 0) & (labels < len(names))
     colors = np.array([class_color(metadata, label) for label in range(len(names))], np.float32)
-    picture = image.astype(np.float32)
-    picture[is_class] += alpha * (colors[labels[is_class]] - picture[is_class])
+    drawing = image.astype(np.float32)
+    drawing[is_class] += alpha * (colors[labels[is_class]] - drawing[is_class])
     outlines = _borders(labels)
-    picture[outlines] += 0.45 * (255 - picture[outlines])
+    drawing[outlines] += 0.45 * (255 - drawing[outlines])
     if hatch_ignored:
         y, x = np.indices(labels.shape)
         stripes = (x + y) % 14 < 4
-        picture[~is_class] += 0.85 * (np.float32(IGNORED_DARK) - picture[~is_class])
-        picture[~is_class & stripes] = IGNORED_LIGHT
-    return _with_names(np.rint(picture).astype(np.uint8), labels, metadata)
+        drawing[~is_class] += 0.85 * (np.float32(IGNORED_DARK) - drawing[~is_class])
+        drawing[~is_class & stripes] = IGNORED_LIGHT
+    return _with_names(np.rint(drawing).astype(np.uint8), labels, metadata)
 
 
-def _with_names(picture: np.ndarray, labels: np.ndarray, metadata) -> np.ndarray:
-    """The picture with the names of the classes that have room for theirs."""
-    size = _font_size(picture.shape[0])
-    font, canvas = _font(size), Image.fromarray(picture)
+def _with_names(drawing: np.ndarray, labels: np.ndarray, metadata) -> np.ndarray:
+    """The image with the names of the classes that have room for theirs."""
+    size = _font_size(drawing.shape[0])
+    font, canvas = _font(size), Image.fromarray(drawing)
     draw = ImageDraw.Draw(canvas, "RGBA")
     for label, (x, y) in _places_of_names(labels, metadata, size):
         name, pad = class_name(metadata, label), size // 6
@@ -276,30 +276,30 @@ def _mean_in_box(values: np.ndarray, box: tuple[int, int]) -> np.ndarray:
 
 
 def _side_by_side(panels: dict[str, np.ndarray]) -> np.ndarray:
-    """Pictures of one size in a row, each under its title."""
+    """Images of one size in a row, each under its title."""
     height, width = next(iter(panels.values())).shape[:2]
     size = _font_size(height)
     gap, title_height = size // 2, 2 * size
     total_width = len(panels) * (width + gap) - gap
-    picture = Image.new("RGB", (total_width, title_height + height), GROUND)
-    draw = ImageDraw.Draw(picture)
+    drawing = Image.new("RGB", (total_width, title_height + height), GROUND)
+    draw = ImageDraw.Draw(drawing)
     for i, (title, panel) in enumerate(panels.items()):
         left = i * (width + gap)
-        picture.paste(Image.fromarray(panel), (left, title_height))
+        drawing.paste(Image.fromarray(panel), (left, title_height))
         font = _font(size)
         if _width(font, title) > width:
             font = _font(max(size * width // _width(font, title), 6))
         draw.text((left + width // 2, title_height // 2), title, INK, font, anchor="mm")
-    return np.asarray(picture)
+    return np.asarray(drawing)
 
 
-def _draw_entry(picture: Image.Image, x: int, y: int, font, metadata, label: int | None) -> None:
+def _draw_entry(drawing: Image.Image, x: int, y: int, font, metadata, label: int | None) -> None:
     """A patch of the class's colour and its name, to the right of ``x``, in line with ``y``.
 
     None stands for what is ignored, whose patch is hatched.
     """
     size, half = round(font.size), round(0.6 * font.size)
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(drawing)
     patch = (x, y - half, x + 2 * half, y + half)
     if label is None:
         draw.rectangle(patch, IGNORED_DARK, FRAME)
@@ -358,13 +358,13 @@ def _percent(share: float) -> str:
 
 
 def _font_size(height: int) -> int:
-    """In pixels: in proportion to the picture, within what is readable."""
+    """In pixels: in proportion to the image, within what is readable."""
     return int(np.clip(height // 30, 13, 32))
 
 
 @lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    # The font that comes with matplotlib, so that the pictures look the same everywhere.
+    # matplotlib ships this font, so the drawings look the same on every machine.
     return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)
 
 

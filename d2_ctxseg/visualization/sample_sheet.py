@@ -1,4 +1,4 @@
-"""Images with their labels, if they have any, on one sheet, to see at a glance whether they fit."""
+"""A sheet of images beside their labels, to check whether they fit."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -105,9 +105,9 @@ def _read_pair(image_path, label_path, label_format: LabelFormat, value_range):
     return image, label
 
 
-def _scaled(picture: np.ndarray, width: int = TILE_WIDTH) -> np.ndarray:
-    height = max(round(picture.shape[0] * width / picture.shape[1]), 1)
-    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+def _scaled(drawing: np.ndarray, width: int = TILE_WIDTH) -> np.ndarray:
+    height = max(round(drawing.shape[0] * width / drawing.shape[1]), 1)
+    return cv2.resize(drawing, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _sheet(tiles: list[np.ndarray], columns: int = 2) -> np.ndarray:

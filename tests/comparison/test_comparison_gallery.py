@@ -1,4 +1,4 @@
-"""The pictures of a comparison: predictions that the runs' models make again."""
+"""The images of a comparison: predictions that the runs' models make again."""
 
 import numpy as np
 import pytest
@@ -55,23 +55,23 @@ def page(tmp_path, folders):
     return write
 
 
-def pictures(page):
+def images(page):
     return [attributes for name, attributes in page.tags if name == "img"]
 
 
 def test_image_ground_truth_and_both_predictions_stand_side_by_side(page):
-    found = pictures(page())
-    titles = [picture["alt"].split(":")[0] for picture in found]
+    found = images(page())
+    titles = [drawing["alt"].split(":")[0] for drawing in found]
     assert titles == ["image", "ground truth", "linear", "context_aware"] * 3, "all images gain"
-    shapes = {picture_of(picture["src"]).shape for picture in found}
+    shapes = {picture_of(drawing["src"]).shape for drawing in found}
     assert shapes == {(64, 96, 3)}
 
 
 def test_predictions_have_the_colours_of_the_classes(page):
     palette = {tuple(color) for color in generate_palette(len(CLASSES))}
-    for picture in pictures(page()):
-        if picture["alt"].startswith(("linear", "context_aware")):
-            colors = np.unique(picture_of(picture["src"]).reshape(-1, 3), axis=0)
+    for drawing in images(page()):
+        if drawing["alt"].startswith(("linear", "context_aware")):
+            colors = np.unique(picture_of(drawing["src"]).reshape(-1, 3), axis=0)
             assert {tuple(color) for color in colors.tolist()} <= palette
 
 
@@ -92,7 +92,7 @@ def test_without_a_checkpoint_the_other_pictures_stay_and_a_note_says_why(page, 
     missing = folders[1] / "model_final.pth"
     missing.unlink()
     shown = page()
-    titles = [picture["alt"].split(":")[0] for picture in pictures(shown)]
+    titles = [drawing["alt"].split(":")[0] for drawing in images(shown)]
     assert titles == ["image", "ground truth", "linear"] * 3
     assert f"No predictions of context_aware, seed 1: '{missing}' is not there." in shown.text
 
@@ -106,7 +106,7 @@ def test_a_model_that_fails_does_not_cost_the_page(page, folders, damage):
         path.write_text(damage)
     shown = page()
     assert "No predictions of linear, seed 1: " in shown.text
-    assert "context_aware" in {picture["alt"].split(":")[0] for picture in pictures(shown)}
+    assert "context_aware" in {drawing["alt"].split(":")[0] for drawing in images(shown)}
 
 
 def test_a_classifier_that_is_not_registered_here_does_not_cost_the_page(page, folders):
@@ -121,7 +121,7 @@ def test_a_dataset_that_is_not_here_leaves_the_scores(page, folders, tmp_path):
     for path in (tmp_path / "data" / "images").iterdir():
         path.unlink()
     shown = page()
-    assert pictures(shown) == []
+    assert images(shown) == []
     assert "is not on this machine" in shown.text
     assert shown.text.count("seed 1: linear ") == 3
 

@@ -59,7 +59,7 @@ def test_results_have_spread_interval_and_number_of_seeds_that_gain(tmp_path, fo
 
 def test_one_seed_is_a_warning_at_the_top(tmp_path, folders):
     several, one = page_of(tmp_path, *folders), page_of(tmp_path, folders[0], folders[2])
-    assert "one seed alone: context_aware" in one[: one.index("<h2>")]
+    assert "one seed only: context_aware" in one[: one.index("<h2>")]
     assert "one seed alone" not in several
 
 
@@ -136,7 +136,7 @@ def test_names_of_classes_and_classifiers_are_escaped(tmp_path):
 
 def test_missing_checkpoints_are_said_and_scores_stay(tmp_path, folders):
     text = page_of(tmp_path, *folders)
-    assert "No pictures" in text
+    assert "No images" in text
     assert re.search(r"points, mean over 2 seeds</span> · <span[^>]*>seed 1: linear \d", text)
 
 

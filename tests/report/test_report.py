@@ -380,7 +380,7 @@ class TestManyClasses:
         dataset = write_dataset(tmp_path / "data", num_images=12)
         run = write_run(tmp_path / "run", dataset)
         whole = write_report([run]).stat().st_size
-        monkeypatch.setattr(page, "_PICTURES_BYTES", 4 * page._LEAST_BYTES)
+        monkeypatch.setattr(page, "_IMAGES_BYTES", 4 * page._LEAST_BYTES)
         path = write_report([run])
         assert path.stat().st_size < whole
         shown = read_page(path)

@@ -1,4 +1,4 @@
-"""The parts of the report: reading, confusions, pictures, markup, charts."""
+"""The parts of the report: reading, confusions, images, markup, charts."""
 
 import math
 import re
@@ -16,8 +16,8 @@ from report_runs import Page, picture_of, write_dataset, write_lines, write_run
 from d2_ctxseg.report.charts import Series, axes_of, heat_map, histogram, line_chart, ticks
 from d2_ctxseg.report.classes import DatasetClasses
 from d2_ctxseg.report.confusion import counted, most_confused, shares_of_truth, top_confusions
+from d2_ctxseg.report.example_images import draw_errors, draw_example
 from d2_ctxseg.report.html import format_number, number_cell, render
-from d2_ctxseg.report.pictures import draw_errors, draw_example
 from d2_ctxseg.report.run import Example, read_run
 
 
@@ -75,9 +75,9 @@ class TestConfusions:
             expected = sorted((pair[place] for pair in pairs), reverse=True)[:number]
             assert [getattr(item, by) for item in found] == pytest.approx(expected)
             for item in found:
-                assert item.truth != item.predicted
-                assert item.pixels == counts[item.truth, item.predicted]
-                assert item.share == pytest.approx(item.pixels / counts[item.truth].sum())
+                assert item.ground_truth != item.predicted
+                assert item.pixels == counts[item.ground_truth, item.predicted]
+                assert item.share == pytest.approx(item.pixels / counts[item.ground_truth].sum())
 
     @given(counts=counts_of_pixels, number=st.integers(1, 6))
     @settings(max_examples=40, deadline=None)
@@ -106,11 +106,11 @@ class TestPictures:
     @pytest.fixture
     def example(self, tmp_path):
         """Left half right, right half wrong, the lowest rows ignored."""
-        truth = np.zeros((40, 60), np.uint8)
-        truth[:, 30:], truth[30:] = 2, 255
+        ground_truth = np.zeros((40, 60), np.uint8)
+        ground_truth[:, 30:], ground_truth[30:] = 2, 255
         write_image(tmp_path / "image.png", np.full((40, 60, 3), 120, np.uint8))
-        write_image(tmp_path / "truth.png", truth)
-        prediction = np.where(truth == 255, 0, truth)
+        write_image(tmp_path / "truth.png", ground_truth)
+        prediction = np.where(ground_truth == 255, 0, ground_truth)
         prediction[:, 30:] = 1
         path = write_image(tmp_path / "prediction.png", prediction.astype(np.uint8))
         names = [str(tmp_path / name) for name in ("image.png", "truth.png")]
@@ -126,28 +126,33 @@ class TestPictures:
     def test_show_labels_in_the_classes_colours(self, example, classes):
         panels = draw_example(example, classes, 10**6).panels
         assert list(panels) == ["image", "ground truth", "prediction", "errors"]
-        truth, prediction = picture_of(panels["ground truth"]), picture_of(panels["prediction"])
-        assert (truth[:30, :30] == self.COLORS[0]).all()
-        assert (truth[:30, 30:] == self.COLORS[2]).all()
+        ground_truth, prediction = (
+            picture_of(panels["ground truth"]),
+            picture_of(panels["prediction"]),
+        )
+        assert (ground_truth[:30, :30] == self.COLORS[0]).all()
+        assert (ground_truth[:30, 30:] == self.COLORS[2]).all()
         assert (prediction[:30, 30:] == self.COLORS[1]).all()
-        hatch = truth[30:].reshape(-1, 3)
+        hatch = ground_truth[30:].reshape(-1, 3)
         assert len(np.unique(hatch, axis=0)) == 2 and (np.ptp(hatch, axis=1) == 0).all()
 
     def test_name_what_was_confused(self, example, classes):
         drawn = draw_example(example, classes, 10**6)
         (confusion,) = drawn.confusions
-        assert (confusion.truth, confusion.predicted, confusion.pixels) == (2, 1, 900)
+        assert (confusion.ground_truth, confusion.predicted, confusion.pixels) == (2, 1, 900)
         assert confusion.share == drawn.accuracy == 0.5
         assert drawn.shown_classes == [0, 1, 2] and drawn.note is None
         assert drawn.has_ignored
 
     def test_mark_wrong_pixels_and_no_others(self):
         rng = np.random.default_rng(0)
-        truth, prediction = rng.choice([0, 1, 2, 255], (2, 20, 30))
+        ground_truth, prediction = rng.choice([0, 1, 2, 255], (2, 20, 30))
         image = rng.integers(0, 256, (20, 30, 3), np.uint8)
-        picture = draw_errors(image, truth, prediction, 3).astype(int)
-        is_orange = picture[:, :, 0] > picture[:, :, 2] + 50
-        np.testing.assert_array_equal(is_orange, (truth != 255) & (truth != prediction))
+        drawing = draw_errors(image, ground_truth, prediction, 3).astype(int)
+        is_orange = drawing[:, :, 0] > drawing[:, :, 2] + 50
+        np.testing.assert_array_equal(
+            is_orange, (ground_truth != 255) & (ground_truth != prediction)
+        )
 
     def test_shrink_to_what_they_may_take(self, example, classes, tmp_path):
         rng = np.random.default_rng(0)

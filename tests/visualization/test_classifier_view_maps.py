@@ -14,7 +14,7 @@ from classifier_view_runs import (
     NUM_CLASSES,
     SEGVIT,
     WINDOWS,
-    picture,
+    drawing,
     scene_of,
 )
 from hypothesis import given
@@ -89,10 +89,10 @@ class TestMeasures:
         assert entropy(torch.zeros(7, 1, 1)).item() == pytest.approx(math.log(7))
 
     def test_changes_are_compared_with_the_ground_truth(self):
-        before, after, truth = np.array([[0, 1, 0, 0, 1], [0, 0, 1, 0, 1], [0, 0, 0, 1, -1]])[
-            :, None
-        ]
-        changes = label_changes(before, after, truth)
+        before, after, ground_truth = np.array(
+            [[0, 1, 0, 0, 1], [0, 0, 1, 0, 1], [0, 0, 0, 1, -1]]
+        )[:, None]
+        changes = label_changes(before, after, ground_truth)
         expected = [Change.NONE, Change.CORRECTED, Change.BROKEN, Change.NONE, Change.NONE]
         assert changes.tolist() == [expected]
         assert label_changes(np.array([1]), np.array([2]), np.array([0])) == Change.STILL_WRONG
@@ -102,10 +102,10 @@ class TestMeasures:
         assert set(unlabelled[before == after]) == {Change.NONE}
 
     def test_changes_explain_the_difference_of_the_accuracies(self):
-        before, after, truth = np.random.default_rng(0).integers(0, 3, (3, 20, 30))
-        changes = label_changes(before, after, truth)
+        before, after, ground_truth = np.random.default_rng(0).integers(0, 3, (3, 20, 30))
+        changes = label_changes(before, after, ground_truth)
         gain = (changes == Change.CORRECTED).mean() - (changes == Change.BROKEN).mean()
-        assert accuracy(after, truth) - accuracy(before, truth) == pytest.approx(gain)
+        assert accuracy(after, ground_truth) - accuracy(before, ground_truth) == pytest.approx(gain)
 
     def test_ignored_pixels_have_no_accuracy(self):
         assert accuracy(np.array([0, 1, 2]), np.array([0, 2, -1])) == 0.5
@@ -133,17 +133,17 @@ class TestMapsOfAnImage:
     def test_other_threads_get_their_predictions_meanwhile(self, predictor_of, options):
         predictor, other = predictor_of("LinearSegmentor", *options), []
         scene = scene_of(predictor)
-        expected = predictor(picture())
+        expected = predictor(drawing())
 
         def read(features, logits):
-            thread = threading.Thread(target=lambda: other.append(predictor(picture())))
+            thread = threading.Thread(target=lambda: other.append(predictor(drawing())))
             thread.start()
             thread.join()
             return {"large": 1e6 + logits}
 
         maps_of_image(scene.model, scene.inputs, read)
         assert other and all((labels == expected).all() for labels in other)
-        np.testing.assert_array_equal(predictor(picture()), expected)
+        np.testing.assert_array_equal(predictor(drawing()), expected)
 
 
 @pytest.mark.parametrize("options", [(), WINDOWS, ECE], ids=["whole", "windows", "ECEHead"])
@@ -154,7 +154,7 @@ class TestContextAware:
         with torch.no_grad():
             expected = predictor.model(scene.inputs)[0]["sem_seg"]
         torch.testing.assert_close(two_predictions(scene).refined, expected)
-        np.testing.assert_array_equal(expected.argmax(0).numpy(), predictor(picture()))
+        np.testing.assert_array_equal(expected.argmax(0).numpy(), predictor(drawing()))
 
     def test_the_vanilla_prediction_is_that_of_the_convolution_alone(self, predictor_of, options):
         predictor = predictor_of("ContextAwareSegmentor", *options)

@@ -73,7 +73,7 @@ class TestTools:
         assert "No samples of" in captured.err
 
     def test_visualize_data_draws_crops_as_training_takes_them(self, tiny_run, tmp_path, capsys):
-        output = tmp_path / "pictures"
+        output = tmp_path / "images"
         script = TOOLS / "visualize_data.py"
         arguments = ["--config-file", tiny_run, "--output", output, "--num-images", 3]
         assert run_script(script, *arguments) == 0

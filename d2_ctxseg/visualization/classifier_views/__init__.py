@@ -1,7 +1,7 @@
-"""Pictures of what the classifiers do: contexts, prototypes, masks, and how sure they are.
+"""Draws how classifiers work: contexts, prototypes, masks, and how certain they are.
 
-Each classifier has a file of its own: first what is computed, then how it is shown. ``drawing.py``
-has the parts that pictures are made of.
+Each classifier has a file of its own: first the computation, then the drawing. ``drawing.py`` has
+the parts of the drawings.
 """
 
 from .scene import ClassifierView

@@ -23,10 +23,10 @@ def entropy_scale(*maps: np.ndarray, num_classes: int) -> HeatScale:
 
 def _prediction(scene: Scene) -> ClassifierView:
     if scene.ground_truth is None:
-        picture = draw_overlay(scene.image, scene.prediction, scene.metadata)
-        return ClassifierView("prediction", "The class of every pixel, with shares.", picture)
-    picture = draw_comparison(scene.image, scene.ground_truth, scene.prediction, scene.metadata)
-    return ClassifierView("prediction", "The image, its ground truth, and the prediction.", picture)
+        drawing = draw_overlay(scene.image, scene.prediction, scene.metadata)
+        return ClassifierView("prediction", "The class of every pixel, with shares.", drawing)
+    drawing = draw_comparison(scene.image, scene.ground_truth, scene.prediction, scene.metadata)
+    return ClassifierView("prediction", "The image, its ground truth, and the prediction.", drawing)
 
 
 def _entropy(scene: Scene) -> ClassifierView:

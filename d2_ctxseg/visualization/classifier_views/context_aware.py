@@ -94,12 +94,12 @@ def _both_predictions(scene: Scene, labels: dict[str, np.ndarray]) -> Classifier
         Panel(shown[name], draw_overlay(background, prediction, metadata, legend=False))
         for name, prediction in labels.items()
     ]
-    picture = with_legend(draw_panels(panels, 3), metadata, sorted(present))
+    drawing = with_legend(draw_panels(panels, 3), metadata, sorted(present))
     caption = (
         "The vanilla prediction, whose weights are the same for every image, and the refined one, "
         "whose weights are computed for this image."
     )
-    return ClassifierView("vanilla_and_refined", caption, picture)
+    return ClassifierView("vanilla_and_refined", caption, drawing)
 
 
 def _entropies(scene: Scene, logits: TwoPredictions) -> ClassifierView:
@@ -148,8 +148,8 @@ def _shares(scene: Scene, labels: dict[str, np.ndarray]) -> ClassifierView:
     }
     names = [class_name(scene.metadata, label) for label in order]
     colors = [class_color(scene.metadata, label) for label in order]
-    picture = draw_bars(names, colors, series, "share of the pixels in %")
+    drawing = draw_bars(names, colors, series, "share of the pixels in %")
     caption = "The share of each class in the refined and in the vanilla prediction" + (
         "." if scene.ground_truth is None else ", and in the ground truth (of its labelled pixels)."
     )
-    return ClassifierView("class_shares", caption, picture)
+    return ClassifierView("class_shares", caption, drawing)

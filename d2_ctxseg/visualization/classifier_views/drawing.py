@@ -26,7 +26,7 @@ HEAT_OPACITY, GROUND_GREYS = 0.75, (64, 192)
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture, uint8 RGB (h, w, 3), and what stands above it."""
+    """An image, uint8 RGB (h, w, 3), and the title above it."""
 
     title: str
     picture: np.ndarray
@@ -75,7 +75,7 @@ def grey(image_rgb: np.ndarray) -> np.ndarray:
 
 
 def blend(image: np.ndarray, colors: np.ndarray, opacity: float) -> np.ndarray:
-    """Two uint8 pictures (H, W, 3), the second one laid over the first."""
+    """Two uint8 images (H, W, 3), the second laid over the first."""
     return cv2.addWeighted(image, 1 - opacity, colors, opacity, 0)
 
 
@@ -130,22 +130,22 @@ def _draw_bar(axis, heat: HeatScale) -> None:
 
 
 def _mosaic(
-    pictures: Sequence[np.ndarray], columns: int
+    images: Sequence[np.ndarray], columns: int
 ) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
-    """Pictures of one shape in rows, with room for titles, and each one's left, right and top."""
-    height, width = pictures[0].shape[:2]
+    """Images of one shape in rows, with room for titles, and each one's left, right and top."""
+    height, width = images[0].shape[:2]
     panel_width = int(np.clip(WIDEST // columns, NARROWEST_PANEL, WIDEST_PANEL))
     panel_width = max(min(panel_width, HIGHEST_PANEL * width // height), 1)
     panel_height = max(round(panel_width * height / width), 1)
     enlarged = panel_width > width
     step = (TITLE_HEIGHT + panel_height, panel_width + GAP)
-    rows = -(-len(pictures) // columns)
+    rows = -(-len(images) // columns)
     shape = (rows * step[0], columns * step[1] - GAP, 3)
     mosaic, places = np.full(shape, 255, np.uint8), []
-    for number, picture in enumerate(pictures):
+    for number, drawing in enumerate(images):
         top, left = TITLE_HEIGHT + number // columns * step[0], number % columns * step[1]
         interpolation = cv2.INTER_CUBIC if enlarged else cv2.INTER_AREA
-        resized = cv2.resize(picture, (panel_width, panel_height), interpolation=interpolation)
+        resized = cv2.resize(drawing, (panel_width, panel_height), interpolation=interpolation)
         mosaic[top : top + panel_height, left : left + panel_width] = resized
         places.append((left, left + panel_width, top))
     return mosaic, places
@@ -223,10 +223,10 @@ def draw_points(
     return _rendered(figure)
 
 
-def with_legend(picture: np.ndarray, metadata, classes) -> np.ndarray:
-    """A picture (h, w, 3) with the names and colours of some classes beneath."""
-    strip = draw_legend_strip(metadata, np.asarray(classes), picture.shape[1])
-    return np.vstack([picture, strip])
+def with_legend(drawing: np.ndarray, metadata, classes) -> np.ndarray:
+    """An image (h, w, 3) with the names and colours of some classes beneath."""
+    strip = draw_legend_strip(metadata, np.asarray(classes), drawing.shape[1])
+    return np.vstack([drawing, strip])
 
 
 def distinct_colors(count: int) -> np.ndarray:
@@ -260,10 +260,10 @@ def _draw_key(figure: Figure, key: dict[str, Sequence[int]]) -> None:
 def _rendered(figure: Figure) -> np.ndarray:
     """The figure as uint8 RGB, its blank edges cut to a margin."""
     figure.canvas.draw()
-    picture = np.asarray(figure.canvas.buffer_rgba())[..., :3]
-    drawn = (picture < 255).any(axis=2)
+    drawing = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    drawn = (drawing < 255).any(axis=2)
     rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
     if not rows.size:
-        return picture.copy()
-    cut = picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        return drawing.copy()
+    cut = drawing[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return np.pad(cut, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), constant_values=255)

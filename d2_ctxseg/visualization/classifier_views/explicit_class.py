@@ -1,4 +1,4 @@
-"""Views of the masks that explicit class embeddings are made from, stage by stage."""
+"""Views of the masks from which explicit class embeddings are computed, stage by stage."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -78,8 +78,8 @@ def segvit_masks(scene: Scene, classes: Sequence[int]) -> dict[str, Tensor]:
 def classifier_mask_views(scene: Scene) -> list[ClassifierView]:
     """The masks of an ExplicitClassClassifier."""
     caption = (
-        "The masks that class embeddings are made from: those of the vanilla classifier (seed), "
-        "those of the attention of pixels to classes, and their sum."
+        "The masks from which class embeddings are computed: those of the vanilla classifier "
+        "(seed), those of the attention of pixels to classes, and their sum."
     )
     return [_view(scene, classifier_masks, "masks", caption)]
 
@@ -88,8 +88,8 @@ def head_mask_views(scene: Scene) -> list[ClassifierView]:
     """The masks of the stages of an ECEHead or a SegViTHead."""
     if isinstance(scene.model.sem_seg_head, ECEHead):
         caption = (
-            "The masks that the decode head makes class embeddings from, from the deepest stage "
-            "to the first, and their sum."
+            "The masks from which the decode head computes class embeddings, from the deepest "
+            "stage to the first, and their sum."
         )
         return [_view(scene, ece_masks, "stage_masks", caption)]
     caption = (

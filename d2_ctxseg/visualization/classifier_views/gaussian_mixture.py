@@ -75,14 +75,14 @@ def _components(
     colors, ground, panels = distinct_colors(count), grey(scene.image), []
     for label, component in zip(classes, densest):
         own = scene.prediction == label
-        picture = blend(ground, np.where(own[..., None], colors[component], ground), 0.75)
+        drawing = blend(ground, np.where(own[..., None], colors[component], ground), 0.75)
         used = np.bincount(component[own], minlength=count) / max(own.sum(), 1)
         title = f"{class_name(scene.metadata, label)}: largest share {percent(used.max())}"
-        panels.append(Panel(title, picture))
+        panels.append(Panel(title, drawing))
     caption = (
         f"Which of its {count} Gaussians is the densest for each pixel predicted as a class, and "
         "the share of the pixels that the largest of them has."
     )
     key = {f"component {m + 1}": color for m, color in enumerate(colors[:10].tolist())}
-    picture = draw_panels([Panel("image", scene.image), *panels], 2, key=key)
-    return ClassifierView("components", caption, picture)
+    drawing = draw_panels([Panel("image", scene.image), *panels], 2, key=key)
+    return ClassifierView("components", caption, drawing)

@@ -1,4 +1,4 @@
-"""Maps that a classifier makes on its way to the logits, brought to the image's size."""
+"""Intermediate maps of a classifier, resized to the image."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +27,7 @@ def maps_of_image(
     """Logits and other maps, each brought to the image as the model brings its logits.
 
     That includes cutting off the padding, and averaging over the windows of a sliding-window
-    prediction: the maps lie where the prediction that was made from them lies. For that, they go
+    prediction: each map is aligned with the prediction. For that, they go
     through the model as further channels of its logits, by a hook that changes nothing for other
     threads that use the model meanwhile.
 

@@ -29,7 +29,7 @@ from .drawing import (
 from .model_maps import classifying_module, maps_of_image
 from .scene import ClassifierView, Scene, largest_classes
 
-MOST_CLASSES = 3  # with a picture of similarities each
+MOST_CLASSES = 3  # with an image of similarities each
 MOST_PROTOTYPES = 11  # with a map of similarities each
 MOST_CLASSES_WITH_BARS = 30
 MOST_CLASSES_OF_EMBEDDING = 8
@@ -229,8 +229,8 @@ def draw_similarities(
     )
     if len(shown) < len(groups):
         caption += f" Shown are the {len(shown)} that are nearest to the most pixels."
-    picture = draw_panels(panels, min(4, len(panels)), heat=scale)
-    return ClassifierView(_view_name(scene, label), caption, picture)
+    drawing = draw_panels(panels, min(4, len(panels)), heat=scale)
+    return ClassifierView(_view_name(scene, label), caption, drawing)
 
 
 def draw_distinct_prototypes(
@@ -249,14 +249,14 @@ def draw_distinct_prototypes(
     names = [class_name(scene.metadata, k) for k in classes]
     colors = [class_color(scene.metadata, k) for k in classes]
     series = {"distinct": [numbers[k] for k in classes]}
-    picture = draw_bars(names, colors, series, f"distinct prototypes, of {count}", digits=0)
+    drawing = draw_bars(names, colors, series, f"distinct prototypes, of {count}", digits=0)
     caption = (
         f"How many of the {count} prototypes of a class are distinct. Prototypes coincide with a "
         f"{kind.coincidence}; a class whose prototypes all coincide has one in effect."
     )
     if len(classes) < len(groups):
         caption += f" Shown are the {len(classes)} classes with the fewest."
-    return ClassifierView("distinct_prototypes", caption, picture)
+    return ClassifierView("distinct_prototypes", caption, drawing)
 
 
 def _coincidence(groups: Sequence[Sequence[int]], count: int, kind: Similarities) -> str:
@@ -290,7 +290,7 @@ def _embedding_space(scene: Scene, sample: PixelSample, classes: Sequence[int]) 
         f"{rank} principal component ({percent(share)} of the variance)"
         for rank, share in zip(("first", "second"), plane.explained.tolist())
     ]
-    picture = draw_points(
+    drawing = draw_points(
         plane.project(sample.embeddings).numpy(),
         colors[sample.classes.numpy()],
         plane.project(prototypes.flatten(0, 1)).numpy(),
@@ -301,8 +301,8 @@ def _embedding_space(scene: Scene, sample: PixelSample, classes: Sequence[int]) 
         f"Embeddings of {len(sample.classes)} pixels (points, coloured by predicted class) and of "
         "the prototypes (stars), on the plane in which the pixels vary most."
     )
-    picture = with_legend(picture, scene.metadata, sorted(classes))
-    return ClassifierView("embedding_space", caption, picture)
+    drawing = with_legend(drawing, scene.metadata, sorted(classes))
+    return ClassifierView("embedding_space", caption, drawing)
 
 
 def _sampled(
@@ -330,10 +330,10 @@ def _valid_size(scene: Scene) -> tuple[int, int]:
     return tuple(max(round(length / stride), 1) for length in size)
 
 
-def _framed(picture: np.ndarray, color: Sequence[int]) -> np.ndarray:
-    """With a frame of the colour that the prototype has in the other picture."""
-    width = max(round(picture.shape[1] / 60), 1)
-    framed = picture.copy()
+def _framed(drawing: np.ndarray, color: Sequence[int]) -> np.ndarray:
+    """With a frame of the colour that the prototype has in the other image."""
+    width = max(round(drawing.shape[1] / 60), 1)
+    framed = drawing.copy()
     framed[:width], framed[-width:], framed[:, :width], framed[:, -width:] = [color] * 4
     return framed
 

@@ -64,7 +64,7 @@ def _attention_view(scene: Scene) -> ClassifierView:
         Panel(class_name(scene.metadata, k), scale.over(scene.image, weights))
         for k, weights in zip(classes, attention)
     ]
-    caption = "Where the pixels lie that the spatial prototype of a class is made from."
+    caption = "The weights of the pixels in the spatial prototype of a class."
     return ClassifierView("spatial_attention", caption, draw_panels(panels, 3, heat=scale))
 
 

@@ -31,7 +31,7 @@ def draw_classifier_views(
     labels: np.ndarray | None = None,
     classes: Sequence[int] | None = None,
 ) -> list[ClassifierView]:
-    """Pictures of how the model of ``predictor`` comes to its prediction for one image.
+    """Draw how the model of ``predictor`` comes to its prediction for one image.
 
     Every model has its prediction with entropy and confidence; a context-aware one, and a semantic
     and spatial one, has instead both of its predictions, their entropies, their differences and the
@@ -46,7 +46,7 @@ def draw_classifier_views(
             largest of the prediction.
 
     Returns:
-        Views with different names. In their pictures an image larger than 1280 pixels is reduced.
+        Views with different names. In their images an image larger than 1280 pixels is reduced.
 
     Raises:
         UserError: an argument has another shape or type, or a class does not exist.

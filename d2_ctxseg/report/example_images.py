@@ -1,4 +1,4 @@
-"""Image, ground truth, prediction and errors of one example, as pictures inside the page."""
+"""Image, ground truth, prediction and errors of an example, embedded in the page."""
 
 import base64
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ from .classes import DatasetClasses
 from .confusion import Confusion, top_confusions
 from .run import Example
 
-# (width in pixels, JPEG quality), tried until the pictures are small enough.
+# (width in pixels, JPEG quality), tried until the images are small enough.
 _SIZES = ((480, 85), (480, 70), (360, 75), (240, 70), (240, 50))
 _WRONG = (213, 94, 0)
 _IGNORED_DARK, _IGNORED_LIGHT = (33, 33, 33), (92, 92, 92)
 
 
 @dataclass(frozen=True)
-class ExamplePictures:
+class ExampleImages:
     """What is shown of an example.
 
     Attributes:
-        panels: title -> "data:" address of a picture.
+        panels: title -> "data:" address of an image.
         confusions: the largest of the image; ``share`` is of all labelled pixels.
         accuracy: the share of labelled pixels that are correct, or None.
         shown_classes: classes in ground truth or prediction, those with the most pixels first.
@@ -42,36 +42,36 @@ class ExamplePictures:
     note: str | None
 
 
-def draw_example(example: Example, classes: DatasetClasses, max_bytes: int) -> ExamplePictures:
-    """Draw an example; its pictures together take about ``max_bytes`` at most.
+def draw_example(example: Example, classes: DatasetClasses, max_bytes: int) -> ExampleImages:
+    """Draw an example; its images together take about ``max_bytes`` at most.
 
     What cannot be read is left out, and the note says so.
     """
     notes = []
     prediction = _read(notes, read_label, example.prediction)
     if prediction is None:
-        return ExamplePictures({}, [], None, [], False, notes[0])
+        return ExampleImages({}, [], None, [], False, notes[0])
     image = _read(notes, read_display_image, example.file_name, classes.value_range)
-    truth = None
-    if classes.load_truth is None:
+    ground_truth = None
+    if classes.load_ground_truth is None:
         notes.append(classes.note or "")
     else:
-        truth = _read(notes, classes.load_truth, example.sem_seg_file_name)
+        ground_truth = _read(notes, classes.load_ground_truth, example.sem_seg_file_name)
     image = _fitting(notes, "image", image, prediction)
-    truth = _fitting(notes, "ground truth", truth, prediction)
+    ground_truth = _fitting(notes, "ground truth", ground_truth, prediction)
 
-    shown = _classes_by_size(prediction, truth, len(classes.names))
+    shown = _classes_by_size(prediction, ground_truth, len(classes.names))
     confusions, accuracy = [], None
-    if truth is not None:
-        confusions, accuracy = _compare(truth, prediction, len(classes.names))
+    if ground_truth is not None:
+        confusions, accuracy = _compare(ground_truth, prediction, len(classes.names))
     for width, quality in _SIZES:
-        panels = _panels(image, truth, prediction, classes, width, quality)
+        panels = _panels(image, ground_truth, prediction, classes, width, quality)
         if sum(map(len, panels.values())) <= max_bytes:
             break
-    maps = [labels for labels in (truth, prediction) if labels is not None]
+    maps = [labels for labels in (ground_truth, prediction) if labels is not None]
     ignored = any(((labels < 0) | (labels >= len(classes.names))).any() for labels in maps)
     text = " ".join(notes) or None
-    return ExamplePictures(panels, confusions, accuracy, shown, bool(ignored), text)
+    return ExampleImages(panels, confusions, accuracy, shown, bool(ignored), text)
 
 
 def color_labels(labels: np.ndarray, colors: Sequence[Sequence[int]]) -> np.ndarray:
@@ -80,18 +80,18 @@ def color_labels(labels: np.ndarray, colors: Sequence[Sequence[int]]) -> np.ndar
 
 
 def draw_errors(
-    image: np.ndarray | None, truth: np.ndarray, prediction: np.ndarray, num_classes: int
+    image: np.ndarray | None, ground_truth: np.ndarray, prediction: np.ndarray, num_classes: int
 ) -> np.ndarray:
     """The image in pale grey, wrong pixels in orange, ignored ones hatched: uint8 (H, W, 3)."""
-    picture = np.full((*truth.shape, 3), 235, np.uint8)
+    drawing = np.full((*ground_truth.shape, 3), 235, np.uint8)
     if image is not None:
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        picture = np.repeat((110 + grey[:, :, None] * 0.55).astype(np.uint8), 3, axis=2)
-    labelled = (truth >= 0) & (truth < num_classes)
-    wrong = labelled & (truth != prediction)
-    picture[wrong] = (0.25 * picture[wrong] + 0.75 * np.array(_WRONG)).astype(np.uint8)
-    hatch = np.array([_IGNORED_DARK, _IGNORED_LIGHT], np.uint8)[_stripes(truth.shape)]
-    return np.where(labelled[:, :, None], picture, hatch)
+        drawing = np.repeat((110 + grey[:, :, None] * 0.55).astype(np.uint8), 3, axis=2)
+    labelled = (ground_truth >= 0) & (ground_truth < num_classes)
+    wrong = labelled & (ground_truth != prediction)
+    drawing[wrong] = (0.25 * drawing[wrong] + 0.75 * np.array(_WRONG)).astype(np.uint8)
+    hatch = np.array([_IGNORED_DARK, _IGNORED_LIGHT], np.uint8)[_stripes(ground_truth.shape)]
+    return np.where(labelled[:, :, None], drawing, hatch)
 
 
 def _read(notes: list[str], reader, path, *arguments) -> np.ndarray | None:
@@ -113,47 +113,53 @@ def _fitting(notes: list[str], what: str, array, prediction: np.ndarray) -> np.n
     return None
 
 
-def _classes_by_size(prediction: np.ndarray, truth: np.ndarray | None, number: int) -> list[int]:
-    labels = [prediction.ravel()] if truth is None else [prediction.ravel(), truth.ravel()]
+def _classes_by_size(
+    prediction: np.ndarray, ground_truth: np.ndarray | None, number: int
+) -> list[int]:
+    labels = (
+        [prediction.ravel()] if ground_truth is None else [prediction.ravel(), ground_truth.ravel()]
+    )
     values, counts = np.unique(np.concatenate(labels), return_counts=True)
     ordered = values[np.argsort(-counts, kind="stable")].tolist()
     return [label for label in ordered if 0 <= label < number]
 
 
-def _compare(truth: np.ndarray, prediction: np.ndarray, number: int):
+def _compare(ground_truth: np.ndarray, prediction: np.ndarray, number: int):
     """The three largest confusions, their share of all labelled pixels, and the accuracy."""
-    labelled = (truth >= 0) & (truth < number)
+    labelled = (ground_truth >= 0) & (ground_truth < number)
     total = int(labelled.sum())
     if not total:
         return [], None
-    present = np.unique([*np.unique(truth[labelled]), *np.unique(prediction[labelled])])
-    rows = np.searchsorted(present, truth[labelled])
+    present = np.unique([*np.unique(ground_truth[labelled]), *np.unique(prediction[labelled])])
+    rows = np.searchsorted(present, ground_truth[labelled])
     columns = np.searchsorted(present, prediction[labelled])
     size = len(present)
     counts = np.bincount(rows * size + columns, minlength=size**2).reshape(size, size)
     confusions = [
-        Confusion(int(present[c.truth]), int(present[c.predicted]), c.pixels, c.pixels / total)
+        Confusion(
+            int(present[c.ground_truth]), int(present[c.predicted]), c.pixels, c.pixels / total
+        )
         for c in top_confusions(counts, 3, by="pixels")
     ]
     return confusions, counts.trace() / total
 
 
-def _panels(image, truth, prediction, classes, width, quality) -> dict[str, str]:
+def _panels(image, ground_truth, prediction, classes, width, quality) -> dict[str, str]:
     panels = {}
     if image is not None:
         panels["image"] = jpeg_address(image, width, quality)
-    if truth is not None:
-        panels["ground truth"] = label_address(truth, classes.colors, width)
+    if ground_truth is not None:
+        panels["ground truth"] = label_address(ground_truth, classes.colors, width)
     panels["prediction"] = label_address(prediction, classes.colors, width)
-    if truth is not None:
-        errors = draw_errors(image, truth, prediction, len(classes.names))
+    if ground_truth is not None:
+        errors = draw_errors(image, ground_truth, prediction, len(classes.names))
         panels["errors"] = jpeg_address(errors, width, quality)
     return panels
 
 
-def jpeg_address(picture: np.ndarray, width: int, quality: int) -> str:
-    """A picture, uint8 RGB (H, W, 3), at most ``width`` wide, as a "data:" address."""
-    small = _scaled(picture, width, cv2.INTER_AREA)
+def jpeg_address(drawing: np.ndarray, width: int, quality: int) -> str:
+    """An image, uint8 RGB (H, W, 3), at most ``width`` wide, as a "data:" address."""
+    small = _scaled(drawing, width, cv2.INTER_AREA)
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     return _address("jpeg", cv2.imencode(".jpg", small[:, :, ::-1], options)[1].tobytes())
 
