@@ -1,8 +1,11 @@
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+PACKAGE = (ROOT / "d2_ctxseg" / "__init__.py").read_text(encoding="utf-8")
+VERSION = re.search(r'^__version__ = "(.+)"$', PACKAGE, re.MULTILINE)[1]
 # What the tests run on (.github/workflows/tests.yml), and constraints.txt can be installed on.
 PYTHON_MINORS = (11, 12, 13, 14)
 TEST_REQUIREMENTS = [
@@ -21,13 +24,24 @@ TEST_REQUIREMENTS = [
 
 setup(
     name="d2_ctxseg",
-    version="0.1.0",
+    version=VERSION,
     description="Semantic segmentation in Detectron2 with classifiers that know the image",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    classifiers=[f"Programming Language :: Python :: 3.{minor}" for minor in PYTHON_MINORS],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3 :: Only",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in PYTHON_MINORS),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+    keywords=["semantic segmentation", "detectron2", "pytorch", "context-aware classifier"],
     # The configs lie at the top of the repository, as in every Detectron2 project; a wheel has them
     # in the package, where model_zoo finds them by name.
     packages=[*find_packages(include=["d2_ctxseg", "d2_ctxseg.*"]), "d2_ctxseg.model_zoo.configs"],
@@ -37,6 +51,7 @@ setup(
     # The embedded runtime is put on sys.path, not imported as d2_ctxseg.embedded: see runtime.py.
     package_data={
         "d2_ctxseg": [
+            "py.typed",
             "data/**/*.yaml",
             "embedded/**/*.py",
             "embedded/**/*.yaml",

@@ -21,6 +21,7 @@ from ..engine import (
     take_run_folder,
 )
 from ..engine.calibration import with_fitted_temperatures
+from ..engine.console import short_console
 from ..engine.resume_check import refuse_other_run
 from ..engine.setup import refuse_untrained_classifier
 from ..evaluation import add_to_results_file, by_dataset, merge_tasks
@@ -58,19 +59,22 @@ def run(args):
         refuse_unlabelled(cfg.DATASETS.TRAIN)
         settle_seed(cfg, resume=args.resume)
         balance_classes(cfg, resume=args.resume)
-    with write_errors(cfg.OUTPUT_DIR):
-        keep_imports(cfg)
-        default_setup(cfg, args)  # it saves the config
-    logger.info(describe_runtime())
+    with short_console(cfg.OUTPUT_DIR):
+        with write_errors(cfg.OUTPUT_DIR):
+            keep_imports(cfg)
+            default_setup(cfg, args)  # it saves the config
+        logger.info(describe_runtime())
+        if args.eval_only:
+            cfg = with_fitted_temperatures(cfg)
+            model = Trainer.build_model(cfg)
+        else:
+            trainer = Trainer(cfg)
 
     if args.eval_only:
-        cfg = with_fitted_temperatures(cfg)
-        model = Trainer.build_model(cfg)
         load_weights(model, cfg.MODEL.WEIGHTS)
         test = Trainer.test_with_TTA if cfg.TEST.AUG.ENABLED else Trainer.test
         results, weights = [test(cfg, model)], cfg.MODEL.WEIGHTS
     else:
-        trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         results, weights = [trainer.train()], os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
         if cfg.TEST.AUG.ENABLED:
