@@ -1,6 +1,7 @@
 """Imports run one way: no package knows one that stands above it (docs/ARCHITECTURE.md)."""
 
 import ast
+import graphlib
 import re
 from pathlib import Path
 
@@ -68,6 +69,38 @@ def test_a_package_imports_only_what_stands_below_it(layer):
         if layer_of(path.relative_to(PACKAGE).parts) == layer and imports_of(path) - below
     }
     assert upwards == {}
+
+
+def module_graph() -> dict[str, set[str]]:
+    """The modules that each module of the package imports, in functions as well."""
+    names = {}
+    for path in FILES:
+        module = path.relative_to(PACKAGE).with_suffix("").parts
+        names[module[:-1] if module[-1] == "__init__" else module] = path
+    graph = {}
+    for module, path in names.items():
+        package = path.relative_to(PACKAGE).parent.parts
+        imported = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = package[: len(package) - node.level + 1]
+                base += tuple(node.module.split(".")) if node.module else ()
+                for alias in node.names:
+                    imported.add((*base, alias.name) if (*base, alias.name) in names else base)
+        graph[".".join(module)] = {".".join(name) for name in imported & names.keys() - {module}}
+    return graph
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = module_graph()
+    assert "losses.functional" in graph["losses.pixel_loss"]
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError with the circle
+
+
+def test_imports_of_the_package_are_relative():
+    """Otherwise the tests above would not see them."""
+    statement = re.compile(r"^\s*(from|import) d2_ctxseg\b", re.MULTILINE)
+    assert [str(p) for p in FILES if statement.search(p.read_text(encoding="utf-8"))] == []
 
 
 def test_the_package_has_no_loose_modules():
