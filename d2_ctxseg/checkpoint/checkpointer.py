@@ -1,4 +1,4 @@
-"""Checkpoints: written whole, read safely, loaded without silent gaps."""
+"""Checkpoints: written atomically, read safely, checked when they are loaded."""
 
 import glob
 import logging
@@ -35,26 +35,25 @@ logger = logging.getLogger(__name__)
 class Checkpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, with the same files, made safe against interruptions.
 
-    A checkpoint takes its name only once it is on the disk. Resuming skips a file that was cut
-    off or damaged (a full disk, a copy that broke) for the newest whole one. Nothing is unpickled
-    except tensors and plain containers.
+    Checkpoints are written atomically. Resuming skips truncated or damaged files in favour of the
+    latest complete one. Only tensors and plain containers are unpickled.
     """
 
     def save(self, name: str, **kwargs) -> None:
-        """Write model, checkpointables and ``kwargs``, and make it what resuming starts from.
+        """Write model, checkpointables and ``kwargs``; resuming then starts from this checkpoint.
 
         Args:
-            name: of the file, ``{save_dir}/{name}.pth``.
+            name: name of the file ``{save_dir}/{name}.pth``.
 
         Raises:
-            WriteError: the disk is full or read-only, or ``save_dir`` is gone.
+            WriteError: the disk is full or read-only, or ``save_dir`` does not exist any more.
         """
         self.write(name, **kwargs)
         if self.save_dir and self.save_to_disk:
             self.tag_last_checkpoint(f"{name}.pth")
 
     def write(self, name: str, **kwargs) -> None:
-        """As :meth:`save`, but resuming starts from the checkpoint it started from before."""
+        """As :meth:`save`, but resuming does not start from this checkpoint."""
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict()}
@@ -63,28 +62,28 @@ class Checkpointer(DetectionCheckpointer):
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         with write_errors(path):
-            os.stat(self.save_dir)  # a folder that was deleted is not made again for one file
+            os.stat(self.save_dir)  # do not create a deleted folder again for one file
         with atomic_write(path, "wb") as file:
             torch.save(data, file)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Name the checkpoint that resuming starts from, in ``{save_dir}/last_checkpoint``."""
+        """Write the checkpoint that resuming starts from to ``{save_dir}/last_checkpoint``."""
         with atomic_write(os.path.join(self.save_dir, LAST_FILE)) as file:
             file.write(last_filename_basename)
 
     def has_checkpoint(self) -> bool:
-        """Whether there is one to resume from."""
+        """Whether there is a checkpoint to resume from."""
         return bool(self.get_checkpoint_file())
 
     def get_checkpoint_file(self) -> str:
         """The path of the checkpoint to resume from, or "" if there is none.
 
-        It is the one that ``last_checkpoint`` names. If that is missing or damaged, it is the whole
-        one of the latest iteration.
+        ``last_checkpoint`` names it. If that file is missing or damaged, it is the complete
+        checkpoint of the latest iteration.
 
         Raises:
-            UserError: there are checkpoints, but none of them is whole; ``last_checkpoint`` is a
-                folder, or names a file elsewhere or one without the trainer's state.
+            UserError: there are checkpoints, but none is complete; ``last_checkpoint`` is a
+                folder, or names a file in another folder or without the trainer's state.
         """
         last = _named_last(self.save_dir)
         if last:
@@ -95,38 +94,38 @@ class Checkpointer(DetectionCheckpointer):
         others = [path for path in _numbered(self.save_dir) if path != last]
         for path in sorted(others, key=_iteration_of, reverse=True):
             if _problem_of(path) is None and not self._missing(path):
-                logger.warning("Resuming from %s, the newest whole checkpoint", path)
+                logger.warning("Resuming from %s, the latest complete checkpoint", path)
                 return path
         if last or others:
             raise UserError(
-                f"No whole checkpoint to resume from: those in '{self.save_dir}' are damaged or "
-                "hold weights alone. Start anew, without --resume and in another folder."
+                f"No complete checkpoint to resume from: those in '{self.save_dir}' are damaged or "
+                "contain weights alone. Start a new training without --resume in another folder."
             )
         return ""
 
     def _missing(self, path: str) -> set[str]:
-        """What a checkpoint lacks without which no training can go on."""
+        """The entries that a checkpoint lacks and that resuming needs."""
         return {"trainer"} & self.checkpointables.keys() - peek_checkpoint(path).keys()
 
     def _complete(self, path: str) -> str:
         if self._missing(path):
             raise UserError(
-                f"'{path}' holds weights, but not the state of a training (optimizer, schedule, "
-                "iteration), so --resume cannot continue it. Start a new training with "
+                f"'{path}' contains weights, but not the state of a training (optimizer, schedule, "
+                "iteration), so that --resume cannot continue it. Start a new training with "
                 f"MODEL.WEIGHTS {path} in another OUTPUT_DIR, or delete "
                 f"'{os.path.join(self.save_dir, LAST_FILE)}' to resume from another checkpoint."
             )
         return path
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
-        """As DetectionCheckpointer's; a file that is not there is a MissingFileError."""
+        """As in DetectionCheckpointer, but raises MissingFileError for a missing file."""
         if path:
             _local_file(path)
         return super().load(path, checkpointables)
 
     def _load_file(self, path: str) -> dict:
         if path.endswith(".pkl") and not is_embedded():
-            # Of Detectron2's zoo: made to fit by rules that only Detectron2 has.
+            # A file of Detectron2's zoo, whose keys Detectron2 renames.
             return read_pickled_arrays(path)
         state = read_checkpoint(path)
         if "model" not in state:
@@ -136,7 +135,7 @@ class Checkpointer(DetectionCheckpointer):
         return state
 
     def _load_model(self, checkpoint: dict):
-        """Fill what fits, as for fine-tuning; the log lists what does not."""
+        """Load the weights that fit, as for fine-tuning; the log lists the others."""
         incompatible = super()._load_model(checkpoint)
         unfilled = {*incompatible.missing_keys, *(key for key, *_ in incompatible.incorrect_shapes)}
         refuse_what_does_not_fit(self.model.state_dict(), unfilled, incompatible.unexpected_keys)
@@ -144,21 +143,22 @@ class Checkpointer(DetectionCheckpointer):
 
 
 def read_checkpoint(path: str) -> dict:
-    """What a .pth or .safetensors file holds, on the CPU, without executing code from it.
+    """The content of a .pth or .safetensors file, on the CPU. No code in it is executed.
 
     Args:
         path: a local path or a URL that Detectron2's PathManager knows.
 
     Raises:
-        MissingFileError: there is no such file.
-        UserError: it cannot be fetched, is damaged, or holds more than tensors and containers.
+        MissingFileError: the file does not exist.
+        UserError: it cannot be fetched, is damaged, or contains other objects than tensors and
+            plain containers.
     """
     local_path = _local_file(path)
     if local_path.endswith(".pkl"):
         raise UserError(
             f"'{path}' cannot be read here: .pkl files are those of Detectron2's model zoo. "
-            "train_net.py starts from them where Detectron2 is installed (README.md, 'Detectron2, "
-            "installed or embedded'). Give a .pth or .safetensors file."
+            "train_net.py can start from them if Detectron2 is installed "
+            "(docs/GETTING_STARTED.md). Give a .pth or .safetensors file."
         )
     try:
         if local_path.endswith(".safetensors"):
@@ -176,10 +176,10 @@ def read_checkpoint(path: str) -> dict:
 
 
 def peek_checkpoint(path: str) -> dict:
-    """As :func:`read_checkpoint` for a .pth file, but tensors are read when they are used.
+    """As :func:`read_checkpoint` for a .pth file, but tensors are read only when they are used.
 
     Raises:
-        UserError: the file is damaged, or is no checkpoint.
+        UserError: the file is damaged or is not a checkpoint.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -191,7 +191,7 @@ def peek_checkpoint(path: str) -> dict:
 
 
 def _local_file(path: str) -> str:
-    """The local path of a checkpoint, which is fetched if need be."""
+    """The local path of a checkpoint, which is fetched if needed."""
     try:
         local_path = PathManager.get_local_path(path)
     except Exception as error:  # the handlers of different URL schemes raise different classes
@@ -204,7 +204,7 @@ def _local_file(path: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Why torch.load failed, without its advice to load what may run code."""
+    """The reason why torch.load failed, without its advice to load the file unsafely."""
     if isinstance(error, pickle.UnpicklingError):
         classes = sorted(set(re.findall(r"GLOBAL ([\w.]+)", str(error))))
         if classes:
@@ -223,13 +223,13 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, path: str) -> None:
-    """Fill the whole model from a checkpoint, for evaluation and inference.
+    """Load the whole model from a checkpoint, for evaluation and inference.
 
-    Where the checkpoint was stripped of what only training needs, the model is stripped as well.
+    If the checkpoint was stripped of modules that only training needs, the model is stripped, too.
 
     Raises:
         UserError: a key is missing, unexpected or has another shape; the message lists them.
-        MissingFileError: there is no such file.
+        MissingFileError: the file does not exist.
     """
     if not path:
         raise UserError(
@@ -251,9 +251,9 @@ def load_weights(model: nn.Module, path: str) -> None:
 
 
 def strip_training_only(model: nn.Module) -> list[str]:
-    """Take out of the model what only training needs: auxiliary heads, a classifier's oracle.
+    """Remove the modules that only training needs: auxiliary heads, a classifier's oracle.
 
-    It predicts as before and can be neither trained nor filled from a full checkpoint any more.
+    Predictions do not change. The model can no longer be trained or loaded from a full checkpoint.
 
     Returns:
         The names of the removed submodules.
@@ -280,13 +280,13 @@ def _remove(model: nn.Module, name: str) -> None:
 
 
 def _numbered(folder: str) -> list[str]:
-    """What training can go on from: ``model_0001999.pth``, ``model_best.pth`` ..."""
+    """The checkpoints of a training: ``model_0001999.pth``, ``model_best.pth`` ..."""
     paths = sorted(glob.glob(os.path.join(glob.escape(folder), "model_*.pth")))
     return [path for path in paths if not path.endswith("_ema.pth")]
 
 
 def _named_last(folder: str) -> str:
-    """The file that ``last_checkpoint`` names; "" if there is none, or nothing to read in it."""
+    """The file that ``last_checkpoint`` names; "" if there is none or it cannot be read."""
     path = os.path.join(folder, LAST_FILE)
     if os.path.isdir(path):
         raise UserError(
@@ -305,14 +305,14 @@ def _named_last(folder: str) -> str:
         return ""
     if os.path.basename(name) != name:
         raise UserError(
-            f"'{path}' names '{name}', which does not lie in that folder. Write the name of a "
-            "checkpoint there into it, or delete it to resume from the newest."
+            f"'{path}' names '{name}', which is not in that folder. Write the name of a checkpoint "
+            "of that folder into it, or delete it to resume from the latest."
         )
     return os.path.join(folder, name)
 
 
 def _problem_of(path: str) -> str | None:
-    """Why nothing can be resumed from a file; it is read as a whole."""
+    """The reason why a file cannot be resumed from, or None; reads the whole file."""
     if not os.path.isfile(path):
         return "is missing"
     try:
@@ -328,7 +328,7 @@ def _problem_of(path: str) -> str | None:
 
 
 def _iteration_of(path: str) -> tuple[int, float]:
-    """Its iteration, and when it was written; -1 for a damaged one."""
+    """The iteration of a checkpoint, -1 for a damaged one, and the time of its last change."""
     try:
         iteration = peek_checkpoint(path).get("iteration", -1)
     except UserError:

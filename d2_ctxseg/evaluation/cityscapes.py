@@ -1,4 +1,4 @@
-"""Cityscapes' own evaluation, by its authors' package cityscapesscripts."""
+"""The official evaluation of Cityscapes, with the package cityscapesscripts."""
 
 import contextlib
 import copy
@@ -27,7 +27,7 @@ from .saved_predictions import write_label_image
 
 PACKAGE = "cityscapesscripts"
 _LABEL_SUFFIXES = ("_gtFine_labelTrainIds.png", "_gtFine_labelIds.png")
-# What the package reads; the second one for the metrics of instances.
+# The files that the package reads; the second one for the metrics of instances.
 _OFFICIAL_SUFFIXES = ("_gtFine_labelIds.png", "_gtFine_instanceIds.png")
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def cityscapes_evaluators(
     prediction_key: str = "label_map",
     distributed: bool = True,
 ) -> list["CityscapesScriptsEvaluator"]:
-    """The official evaluator if a dataset is Cityscapes with labels; of all others none."""
+    """The official evaluator for Cityscapes with labels; an empty list for other datasets."""
     if not is_cityscapes(dataset_name):
         return []
     return [
@@ -51,7 +51,7 @@ def cityscapes_evaluators(
 
 
 def is_cityscapes(dataset_name: str) -> bool:
-    """Whether a registered dataset has Cityscapes' 19 classes and label files of its names."""
+    """Whether a registered dataset has Cityscapes' 19 classes and names of label files."""
     register_builtin_datasets([dataset_name])
     classes = MetadataCatalog.get(dataset_name).get("stuff_classes") or ()
     if sorted(classes) != sorted(read_source_ids("cityscapes").values()):
@@ -62,24 +62,25 @@ def is_cityscapes(dataset_name: str) -> bool:
 
 
 class CityscapesScriptsEvaluator(DatasetEvaluator):
-    """IoU and iIoU of classes and categories, in per cent, as the benchmark's server has them.
+    """IoU and iIoU of classes and categories, in per cent, as on the benchmark's server.
 
-    iIoU weights the pixels of an object by how large objects of its class are on average: missing
-    a small one costs as much as missing a large one (Cordts et al., The Cityscapes Dataset, CVPR
-    2016, section 4.1). The package itself computes all of it, from label ids in files.
+    iIoU weights the pixels of an object with the ratio of the average size of objects of its class
+    to the size of the object, so that missing a small one costs as much as missing a large one
+    (Cordts et al., The Cityscapes Dataset, CVPR 2016, section 4.1). The package computes all
+    metrics from files with label ids.
 
-    Its mIoU is that of SegmentationEvaluator where all classes are in the labels, as in the
-    official splits. A class that is predicted, but not in the labels, counts as 0 here, and there
-    with TEST.ABSENT_CLASSES "zero_if_predicted" only.
+    The mIoU equals that of SegmentationEvaluator where the labels contain all classes, as in the
+    official splits. A class that is predicted, but absent from the labels, counts as 0 here; in
+    SegmentationEvaluator only with TEST.ABSENT_CLASSES "zero_if_predicted".
 
-    Where it cannot be computed, one line in the log says why, and there are no results: the package
-    is not installed, official files are missing beside the labels, or the workers are on several
-    machines, which share no temporary folder.
+    There are no results, and a warning states the reason, if the package is not installed, official
+    files are missing beside the labels, or the workers run on several machines, which share no
+    temporary folder.
 
     Args:
         dataset_name: a registered dataset for which :func:`is_cityscapes` holds.
-        task: of the other evaluator; the results are named "sem_seg_cityscapesscripts" for
-            "sem_seg", "sem_seg_cityscapesscripts_TTA" for "sem_seg_TTA".
+        task: the task of the other evaluator. The results are called "sem_seg_cityscapesscripts"
+            for "sem_seg" and "sem_seg_cityscapesscripts_TTA" for "sem_seg_TTA".
         prediction_key: name of the model's output to evaluate, label maps (H, W). If a model has
             no such output, the classes of the highest scores of "sem_seg" (K, H, W) are evaluated.
         distributed: evaluate the predictions of all workers together.
@@ -109,7 +110,7 @@ class CityscapesScriptsEvaluator(DatasetEvaluator):
         self._folder: Path | None = None
 
     def reset(self) -> None:
-        """Forget all images. All workers call it together."""
+        """Discard all images. All workers call it together."""
         self._clean_up()
         name = ""
         if self._is_main():
@@ -119,7 +120,7 @@ class CityscapesScriptsEvaluator(DatasetEvaluator):
         of_workers = comm.all_gather(facts) if self._distributed else [facts]
         problems = [problem for _, problem, _ in of_workers if problem]
         if len({host for *_, host in of_workers}) > 1:
-            problems.append("it does not work with several machines")
+            problems.append("it does not support several machines")
         if problems:
             self._leave_out(problems[0])
         else:
@@ -151,7 +152,7 @@ class CityscapesScriptsEvaluator(DatasetEvaluator):
 
         The metrics are "mIoU", "iIoU" (means of the classes), "IoU_sup", "iIoU_sup" (means of the
         categories, which are groups of classes), and those of each class and category, such as
-        "IoU-road", "iIoU-person", "IoU_sup-flat", "iIoU_sup-human". NaN: there is none of it.
+        "IoU-road", "iIoU-person", "IoU_sup-flat", "iIoU_sup-human". NaN: absent from the labels.
         """
         if self._distributed:
             comm.synchronize()
@@ -176,7 +177,7 @@ class CityscapesScriptsEvaluator(DatasetEvaluator):
             return OrderedDict()
         try:
             results = evaluate_files(*zip(*pairs))
-        # Whatever it is: the results of the other evaluators must not be lost.
+        # Of any type: the results of the other evaluators must not be lost.
         except Exception as error:
             self._leave_out(f"the package fails with {type(error).__name__}: {error}")
             return OrderedDict()
@@ -188,14 +189,14 @@ class CityscapesScriptsEvaluator(DatasetEvaluator):
         return OrderedDict({self.task: results})
 
     def _prediction_file(self, folder: Path, image: str) -> Path:
-        # Numbers, since the package finds nothing out from names.
+        # The package does not use the names of the files.
         return folder / f"{self._numbers[image]}.png"
 
     def _is_main(self) -> bool:
         return comm.is_main_process() or not self._distributed
 
     def _problem(self) -> str | None:
-        """Why the package cannot evaluate this dataset here, if it cannot."""
+        """The reason why the package cannot evaluate this dataset here, or None."""
         files = [
             path.replace(_OFFICIAL_SUFFIXES[0], suffix)
             for path in self._labels.values()
@@ -209,7 +210,7 @@ class CityscapesScriptsEvaluator(DatasetEvaluator):
             return "no label file is named like Cityscapes' own"
         try:
             _import_evaluation()
-        # Not there, or without what it needs; or CITYSCAPES_EXPORT_DIR, which it reads, is wrong.
+        # Not installed, a dependency is missing, or CITYSCAPES_EXPORT_DIR is wrong.
         except (ImportError, ValueError, OSError) as error:
             return f"the package {PACKAGE} cannot be imported ({error}); pip install {PACKAGE}"
         return None
@@ -229,14 +230,14 @@ def evaluate_files(predictions: Sequence[str], labels: Sequence[str]) -> dict[st
 
     Args:
         predictions: label images (H, W).
-        labels: the official ``*_gtFine_labelIds.png``, with ``*_gtFine_instanceIds.png`` beside
-            them, in the same order.
+        labels: the official ``*_gtFine_labelIds.png`` in the same order, with
+            ``*_gtFine_instanceIds.png`` in the same folder.
 
     Raises:
-        RuntimeError: the package refuses a file; the message is its own.
+        RuntimeError: the package refuses a file; the message is the package's.
     """
     evaluation = _import_evaluation()
-    # The module's own settings stay as they are; it changes those that it is given.
+    # A copy: the package changes the settings.
     options = copy.copy(evaluation.args)
     options.evalInstLevelScore, options.evalPixelAccuracy = True, False
     options.quiet, options.JSONOutput, options.colorized = True, False, False
@@ -254,7 +255,7 @@ def evaluate_files(predictions: Sequence[str], labels: Sequence[str]) -> dict[st
 
 
 class _Counted(list):
-    """A list that moves a progress bar on when an item is taken."""
+    """A list that advances a progress bar when an item is read."""
 
     def __init__(self, items: Iterable, bar: tqdm):
         super().__init__(items)
@@ -311,7 +312,7 @@ def _with_in1d(module: types.ModuleType) -> Iterator[None]:
 
 
 def _official_label(record: dict) -> str | None:
-    """The official file with the label ids of a record, whether it is there or not."""
+    """The path of the official file with the label ids of a record; None for other names."""
     path = record.get("sem_seg_file_name") or ""
     for suffix in _LABEL_SUFFIXES:
         if path.endswith(suffix):

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 def label_loader(dataset_name: str) -> Callable[..., np.ndarray]:
-    """A function from a label file to class indices (H, W), as the dataset describes it."""
+    """A function that reads a label file of the dataset as class indices (H, W)."""
     register_builtin_datasets([dataset_name])
     label_format = LabelFormat.from_metadata(MetadataCatalog.get(dataset_name))
     return partial(_load_label, label_format=label_format)
@@ -69,18 +69,18 @@ class SegmentationEvaluator(DatasetEvaluator):
             no such output, the classes of the highest scores of "sem_seg" (K, H, W) are evaluated.
         output_dir: results are written there; None writes nothing.
         distributed: gather over all workers.
-        boundary_iou: compute Boundary IoU too (slow; at most 254 classes).
-        absent_classes: the IoU of classes that the ground truth does not show, "left_out" or
+        boundary_iou: compute the boundary IoU as well (slow; at most 254 classes).
+        absent_classes: the IoU of classes that are absent from the ground truth, "left_out" or
             "zero_if_predicted"; see ``confusion.segmentation_metrics``.
         save_predictions: write label images and COCO RLE to ``output_dir``.
-        weights: the checkpoint's name, to be noted in the results.
-        num_examples: of how many of the worst, and of the best, images to keep the predictions.
+        weights: the checkpoint's name, for the results.
+        num_examples: number of the worst, and of the best, images whose predictions are saved.
         confidence_key: name of the model's output with the confidences (H, W) of the predictions,
             in [0, 1]: "ECE" and "AURC" (``calibration``) are computed from them. A model without
             such an output gives the highest softmax of "sem_seg". None: no confidences.
 
     Raises:
-        UserError: ``absent_classes`` is neither.
+        UserError: ``absent_classes`` is unknown.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class SegmentationEvaluator(DatasetEvaluator):
         return False
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Discard all images."""
         shape = (self._num_classes + 1, self._num_classes + 1)
         #: Rows: predicted, columns: true; the last of each is "ignored".
         self.confusion = np.zeros(shape, np.int64)
@@ -160,13 +160,13 @@ class SegmentationEvaluator(DatasetEvaluator):
         """Count the pixels of one batch.
 
         Args:
-            inputs: dicts with "file_name". An image that was there before is not counted again.
+            inputs: dicts with "file_name". An image that occurs again is not counted again.
             outputs: dicts with a label map (H, W), integers, or scores; see ``prediction_key``.
 
         Raises:
-            UserError: an image is not in the dataset, or its prediction has another size than its
-                label.
-            DatasetError: a label holds what is neither a class nor the ignore label.
+            UserError: an image is not in the dataset, or its prediction and its label differ in
+                size.
+            DatasetError: a label has a value that is neither a class nor the ignore label.
         """
         for input_, output in zip(inputs, outputs):
             file_name = input_["file_name"]
@@ -186,7 +186,7 @@ class SegmentationEvaluator(DatasetEvaluator):
         if labels is None:
             labels = output["sem_seg"].argmax(dim=0)
         if self._dtype is np.uint8:
-            labels = labels.to(torch.uint8)  # before it goes over the bus
+            labels = labels.to(torch.uint8)  # before the transfer from the device
         return labels.cpu().numpy().astype(self._dtype, copy=False)
 
     def _confidence(self, output: dict) -> np.ndarray | None:
@@ -229,7 +229,7 @@ class SegmentationEvaluator(DatasetEvaluator):
         if label.shape != shape:
             raise UserError(
                 f"The prediction for {file_name} has the size {shape}, but its label {label_file} "
-                f"has {label.shape} (height, width). A model has to predict the size of the image "
+                f"has {label.shape} (height, width). A model must predict in the size of the image "
                 "file."
             )
         if self._label_format.ignore_label != self._num_classes:
@@ -240,7 +240,7 @@ class SegmentationEvaluator(DatasetEvaluator):
         """``{task: {metric: per cent}}`` on the main process, None on the others.
 
         Raises:
-            UserError: two workers were given the same image.
+            UserError: two workers evaluated the same image.
         """
         if self._distributed and comm.get_world_size() > 1:
             self._gather()
@@ -248,7 +248,7 @@ class SegmentationEvaluator(DatasetEvaluator):
                 return None
         if self._writer is not None:
             self._writer.join(comm.get_world_size() if self._distributed else 1)
-        if not self.confusion[:, :-1].any():  # the last column is of ignored pixels
+        if not self.confusion[:, :-1].any():  # the last column counts ignored pixels
             logger.warning(
                 "%s on %s: there is no labelled pixel, so there are no metrics.",
                 self.task,
@@ -273,7 +273,7 @@ class SegmentationEvaluator(DatasetEvaluator):
         return OrderedDict({self.task: metrics})
 
     def _gather(self) -> None:
-        """Bring all counts together on the main process."""
+        """Sum the counts of all workers."""
         self.confusion = sum(comm.all_gather(self.confusion))
         if self._boundary_confusion is not None:
             self._boundary_confusion = sum(comm.all_gather(self._boundary_confusion))
@@ -304,7 +304,7 @@ class SegmentationEvaluator(DatasetEvaluator):
             class_names=self._metadata.stuff_classes,
             metrics=metrics,
             confusion=self.confusion,
-            # In the dataset's order, whichever worker had an image.
+            # In the dataset's order, independent of the workers.
             images=[
                 {"file_name": name, "sem_seg_file_name": label or "", **self._images[name]}
                 for name, label in self._label_files.items()
@@ -317,14 +317,14 @@ class SegmentationEvaluator(DatasetEvaluator):
         ).write(folder)
 
     def _image_counts(self) -> ImageCounts:
-        """Of the labelled images, in the dataset's order."""
+        """The counts of the labelled images, in the dataset's order."""
         names = [name for name in self._label_files if name in self._counts]
         counts = [self._counts[name] for name in names]
         return ImageCounts.of_images(names, self._metadata.stuff_classes, counts)
 
 
 def original_ids(metadata: Metadata, label_format: LabelFormat) -> dict[int, int] | None:
-    """Class index -> the id that the dataset's publishers use; None where they are the same."""
+    """Class index -> id in the publishers' files; None where they are the same."""
     known = metadata.get("original_ids")
     if known:
         return dict(enumerate(known))
@@ -335,13 +335,13 @@ def original_ids(metadata: Metadata, label_format: LabelFormat) -> dict[int, int
         return None
     ids: dict[int, int] = {}
     for raw, index in sorted(label_format.id_map.items(), reverse=True):
-        ids[index] = raw  # of several values that become one class, the lowest
+        ids[index] = raw  # the lowest of several values that are mapped to one class
     ids.pop(label_format.ignore_label, None)
     missing = set(range(label_format.num_classes)) - ids.keys()
     if missing:
         raise DatasetError(
-            f"'{metadata.name}': no value of 'id_map' stands for the class {min(missing)}, so "
-            "its predictions cannot be saved with the dataset's own ids. Add 'original_ids' to "
-            "its YAML."
+            f"'{metadata.name}': 'id_map' maps no value to class {min(missing)}, so that its "
+            "predictions cannot be saved with the dataset's own ids. Add 'original_ids' to its "
+            "YAML."
         )
     return ids

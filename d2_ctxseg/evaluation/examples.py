@@ -19,7 +19,7 @@ FOLDER = "examples"
 
 @dataclass(frozen=True)
 class Example:
-    """A prediction, small enough to be kept: the label map is the content of a PNG file."""
+    """A prediction, whose label map is the content of a PNG file."""
 
     file_name: str
     sem_seg_file_name: str
@@ -28,22 +28,22 @@ class Example:
 
 
 class WorstAndBest:
-    """The ``number`` predictions of lowest and of highest mIoU; more are never kept."""
+    """Keeps the ``number`` predictions of lowest and of highest mIoU."""
 
     def __init__(self, number: int):
         self.number = number
         self._worst: list = []
         self._best: list = []
-        self._order = itertools.count()  # examples themselves have no order
+        self._order = itertools.count()  # breaks ties, since examples cannot be compared
 
     def add(self, file_name: str, sem_seg_file_name: str, miou: float, labels: np.ndarray) -> None:
-        """Take in a prediction (H, W), uint8 or uint16; NaN is neither good nor bad."""
+        """Add a prediction (H, W), uint8 or uint16; one whose mIoU is NaN is ignored."""
         if math.isnan(miou) or not (self._fits(self._worst, -miou) or self._fits(self._best, miou)):
             return
         self.add_example(Example(file_name, sem_seg_file_name, miou, encode_png(labels)))
 
     def add_example(self, example: Example) -> None:
-        """Take in an example of another worker."""
+        """Add an example of another worker."""
         for heap, value in ((self._worst, -example.mIoU), (self._best, example.mIoU)):
             if self._fits(heap, value):
                 push = heapq.heappush if len(heap) < self.number else heapq.heappushpop
@@ -57,18 +57,18 @@ class WorstAndBest:
         return [example for _, _, example in sorted(self._worst, key=lambda item: -item[0])]
 
     def best(self) -> list[Example]:
-        """The best first, without those that are among the worst."""
+        """The best first; examples that are among the worst are left out."""
         worst = {example.file_name for example in self.worst()}
         ordered = [example for _, _, example in sorted(self._best, key=lambda item: -item[0])]
         return [example for example in ordered if example.file_name not in worst]
 
     def examples(self) -> list[Example]:
-        """All that are kept, each once."""
+        """All examples, each once."""
         return [*self.worst(), *self.best()]
 
 
 def write_examples(folder: Path, worst: Iterable[Example], best: Iterable[Example]) -> None:
-    """Write ``examples/examples.json`` and the label maps beside it; older ones are deleted."""
+    """Write ``examples/examples.json`` and the label maps to one folder; older ones are deleted."""
     folder = Path(folder) / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     entries: list[dict] = []

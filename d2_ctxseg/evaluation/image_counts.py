@@ -1,4 +1,4 @@
-"""The confusion counts of each image of an evaluation: what a comparison of two runs needs."""
+"""Confusion counts of each image of an evaluation, for the comparison of two runs."""
 
 import os
 import zipfile
@@ -18,9 +18,9 @@ CORRECT, TRUE, PREDICTED = range(3)
 
 
 def image_counts(confusion: np.ndarray) -> np.ndarray:
-    """Pixels of each class in one image: correct ones, true ones, predicted ones.
+    """Numbers of correct, true and predicted pixels of each class in one image.
 
-    Pixels whose ground truth is "ignored" do not count, nor do predictions of "ignored".
+    Pixels whose ground truth or prediction is "ignored" do not count.
 
     Args:
         confusion: (K + 1, K + 1), rows predicted, columns true, the last of each is "ignored".
@@ -36,7 +36,7 @@ class ImageCounts:
     """The counts of all labelled images of an evaluation.
 
     Attributes:
-        file_names: of the N images, below the folder that all of them lie in, so that they are the
+        file_names: names of the N images, relative to their common folder, so that they are the
             same on another machine.
         class_names: K names.
         counts: (N, 3, K) uint32, see :func:`image_counts`.
@@ -50,12 +50,12 @@ class ImageCounts:
     def of_images(
         cls, file_names: Sequence[str], class_names: Sequence[str], counts: Sequence[np.ndarray]
     ) -> "ImageCounts":
-        """From the images' paths and the (3, K) counts of each."""
+        """From the paths and the counts (3, K) of the images."""
         array = np.array(counts, dtype=np.uint32).reshape(-1, 3, len(class_names))
         return cls(_below_common_folder(file_names), tuple(class_names), array)
 
     def write(self, path: str | os.PathLike) -> None:
-        """Write a compressed ``.npz`` file, atomically: a few hundred bytes an image."""
+        """Write a compressed ``.npz`` file atomically; it has a few hundred bytes per image."""
         with atomic_write(path, "wb") as file:
             np.savez_compressed(
                 file,
@@ -66,17 +66,17 @@ class ImageCounts:
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> "ImageCounts":
-        """Read what :meth:`write` wrote.
+        """Read a file of :meth:`write`.
 
         Raises:
-            MissingFileError: there is no such file.
-            UserError: the file is damaged or is another kind of file.
+            MissingFileError: the file does not exist.
+            UserError: the file is damaged or has another format.
         """
         path = Path(path)
         if not path.is_file():
             raise MissingFileError(
-                f"'{path}' is not there: the evaluation is of an earlier version, or was not "
-                "finished. Evaluate the run again with train_net.py --eval-only."
+                f"'{path}' does not exist: an earlier version evaluated the run, or the evaluation "
+                "was not finished. Evaluate the run again with train_net.py --eval-only."
             )
         try:
             with np.load(path, allow_pickle=False) as content:

@@ -1,11 +1,12 @@
-"""Whether one model is better than another: paired differences with intervals. Plain NumPy.
+"""Paired differences of two models with confidence intervals. Plain NumPy.
 
-Two sources of luck are told apart. The test images are a sample: they are resampled with
-replacement (bootstrap), the same ones for both models and all seeds. The seeds of the trainings are
-a sample too, but of three or five, of which a bootstrap covers far too little (three seeds have ten
-different resamples). So the seeds' part of a resample is drawn from Student's t distribution with
-the standard deviation of the seeds' differences in that resample of the images: with images that
-never change this is the paired t interval, with seeds that never differ the bootstrap percentiles.
+There are two sources of variance. The test images are a sample: they are resampled with replacement
+(bootstrap), the same ones for both models and all seeds. The training seeds are a sample as well,
+but of three to five, for which a bootstrap interval is far too narrow (three seeds have ten
+different resamples). Their contribution to a resample is therefore drawn from Student's t
+distribution, scaled with the standard error of the seeds' differences in that resample of the
+images. Without variance over the images this is the paired t interval, without variance over the
+seeds the bootstrap percentiles.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,16 +18,16 @@ import numpy as np
 from .image_counts import CORRECT, PREDICTED, TRUE
 
 MEANS = ("mIoU", "mACC", "pACC")
-# Weights and counts of one block of resamples stay below about this many bytes.
+# Approximate size in bytes of the weights and counts of one block of resamples.
 _BLOCK_BYTES = 1 << 27
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better than the baseline, in points (per cent minus per cent).
+    """The difference to the baseline in percentage points.
 
     Attributes:
-        mean: over the seeds, on the images as they are.
+        mean: the mean over the seeds, without resampling.
         low, high: the limits of the 95 % interval.
         per_seed: the difference of each pair of runs.
     """
@@ -38,16 +39,16 @@ class Difference:
 
     @property
     def share_of_seeds_that_gain(self) -> float:
-        """From 0 to 1."""
+        """The share of the seeds with a positive difference, 0 to 1."""
         return float(np.mean(np.array(self.per_seed) > 0))
 
 
 def metrics_of_counts(counts: np.ndarray, absent_classes: str = "left_out") -> np.ndarray:
-    """The metrics of summed counts, in per cent, as ``confusion.segmentation_metrics`` has them.
+    """The metrics of ``confusion.segmentation_metrics`` from summed counts, in per cent.
 
     Args:
         counts: (..., 3, K): correct, true and predicted pixels of each class.
-        absent_classes: as of ``confusion.segmentation_metrics``.
+        absent_classes: see ``confusion.segmentation_metrics``.
 
     Returns:
         (..., 3 + K): mIoU, mACC, pACC, then the IoU of each class. Means leave out classes whose
@@ -75,20 +76,20 @@ def paired_differences(
     seed: int = 0,
     absent_classes: str = "left_out",
 ) -> list[Difference]:
-    """Differences of all metrics, runs paired by seed and by image.
+    """Differences of all metrics, paired by seed and by image.
 
     Args:
-        baseline: (S, N, 3, K) counts of S runs on N images; seed and image are the same as in
-            ``other`` at each place.
-        other: the same of the other model.
-        num_resamples: of the bootstrap.
-        confidence: of the interval, 0 to 1.
-        seed: of the resampling: the same numbers give the same interval.
-        absent_classes: as of ``confusion.segmentation_metrics``.
+        baseline: (S, N, 3, K) counts of S runs on N images, in the order of the seeds and images of
+            ``other``.
+        other: the counts of the other model, of the same shape.
+        num_resamples: number of resamples of the bootstrap.
+        confidence: confidence level of the interval, 0 to 1.
+        seed: seed of the resampling; the same seed gives the same interval.
+        absent_classes: see ``confusion.segmentation_metrics``.
 
     Returns:
-        3 + K differences in the order of :func:`metrics_of_counts`. With one seed the interval is
-        about the images alone.
+        3 + K differences in the order of :func:`metrics_of_counts`. With one seed the interval
+        covers the variance over the images alone.
 
     Raises:
         ValueError: the shapes differ, or there is no run or no image.
@@ -108,7 +109,7 @@ def paired_differences(
         draws = draws + luck * resampled.std(0, ddof=1) / np.sqrt(num_seeds)
     tail = 50 * (1 - confidence)
     mean = per_seed.mean(0)
-    # No difference of per cents lies beyond, however few the seeds are.
+    # A difference of percentages is at most 100, however few seeds there are.
     low, high = np.clip(_percentiles(draws, [tail, 100 - tail]), -100, 100)
     return [
         Difference(float(mean[i]), float(low[i]), float(high[i]), tuple(per_seed[:, i].tolist()))
@@ -144,7 +145,7 @@ def _resampled_differences(
 
 
 def _percentiles(draws: np.ndarray, percentages: list[float]) -> np.ndarray:
-    """Percentiles of each column; resamples without a class do not count for it."""
+    """Percentiles of each column, without the resamples in which its class is absent."""
     known = ~np.isnan(draws).all(0)
     limits = np.full((2, draws.shape[1]), np.nan)
     limits[:, known] = np.nanpercentile(draws[:, known], percentages, axis=0)
@@ -152,7 +153,7 @@ def _percentiles(draws: np.ndarray, percentages: list[float]) -> np.ndarray:
 
 
 def sentence(difference: Difference, metric: str = "mIoU") -> str:
-    """A difference in plain words: "gains 1.3 mIoU [0.4, 2.2]" or "no difference shown"."""
+    """A difference in words: "gains 1.3 mIoU [0.4, 2.2]" or "no difference shown"."""
     interval = f"[{difference.low:.1f}, {difference.high:.1f}]"
     if len(difference.per_seed) == 1:
         return (
@@ -167,5 +168,5 @@ def sentence(difference: Difference, metric: str = "mIoU") -> str:
 
 
 def metric_names(class_names: Sequence[str]) -> list[str]:
-    """The names of what :func:`metrics_of_counts` returns."""
+    """The names of the metrics of :func:`metrics_of_counts`, in its order."""
     return [*MEANS, *(f"IoU-{name}" for name in class_names)]

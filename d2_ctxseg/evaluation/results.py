@@ -1,4 +1,4 @@
-"""Results of an evaluation: as a table for people, and as files."""
+"""Results of an evaluation as a table and as files."""
 
 import contextlib
 import csv
@@ -48,19 +48,21 @@ def _class_names(results: Mapping[str, float]) -> list[str]:
 
 @dataclass(frozen=True)
 class EvaluationFiles:
-    """What an evaluation leaves behind, for the report and for other programs.
+    """The files of an evaluation, for the report and for other programs.
 
     Attributes:
-        dataset, task: names.
-        weights: the checkpoint, as MODEL.WEIGHTS names it.
+        dataset: name of the dataset.
+        task: name of the task.
+        weights: path of the checkpoint, MODEL.WEIGHTS.
         class_names: K names.
-        metrics: of ``segmentation_metrics``.
+        metrics: the metrics of ``segmentation_metrics``.
         confusion: (K + 1, K + 1) int64, rows predicted, columns true, the last is "ignored".
-        images: one dict an image: "file_name", "sem_seg_file_name", and where it is labelled "mIoU"
-            and "pACC".
-        counts: of each labelled image.
+        images: one dict per image: "file_name", "sem_seg_file_name" and, for labelled images,
+            "mIoU" and "pACC".
+        counts: the counts of the labelled images.
         confidences: of ``calibration.confidence_counts``, or None.
-        worst, best: examples to keep.
+        worst: examples with the lowest mIoU.
+        best: examples with the highest mIoU.
     """
 
     dataset: str
@@ -76,7 +78,7 @@ class EvaluationFiles:
     best: Sequence[Example] = ()
 
     def write(self, folder: str | os.PathLike) -> None:
-        """Write the results into ``folder``.
+        """Write the results to ``folder``.
 
         ``results.json``, ``classes.csv``, ``confusion_matrix.npy``, ``images.csv``,
         ``image_counts.npz``, the examples and, where there are confidences, ``calibration.json``.
@@ -112,7 +114,7 @@ class EvaluationFiles:
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping]) -> None:
-    """All keys of all rows as columns; NaN is left empty."""
+    """Write rows, with the keys of all rows as columns; NaN becomes an empty cell."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with atomic_write(path) as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
@@ -124,19 +126,22 @@ def _write_csv(path: Path, rows: Sequence[Mapping]) -> None:
 
 
 def by_dataset(results: Mapping, dataset_names: tuple[str, ...]) -> dict[str, dict]:
-    """``{dataset: {task: {metric: value}}}``; DefaultTrainer.test shortens it for one dataset."""
+    """``{dataset: {task: {metric: value}}}`` from the results of DefaultTrainer.test.
+
+    DefaultTrainer.test leaves out the outer level where there is one dataset.
+    """
     return {dataset_names[0]: dict(results)} if len(dataset_names) == 1 else dict(results)
 
 
 def add_to_results_file(path: str | os.PathLike, weights: str, datasets: Mapping) -> None:
-    """Enter the results of ``weights`` into a JSON file, beside those of other weights.
+    """Add the results of ``weights`` to a JSON file that may have results of other weights.
+
+    A damaged file is renamed and replaced by a new one.
 
     Args:
-        path: made if needed.
+        path: path of the file, which is created if needed.
         weights: the checkpoint that was evaluated; its earlier entry is replaced.
         datasets: ``{dataset: {task: {metric: value}}}``; NaN becomes null.
-
-    A damaged file is kept under another name, and a new one begun.
     """
     path = Path(path)
     content = _read_results(path)
@@ -154,12 +159,12 @@ def _read_results(path: Path) -> dict:
     damaged = path.with_name(f"{path.name}.damaged")
     with write_errors(damaged):
         os.replace(path, damaged)
-    logger.warning("%s is damaged; it is %s now", path, damaged.name)
+    logger.warning("%s is damaged and was renamed to %s", path, damaged.name)
     return {}
 
 
 def merge_tasks(*results: Mapping[str, Mapping]) -> dict[str, dict]:
-    """Join ``{dataset: {task: ...}}`` of several tests of the same datasets."""
+    """Merge ``{dataset: {task: ...}}`` of several tests of the same datasets."""
     merged: dict[str, dict] = {}
     for result in results:
         for dataset, tasks in result.items():

@@ -20,20 +20,20 @@ _NUM_VALUES = 1 << 16
 
 
 class PredictionWriter:
-    """Writes each prediction when it is there; nothing is kept.
+    """Writes each prediction at once; no prediction is kept in memory.
 
-    In ``folder``: ``predictions/{image's name}.png`` with the dataset's own ids, as the servers of
-    ADE20K and Cityscapes take them, and ``sem_seg_predictions.json``, the same as COCO RLE.
+    ``folder`` gets ``predictions/{name of the image}.png`` with the dataset's own ids, the format
+    of the ADE20K and Cityscapes servers, and ``sem_seg_predictions.json``, the same as COCO RLE.
 
     Args:
-        folder: made if needed.
-        file_names: of all images of the dataset. Where two have the same name, their predictions
-            lie in the folders that tell them apart.
+        folder: output folder, which is created if needed.
+        file_names: the files of all images of the dataset. Where two have the same name, the
+            predictions are written to subfolders with the names of the images' folders.
         original_ids: class index -> the dataset's own id; None: they are the same.
-        rank: the worker's.
+        rank: rank of the worker.
 
     Raises:
-        DatasetError: an id above 65535, which no PNG can hold.
+        DatasetError: an id is above 65535, the largest value of a PNG.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class PredictionWriter:
         self._part.write_text("", encoding="utf-8")
 
     def write(self, file_name: str, labels: np.ndarray) -> None:
-        """Save the label map (H, W) of class indices that was predicted for an image."""
+        """Save the predicted label map (H, W) of class indices of an image."""
         values = labels if self._table is None else self._table[labels]
         write_label_image(self.folder / LABELS_FOLDER / self._names[file_name], values)
         with open(self._part, "a", encoding="utf-8") as file:
@@ -60,7 +60,7 @@ class PredictionWriter:
                 file.write(json.dumps(entry) + "\n")
 
     def join(self, num_workers: int = 1) -> None:
-        """Put what all workers wrote together; call it in one of them when all are done."""
+        """Join the files of all workers; call it in one of them when all have finished."""
         parts = [self._part_of(rank) for rank in range(num_workers)]
         with atomic_write(self.folder / COCO_FILE) as file:
             file.write("[")
@@ -81,15 +81,15 @@ class PredictionWriter:
 def encode_coco(
     labels: np.ndarray, file_name: str, original_ids: Mapping[int, int] | None = None
 ) -> list[dict]:
-    """A label map as COCO's stuff results (https://cocodataset.org/#format-results).
+    """Convert a label map to COCO's stuff results (https://cocodataset.org/#format-results).
 
     Args:
         labels: (H, W), class indices.
-        file_name: the image's.
+        file_name: file name of the image.
         original_ids: class index -> category id; None: they are the same.
 
     Returns:
-        For each class that occurs "file_name", "category_id" and "segmentation", its pixels as RLE.
+        For each class present "file_name", "category_id" and "segmentation", its pixels as RLE.
     """
     entries = []
     for label in np.unique(labels).tolist():
@@ -107,13 +107,13 @@ def write_label_image(path: str | os.PathLike, labels: np.ndarray) -> None:
 
 
 def remove_predictions(folder: str | os.PathLike) -> None:
-    """Delete what an earlier evaluation saved, so that old and new predictions do not mix."""
+    """Delete the predictions of an earlier evaluation."""
     shutil.rmtree(Path(folder) / LABELS_FOLDER, ignore_errors=True)
     (Path(folder) / COCO_FILE).unlink(missing_ok=True)
 
 
 def _output_names(file_names: Sequence[str]) -> dict[str, str]:
-    """``{stem}.png`` for each image, below as many of its folders as tell all of them apart."""
+    """``{stem}.png`` for each image, in as many of its folders as make the names unique."""
     paths = {name: Path(name) for name in dict.fromkeys(file_names)}
     depth = 1
     while True:
@@ -125,7 +125,7 @@ def _output_names(file_names: Sequence[str]) -> dict[str, str]:
             return {name: str(output) for name, output in names.items()}
         if depth > max(len(path.parts) for path in paths.values()):
             raise DatasetError(
-                f"Two images of the dataset differ in their kind of file only: {twice[0]}. Their "
+                f"Two images of the dataset differ in their suffix only: {twice[0]}. Their "
                 "predictions would overwrite each other."
             )
         depth += 1
@@ -136,7 +136,7 @@ def _id_table(original_ids: Mapping[int, int]) -> np.ndarray:
     values = [original_ids[index] for index in range(len(original_ids))]
     if max(values) >= _NUM_VALUES or min(values) < 0:
         raise DatasetError(
-            f"The dataset's own ids go from {min(values)} to {max(values)}, but a label image "
-            "holds 0 to 65535."
+            f"The dataset's own ids range from {min(values)} to {max(values)}, but the values of a "
+            "label image are 0 to 65535."
         )
     return np.array(values, dtype=np.uint16)

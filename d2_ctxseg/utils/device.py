@@ -1,4 +1,4 @@
-"""Time and memory of what runs on a device."""
+"""Synchronisation with a device, and its memory."""
 
 import json
 import os
@@ -13,22 +13,22 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def wait_for(device: torch.device) -> None:
-    """Return when all that was asked of the device is done."""
+    """Wait until the device has finished all work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int:
-    """Bytes that PyTorch's allocator held at most during a call, beyond those of before.
+    """Peak memory of PyTorch's allocator during a call, in bytes beyond the memory before it.
 
-    On a CPU, where its allocator keeps no account, the call runs under PyTorch's profiler.
+    The CPU allocator has no statistics; there the call runs under PyTorch's profiler.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
-    # Some builds of PyTorch announce every profile on the terminal.
+    # Some builds of PyTorch print a message for every profile.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         call()
@@ -45,7 +45,7 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int:
 
 
 def peak_memory_so_far(device: torch.device) -> int:
-    """The most bytes that this run took: of tensors on a GPU, of the process on the CPU."""
+    """Peak memory of this run in bytes: of the tensors on a GPU, of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     # Kilobytes on Linux, bytes on macOS.

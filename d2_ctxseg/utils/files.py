@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Atomic writing of files, and errors of writing."""
 
 import contextlib
 import errno
@@ -29,15 +29,14 @@ class WriteError(UserError, OSError):
 
 @contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "w"):
-    """A file that takes its name ``path`` only once it is complete.
+    """Open a file that appears at ``path`` only once it is complete.
 
-    It is written under a temporary name in the same folder (made if needed), flushed to the disk,
-    and renamed. If writing fails, what stood at ``path`` stays as it was.
+    It is written under a temporary name in the same folder (created if needed), flushed to the
+    disk, and renamed. If writing fails, an existing file at ``path`` is unchanged.
 
     Args:
-        path: where the file shall be.
-        mode: ``"w"`` (text, UTF-8; what UTF-8 cannot express is written as ``\\udc80``) or
-            ``"wb"``.
+        path: path of the file.
+        mode: ``"w"`` (text, UTF-8; surrogates are written as ``\\udc80``) or ``"wb"``.
 
     Raises:
         WriteError: the file cannot be written.
@@ -49,7 +48,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "w"):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(part, mode, **options)  # noqa: SIM115 -- closed below
     try:
-        # Errors of the block that name a file are about a file that it reads.
+        # Errors in the block that name a file concern files that it reads.
         with write_errors(path, only_unnamed=True), file:
             yield file
             file.flush()
@@ -64,16 +63,16 @@ def atomic_write(path: str | os.PathLike, mode: str = "w"):
 
 @contextmanager
 def write_errors(path: str | os.PathLike, *, only_unnamed: bool = False) -> Iterator[None]:
-    """Errors of the operating system in this block become a WriteError about ``path``.
+    """Turn errors of the operating system in this block into a WriteError for ``path``.
 
     Args:
-        path: what the block writes.
-        only_unnamed: leave errors as they are that name the file they are about.
+        path: the file or folder that the block writes.
+        only_unnamed: leave errors that name a file unchanged.
     """
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # torch.save raises a RuntimeError of its own in the place of what the file raised.
+        # torch.save raises a RuntimeError instead of the error of the file.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(error, UserError) or not isinstance(cause, OSError) or cause.errno is None:
             raise
@@ -86,7 +85,7 @@ def write_errors(path: str | os.PathLike, *, only_unnamed: bool = False) -> Iter
 
 
 def remove_unfinished(folder: str | os.PathLike) -> list[Path]:
-    """Delete what :func:`atomic_write` had begun below ``folder`` in processes that were killed.
+    """Delete unfinished files of :func:`atomic_write` below ``folder``, left by killed processes.
 
     Returns:
         The deleted files.
@@ -106,7 +105,7 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # another user's
+    except OSError:  # a process of another user
         return True
     return True
 

@@ -1,4 +1,4 @@
-"""Which images a command line names, and where the pictures made from them go."""
+"""The input images and the output files of a command line."""
 
 import glob
 from collections import Counter
@@ -18,7 +18,7 @@ def find_images(inputs: Iterable[str]) -> list[Path]:
         inputs: files, folders (all images directly inside) and patterns like ``folder/*.png``.
 
     Raises:
-        MissingFileError: an input stands for no file.
+        MissingFileError: an input matches no file.
     """
     found = []
     for name in inputs:
@@ -28,7 +28,7 @@ def find_images(inputs: Iterable[str]) -> list[Path]:
             continue
         if path.is_dir():
             files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
-            missing = f"no image lies in this folder ({', '.join(IMAGE_SUFFIXES)})"
+            missing = f"no image is in this folder ({', '.join(IMAGE_SUFFIXES)})"
         else:
             files = [file for file in map(Path, glob.glob(str(path))) if file.is_file()]
             is_pattern = glob.has_magic(name)
@@ -40,12 +40,12 @@ def find_images(inputs: Iterable[str]) -> list[Path]:
 
 
 def plan_outputs(inputs: list[Path], output: str) -> list[Path]:
-    """The file that each input's picture is written to.
+    """The output file of each input.
 
     Args:
         inputs: image files.
-        output: the name of a file (for a single input), or of a folder, in which the pictures
-            have their inputs' names (with .png added to kinds of files that are only read).
+        output: the name of a file (for a single input), or of a folder. There the output has the
+            name of the input, with .png appended where its format cannot be written.
 
     Raises:
         UserError: one file for several inputs, inputs of the same name, or an input that would
@@ -62,7 +62,7 @@ def plan_outputs(inputs: list[Path], output: str) -> list[Path]:
     for name, count in Counter(path.name for path in outputs).items():
         if count > 1:
             raise UserError(
-                f"{count} inputs are called {name}: their pictures would overwrite one another in "
+                f"{count} inputs are called {name}: their outputs would overwrite one another in "
                 f"{output}; run them one after the other with different --output folders"
             )
     for path in outputs:
@@ -78,7 +78,8 @@ def _picture_name(path: Path) -> str:
 def names_a_file(output: str, suffixes: Iterable[str]) -> bool:
     """Whether ``--output`` names a file (with one of the suffixes) rather than a folder.
 
-    Raises UserError for a file of another kind.
+    Raises:
+        UserError: it names a file with another suffix.
     """
     path = Path(output)
     if path.is_dir() or output.endswith("/") or not path.suffix:
@@ -94,4 +95,4 @@ def names_a_file(output: str, suffixes: Iterable[str]) -> bool:
 def refuse_to_overwrite(output: Path, inputs: Iterable[Path]) -> None:
     """Raise UserError if ``output`` is one of the inputs."""
     if output.resolve() in {path.resolve() for path in inputs}:
-        raise UserError(f"the picture would overwrite the input {output}: choose another --output")
+        raise UserError(f"the output would overwrite the input {output}: choose another --output")

@@ -1,4 +1,4 @@
-"""Where a program is to write, looked at before it does the work."""
+"""Checks of a program's output paths, before the program does its work."""
 
 import os
 import sys
@@ -11,14 +11,14 @@ _NUM_EXAMPLES = 3
 
 
 def check_output_file(path: str | os.PathLike, option: str) -> None:
-    """Refuse a file that cannot be written because of what is at its place or above it.
+    """Refuse an output file that cannot be written.
 
     Args:
-        path: of the file; its folder need not be there yet.
-        option: what the user gave it with, for the message.
+        path: path of the file; its folder need not exist.
+        option: the command-line option, for the message.
 
     Raises:
-        UserError: a folder has its name, something above it is a file, or may not be written to.
+        UserError: the path is a folder, a parent is a file, or a folder is not writable.
     """
     if os.path.isdir(path):
         raise UserError(f"{option}: '{path}' is a folder, expected the name of a file.")
@@ -26,19 +26,23 @@ def check_output_file(path: str | os.PathLike, option: str) -> None:
 
 
 def check_output_folder(path: str | os.PathLike, option: str) -> None:
-    """As :func:`check_output_file`, of a folder that is there or can be made."""
+    """Refuse an output folder that cannot be written to; see :func:`check_output_file`."""
     if os.path.lexists(path) and not os.path.isdir(path):
         raise UserError(f"{option}: '{path}' is a file, expected a folder.")
     _check_above(Path(path) / "file", option)
 
 
 def make_output_folder(path: str | os.PathLike, option: str) -> None:
-    """Make a folder, and those above it, where they are not there; raises UserError."""
+    """Create a folder and its parents if needed.
+
+    Raises:
+        UserError: it cannot be created.
+    """
     check_output_folder(path, option)
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{option}: '{path}' cannot be made: {error.strerror}.") from error
+        raise UserError(f"{option}: '{path}' cannot be created: {error.strerror}.") from error
 
 
 def confirm_overwrite(paths: Sequence[Path], overwrite: bool) -> None:
@@ -74,10 +78,8 @@ def _check_above(path: Path, option: str) -> None:
     folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
     if not folder.is_dir():
         raise UserError(
-            f"{option}: '{folder}' is a file, so nothing can be written below it. Choose another "
-            "place."
+            f"{option}: '{folder}' is a file, so that nothing can be written below it. Choose "
+            "another path."
         )
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(
-            f"{option}: the folder '{folder}' may not be written to. Choose another place."
-        )
+        raise UserError(f"{option}: the folder '{folder}' is not writable. Choose another path.")

@@ -9,11 +9,11 @@ from .files import atomic_write
 
 
 def encode_png(image: np.ndarray, compression: int = 1) -> bytes:
-    """An image as the content of a PNG file.
+    """Encode an image as PNG.
 
     Args:
         image: (H, W) uint8 or uint16, or RGB (H, W, 3) uint8.
-        compression: 0 to 9. The highest is slow, and makes coloured label maps half as large.
+        compression: 0 to 9. 9 is slow and halves the size of coloured label maps.
     """
     as_opencv_has_it = image[:, :, ::-1] if image.ndim == 3 else image
     options = [cv2.IMWRITE_PNG_COMPRESSION, compression]
@@ -21,6 +21,6 @@ def encode_png(image: np.ndarray, compression: int = 1) -> bytes:
 
 
 def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Write an image, as :func:`encode_png` takes it, to a file that appears when it is whole."""
+    """Write an image in the formats of :func:`encode_png` to a PNG file, atomically."""
     with atomic_write(path, "wb") as file:
         file.write(encode_png(image))

@@ -10,8 +10,8 @@ EMBEDDED_ROOT = Path(__file__).resolve().parents[1] / "embedded"
 def ensure_detectron2() -> None:
     """Put the embedded runtime at the END of ``sys.path`` where Detectron2 is not installed.
 
-    At the end it can never shadow a real installation. Subprocesses (``spawn``) import d2_ctxseg
-    again, and so come here again.
+    At the end it cannot shadow a real installation. Subprocesses started by ``spawn`` import
+    d2_ctxseg again, and so call this again.
     """
     if importlib.util.find_spec("detectron2") is None:
         sys.path.append(str(EMBEDDED_ROOT))
@@ -25,7 +25,7 @@ def is_embedded() -> bool:
 
 
 def describe_runtime() -> str:
-    """One line that says which Detectron2 runs, for the log."""
+    """One line for the log: the Detectron2 in use."""
     import detectron2
 
     kind = "the embedded runtime of d2_ctxseg" if is_embedded() else "the installed Detectron2"

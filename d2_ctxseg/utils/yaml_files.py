@@ -1,4 +1,4 @@
-"""YAML files that people write: read safely, with one message for whatever is wrong with one."""
+"""Safe reading of YAML files that users write, with one message per error."""
 
 import itertools
 import os
@@ -9,13 +9,13 @@ import yaml
 from .errors import MissingFileError, UserError
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
-# Deeper ones end the recursion of the loader, or the process.
+# Deeper files exceed the recursion limit of the loader or the stack.
 _MOST_LEVELS = 100
 _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _StrictLoader(_SafeLoader):
-    """The safe loader, but a key that is written twice is an error and not the last one's win."""
+    """The safe loader, which refuses a key that is written twice."""
 
     def construct_mapping(self, node, deep=False):
         seen = set()
@@ -32,13 +32,12 @@ class _StrictLoader(_SafeLoader):
 
 
 def read_yaml(path: str | os.PathLike) -> object:
-    """The content of a YAML file; None if it is empty.
-
-    Nothing in it is run, and no key may be written twice.
+    """The content of a YAML file; None if it is empty. No code in it is executed.
 
     Raises:
-        MissingFileError: there is no such file.
-        UserError: it is a folder, cannot be opened, is not UTF-8 or not YAML, or contains itself.
+        MissingFileError: the file does not exist.
+        UserError: it is a folder, cannot be opened, is not UTF-8 or not YAML, has a key twice, or
+            contains itself.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -63,7 +62,7 @@ def read_yaml(path: str | os.PathLike) -> object:
 
 
 def _is_too_deep(text: str) -> bool:
-    """Whether more than ``_MOST_LEVELS`` lists and mappings lie in one another."""
+    """Whether lists and mappings are nested more than ``_MOST_LEVELS`` levels deep."""
     steps = {yaml.SequenceStartEvent: 1, yaml.MappingStartEvent: 1}
     steps |= {yaml.SequenceEndEvent: -1, yaml.MappingEndEvent: -1}
     events = yaml.parse(text, Loader=_SafeLoader)
@@ -72,7 +71,7 @@ def _is_too_deep(text: str) -> bool:
 
 
 def kind_of(content: object) -> str:
-    """What YAML read, in words: "a list", "a text", "a number", ..."""
+    """The type of YAML content in words: "a list", "a text", "a number", ..."""
     if content is None:
         return "empty"
     kinds = {bool: "true or false", str: "a text", dict: "a mapping", list: "a list"}
@@ -88,7 +87,7 @@ def _why_not_opened(path: str | os.PathLike, error: OSError) -> str:
 
 
 def _problem(error: yaml.YAMLError, text: str) -> str:
-    """What is wrong and in which line, counted from 1."""
+    """The error and its position, counted from 1."""
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     mark = getattr(error, "problem_mark", None)
     if mark is None:
@@ -102,7 +101,7 @@ def _problem(error: yaml.YAMLError, text: str) -> str:
 
 
 def _contains_itself(content: object) -> bool:
-    """Whether going down from a list or mapping leads back to it. Each is gone through once."""
+    """Whether a list or mapping contains itself. Each is visited once."""
     done: set[int] = set()
 
     def leads_back(item: object, outer: frozenset[int]) -> bool:

@@ -106,12 +106,12 @@ class TestResume:
         if content is not None:
             (folder / "last_checkpoint").write_bytes(content)
         assert self.resumed(folder) == 29
-        assert "model_0000029.pth, the newest whole checkpoint" in caplog.text
+        assert "model_0000029.pth, the latest complete checkpoint" in caplog.text
 
     @pytest.mark.parametrize("name", ["/elsewhere/model_final.pth", "../model_final.pth"])
     def test_not_one_of_another_folder(self, folder, name):
         (folder / "last_checkpoint").write_text(name)
-        with pytest.raises(UserError, match="does not lie in that folder"):
+        with pytest.raises(UserError, match="is not in that folder"):
             self.resumed(folder)
 
     def test_a_folder_in_the_place_of_its_name_is_one_message(self, folder):
@@ -143,7 +143,7 @@ class TestResume:
     def test_none_whole_is_an_error(self, folder):
         for path in folder.glob("*.pth"):
             path.write_bytes(b"half")
-        with pytest.raises(UserError, match="No whole checkpoint to resume from"):
+        with pytest.raises(UserError, match="No complete checkpoint to resume from"):
             self.resumed(folder)
 
     def test_without_the_state_of_a_training_it_is_refused(self, folder):
@@ -154,7 +154,7 @@ class TestResume:
             load_state_dict = state_dict
 
         checkpointer = Checkpointer(nn.Linear(4, 4), str(folder), trainer=Trainer())
-        with pytest.raises(UserError, match="holds weights, but not the state of a training"):
+        with pytest.raises(UserError, match="contains weights, but not the state of a training"):
             checkpointer.get_checkpoint_file()
         checkpointer.save("model_0000039", iteration=39)
         (folder / "last_checkpoint").unlink()

@@ -185,7 +185,7 @@ def test_a_video_goes_into_a_folder_under_its_own_name(run, video, tmp_path):
     [
         ("missing.png", "no such file"),
         ("*.bmp", "no file matches this pattern"),
-        ("empty", "no image lies in this folder"),
+        ("empty", "no image is in this folder"),
     ],
 )
 def test_inputs_that_stand_for_no_file_are_errors(run, photos, tmp_path, name, message):

@@ -92,4 +92,4 @@ def test_a_disk_that_cannot_be_written_to_is_one_message(
     subprocess.run(["mount", "-o", "remount,ro", str(output)], check=True)
     config = write_config(tmp_path / "full.yaml", output / "run")
     code, log = train(config, tmp_path / "console.txt")
-    assert_one_message(code, log, f"the folder '{output}' may not be written to")
+    assert_one_message(code, log, f"the folder '{output}' is not writable")

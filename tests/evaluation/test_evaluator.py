@@ -407,7 +407,7 @@ class TestOriginalIds:
     def test_of_several_values_of_a_class_the_lowest(self):
         id_map = {5: 0, 4: 0, 1: 1, 2: 2, 3: 3, 0: 255}
         assert self.ids(id_map=id_map) == {0: 4, 1: 1, 2: 2, 3: 3}
-        with pytest.raises(UserError, match="no value of 'id_map' stands for the class 3"):
+        with pytest.raises(UserError, match="'id_map' maps no value to class 3"):
             self.ids(id_map={0: 0, 1: 1, 2: 2})
 
 
