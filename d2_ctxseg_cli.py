@@ -17,7 +17,8 @@ def main(command: str | None = None) -> None:
         command: the one that a script stands for; None if the first argument names it.
     """
     global reading_arguments
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
         # Ctrl-C during the imports, which take seconds, ends without a traceback.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     reading_arguments = True
@@ -28,7 +29,13 @@ def main(command: str | None = None) -> None:
         program, arguments = read_command_line(command)
     finally:
         reading_arguments = False
-    run_command(lambda: program.load()(arguments))
+
+    def load_and_run() -> None:
+        run = program.load()
+        signal.signal(signal.SIGINT, before)
+        run(arguments)
+
+    run_command(load_and_run)
 
 
 if __name__ == "__main__":
