@@ -147,7 +147,7 @@ class TestResume:
         train("--config-file", tiny_run, "--resume", "SOLVER.MAX_ITER", 5, "DATASETS.TEST", "()")
         checkpoint = torch.load(output / "model_final.pth", weights_only=True)
         assert checkpoint["iteration"] == 4
-        assert "now goes to SOLVER.MAX_ITER 5" in (output / "log.txt").read_text()
+        assert "now ends at SOLVER.MAX_ITER 5" in (output / "log.txt").read_text()
 
 
 @pytest.mark.slow

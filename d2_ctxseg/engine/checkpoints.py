@@ -1,4 +1,4 @@
-"""When a training writes checkpoints: every so often, at its best, and when it is stopped."""
+"""Hooks that write checkpoints: periodically, at the best metric, and when training is stopped."""
 
 import logging
 import math
@@ -18,14 +18,14 @@ class PeriodicCheckpoint(HookBase):
     """Detectron2's PeriodicCheckpointer for :meth:`Trainer.save_checkpoint`.
 
     It writes ``model_{iteration:07d}`` every ``period`` iterations and ``model_final`` at the end.
-    It comes before the evaluation, which may take long, and may fail.
+    It runs before the evaluation, which may take long or fail.
     """
 
     def __init__(self, period: int):
         self.period = period
 
     def after_step(self) -> None:
-        """Save, if it is time to; all processes."""
+        """Save every ``period`` iterations; called in all processes."""
         iteration = self.trainer.iter
         if (iteration + 1) % self.period == 0:
             self.trainer.save_checkpoint(f"model_{iteration:07d}", self)
@@ -34,15 +34,14 @@ class PeriodicCheckpoint(HookBase):
 
 
 class BestCheckpoint(HookBase):
-    """Keeps the checkpoint of the best evaluation, which remembers how good it was.
+    """Saves the checkpoint with the best evaluation.
 
-    The score stands in the file itself, so a later run, killed and resumed or not, replaces it by
-    a better one only.
+    The file contains its score, so that a resumed run replaces it only by a better one.
 
     Args:
-        folder: where ``model_best.pth`` is written.
-        period: of the evaluations; this hook comes after the one that evaluates.
-        metric: what is to be largest, for example "sem_seg/mIoU".
+        folder: folder of ``model_best.pth``.
+        period: number of iterations between evaluations; this hook runs after the evaluation.
+        metric: the metric to maximise, for example "sem_seg/mIoU".
     """
 
     NAME = "model_best"
@@ -54,7 +53,7 @@ class BestCheckpoint(HookBase):
         self.best: float | None = None
 
     def before_train(self) -> None:
-        """When resuming, take up the best value so far."""
+        """Read the best value so far when a run is resumed."""
         if self.trainer.start_iter > 0 and os.path.isfile(self.path):
             self.best = self._score_of_file()
 
@@ -66,7 +65,7 @@ class BestCheckpoint(HookBase):
             return None
         best = content.get("best", {})
         if best.get("metric") != self.metric:
-            logger.warning("%s does not tell its %s and will be replaced.", self.path, self.metric)
+            logger.warning("%s has no value of %s and will be replaced.", self.path, self.metric)
             return None
         logger.info(
             "Best %s so far: %.2f at iteration %d",
@@ -77,13 +76,13 @@ class BestCheckpoint(HookBase):
         return best["value"]
 
     def after_step(self) -> None:
-        """Compare, if there was an evaluation; all processes."""
+        """Compare after an evaluation; called in all processes."""
         done = self.trainer.iter + 1
         if done % self.period == 0 and done != self.trainer.max_iter:
             self._compare()
 
     def after_train(self) -> None:
-        """Compare, if training came to its end. Resuming still starts from its last checkpoint."""
+        """Compare at the end of training; resuming still starts from the last checkpoint."""
         if self.trainer.iter >= self.trainer.max_iter:
             self._compare(tag=False)
 
@@ -106,15 +105,15 @@ class BestCheckpoint(HookBase):
 
 
 class StopOnInterrupt(HookBase):
-    """Turns Ctrl-C (or SIGTERM) into the end of training after the step under way.
+    """Stops training after the current step on Ctrl-C or SIGTERM.
 
-    The trainer then writes a checkpoint. It is the last hook, so that the step is complete.
+    The trainer then writes a checkpoint. This is the last hook, so that the step is complete.
     """
 
     def after_step(self) -> None:
         """
         Raises:
-            Interrupted: a signal came to any process.
+            Interrupted: any process received a signal.
         """
         with deferred_interrupts() as interrupts:
             interrupts.stop_if_requested()

@@ -1,4 +1,4 @@
-"""Puts numbers in the place of MODEL.PIXEL_LOSS.CLASS_WEIGHTS "balanced"."""
+"""Computes the numbers of MODEL.PIXEL_LOSS.CLASS_WEIGHTS "balanced"."""
 
 import logging
 
@@ -16,11 +16,11 @@ logger = logging.getLogger(__name__)
 def balance_classes(cfg: CfgNode, *, resume: bool = False) -> None:
     """Replace "balanced" class weights in ``cfg`` by those of the labels of DATASETS.TRAIN.
 
-    To be called by all processes of a distributed run, before the config is saved and the model is
-    built. The first process reads the labels. With other class weights it does nothing.
+    All processes of a distributed run call it, before the config is saved and the model is built.
+    The main process reads the labels. Other class weights are left unchanged.
 
     Args:
-        cfg: changed in place, even if it is frozen; it is frozen afterwards if it was before.
+        cfg: changed in place; a frozen config is changed as well and stays frozen.
         resume: take the numbers from the config.yaml in OUTPUT_DIR, if it has them.
 
     Raises:
@@ -35,7 +35,7 @@ def balance_classes(cfg: CfgNode, *, resume: bool = False) -> None:
             weights = weights or balanced_class_weights(cfg.DATASETS.TRAIN)
         except (OSError, DatasetError) as caught:
             error = str(caught)
-    # Gathering also makes the other processes wait, and lets them fail rather than hang.
+    # Gathering makes the other processes wait, and lets them fail instead of hang.
     weights, error = comm.all_gather((weights, error))[0]
     if error is not None:
         raise DatasetError(f"MODEL.PIXEL_LOSS.CLASS_WEIGHTS '{BALANCED}': {error}")
@@ -48,7 +48,7 @@ def balance_classes(cfg: CfgNode, *, resume: bool = False) -> None:
 
 
 def _saved_weights(cfg: CfgNode) -> list[float] | None:
-    """The weights that the run was started with, or None."""
+    """The weights in the config.yaml of the run, or None."""
     node = saved_config(cfg.OUTPUT_DIR)
     for key in ("MODEL", "PIXEL_LOSS", "CLASS_WEIGHTS"):
         node = node.get(key) if isinstance(node, dict) else None

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..utils.errors import MissingFileError, UserError, suggest
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# setup.py puts the folder at the first place into a wheel; in a clone it is at the second.
+# The first folder exists in a wheel (see setup.py), the second in a clone.
 _PLACES = (_PACKAGE / "model_zoo" / "configs", _PACKAGE.parent / "configs")
 
 
@@ -24,7 +24,7 @@ def get_config_file(name: str) -> str:
         name: as in "camvid/fpn_resnet18_linear", with or without ".yaml".
 
     Raises:
-        UserError: there is none; the message has the nearest name.
+        UserError: there is no such config; the message has the nearest name.
     """
     known = config_names()
     stem = name.removesuffix(".yaml")
@@ -37,12 +37,12 @@ def get_config_file(name: str) -> str:
 
 
 def find_config_file(path_or_name: str) -> str:
-    """The path of a config file: the one at this path, or else the one with this name.
+    """The path of a config file, from its path or the name of a config of this project.
 
     Raises:
-        MissingFileError: there is neither.
+        MissingFileError: there is neither such a file nor such a config.
     """
-    if os.path.lexists(path_or_name):  # what it is, its reader finds out
+    if os.path.lexists(path_or_name):  # the reader checks whether it is a file
         return path_or_name
     known = config_names()
     if path_or_name.removesuffix(".yaml") in known:

@@ -1,4 +1,4 @@
-"""What a run costs, measured while it runs, in ``OUTPUT_DIR/cost.json``."""
+"""Measures time and memory of a run, and writes them to ``OUTPUT_DIR/cost.json``."""
 
 import json
 import logging
@@ -18,20 +18,20 @@ from ..utils.device import peak_memory_so_far, wait_for
 from ..utils.files import write_json
 
 FILE_NAME = "cost.json"
-# Calls that an allocator or a kernel library may spend on getting ready.
+# The first calls include the warm-up of the allocator and of kernel libraries.
 _WARM_UP = 3
 
 logger = logging.getLogger(__name__)
 
 
 def read_cost(folder: str | Path) -> dict[str, float]:
-    """What a run measured; empty if it measured nothing or the file is damaged.
+    """The measurements of a run; empty if there are none or the file is damaged.
 
     Returns:
-        Of these what there is: ``test_parameters`` (a number), ``seconds_per_iteration`` (median),
+        Those present of ``test_parameters`` (a number), ``seconds_per_iteration`` (median),
         ``seconds_per_image`` (median, single-scale prediction without reading the file),
-        ``peak_memory_bytes`` of the training (on a GPU of its tensors, on the CPU of the process),
-        ``threads``, ``device``.
+        ``peak_memory_bytes`` of the training (of tensors on a GPU, of the process on a CPU),
+        ``threads`` and ``device``.
     """
     try:
         content = json.loads((Path(folder) / FILE_NAME).read_text(encoding="utf-8"))
@@ -41,19 +41,19 @@ def read_cost(folder: str | Path) -> dict[str, float]:
 
 
 def record_cost(folder: str | Path, values: Mapping[str, object]) -> None:
-    """Add values to the run's ``cost.json``, on the main process alone."""
+    """Add values to the run's ``cost.json``; only the main process writes."""
     if comm.is_main_process():
         write_json(Path(folder) / FILE_NAME, {**read_cost(folder), **values})
 
 
 def count_test_parameters(model: nn.Module) -> int:
-    """Parameters without those of modules that only training needs."""
+    """The number of parameters without those of modules that only training needs."""
     prefixes = tuple(f"{name}." for name in training_only_modules(model))
     return sum(p.numel() for name, p in model.named_parameters() if not name.startswith(prefixes))
 
 
 class CostOfTraining(HookBase):
-    """Records at the end of a training what a step took and how much memory there was in use."""
+    """Records the time per step and the peak memory at the end of a training."""
 
     def __init__(self, output_dir: str):
         self.output_dir = output_dir
@@ -81,7 +81,7 @@ def machine(device: torch.device) -> dict[str, object]:
 
 
 class TimedModel(nn.Module):
-    """A model that remembers how long each call took.
+    """A model that measures the time of each call.
 
     Args:
         model: called as Detectron2 calls a model, on a list of dicts.
@@ -90,11 +90,12 @@ class TimedModel(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
-        self.training = model.training  # what restores the mode of this one restores the model's
+        # Detectron2 restores the mode of this module, and with it the mode of the model.
+        self.training = model.training
         self._seconds: list[float] = []
 
     def forward(self, batched_inputs: list[dict]):
-        """The model's own output."""
+        """The output of the model."""
         device = next(self.parameters()).device
         wait_for(device)
         start = time.perf_counter()
@@ -104,6 +105,6 @@ class TimedModel(nn.Module):
         return outputs
 
     def seconds_per_image(self) -> float | None:
-        """The median without the first calls; None if there were no others."""
+        """The median over all calls but the first few; None if there were no others."""
         seconds = self._seconds[_WARM_UP:]
         return statistics.median(seconds) if seconds else None

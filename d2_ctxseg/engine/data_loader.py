@@ -1,7 +1,7 @@
-"""Training batches that follow from the seed and the position in the stream of images alone.
+"""Training batches that depend only on the seed and the position in the stream of images.
 
-Detectron2's samplers give an endless stream of images. Its loaders seed augmentation by worker
-process and always begin with the stream's first image; :class:`ResumableLoader` does neither.
+Detectron2's samplers give an endless stream of images. Its loaders seed augmentation per worker
+process and always start with the first image of the stream; :class:`ResumableLoader` does neither.
 """
 
 import itertools
@@ -19,17 +19,17 @@ from .random_state import seeded
 
 
 class ResumableLoader:
-    """The batches of one of Detectron2's training loaders, in an order that can be continued.
+    """The batches of one of Detectron2's training loaders, in an order that can be resumed.
 
-    Image number n of the stream is augmented with random numbers that follow from the seed and n.
-    So neither the number of worker processes nor an interruption changes a batch.
+    The random numbers of the augmentation of image number n of the stream depend on the seed and n.
+    Neither the number of worker processes nor an interruption changes a batch.
 
     Args:
-        loader: of ``build_detection_train_loader``, over a dataset with indices.
-        seed: >= 0, of the augmentation; the order of images is the sampler's.
+        loader: a loader of ``build_detection_train_loader`` for a map-style dataset.
+        seed: seed of the augmentation, >= 0; the sampler determines the order of images.
 
     Raises:
-        TypeError: another loader.
+        TypeError: it is another kind of loader.
     """
 
     def __init__(self, loader, *, seed: int):
@@ -38,12 +38,12 @@ class ResumableLoader:
         if not isinstance(getattr(inner, "dataset", None), ToIterableDataset):
             raise TypeError(
                 f"{type(loader).__name__} is not a loader that Detectron2's "
-                "build_detection_train_loader makes of a dataset with indices."
+                "build_detection_train_loader builds for a map-style dataset."
             )
         self.loader = inner
         self.batch_size = loader.batch_size
         self.seed = seed
-        # Positions of images that wait for others of their shape, and of the first one not drawn.
+        # Positions of the images that are not yet in a full batch, and of the next image to draw.
         self._waiting: list[int] = []
         self._next = 0
 
@@ -61,7 +61,7 @@ class ResumableLoader:
             worker_init_fn=partial(_init_worker, self.loader.worker_init_fn),
             prefetch_factor=self.loader.prefetch_factor if workers else None,
             pin_memory=self.loader.pin_memory,
-            # For the workers' own seeds; without it they come from the global generator.
+            # The workers' own seeds; by default they come from the global generator.
             generator=torch.Generator().manual_seed(self.seed),
         )
         return self._group(batches) if self._groups_by_shape else self._count(batches)
@@ -72,7 +72,7 @@ class ResumableLoader:
             yield batch
 
     def _group(self, batches) -> Iterator[list]:
-        """Batches of images that are all wide, or all not, as AspectRatioGroupedDataset's."""
+        """Batches of images that are all wide or all tall, as in AspectRatioGroupedDataset."""
         positions = itertools.chain(self._waiting, itertools.count(self._next))
         groups: dict[bool, list] = {True: [], False: []}
         for image in itertools.chain.from_iterable(batches):
@@ -87,23 +87,23 @@ class ResumableLoader:
                 yield batch
 
     def state_dict(self) -> dict:
-        """Where the stream of this process stands after the batches that were taken so far."""
+        """The position in the stream of this process after the batches so far."""
         return {"next": self._next, "waiting": list(self._waiting)}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on where :meth:`state_dict` was asked; to be called before the first batch."""
+        """Continue from the position of :meth:`state_dict`; call it before the first batch."""
         self._next = state["next"]
         self._waiting = list(state["waiting"]) if self._groups_by_shape else []
 
     def skip(self, num_images: int) -> None:
-        """Begin after so many images of this process, whatever their shapes."""
+        """Start after this number of images of this process."""
         self._next, self._waiting = num_images, []
 
 
 class _Images(torchdata.IterableDataset):
-    """The stream of images of one process, from a position on, shared among its workers.
+    """The stream of images of one process from a position on, distributed over its workers.
 
-    A worker takes ``chunk`` images in a row, then the next worker.
+    Each worker takes ``chunk`` consecutive images in turn.
     """
 
     def __init__(self, dataset, sampler, seed: int, waiting: list[int], start: int, chunk: int):
@@ -126,7 +126,7 @@ class _Images(torchdata.IterableDataset):
                 yield image
 
     def _draws(self) -> Iterator[tuple[int, int]]:
-        """(position in the stream, index into the dataset) of the images to come."""
+        """(position in the stream, index into the dataset) of the next images."""
         waiting = set(self.waiting)
         for position, index in enumerate(self.sampler):
             if position >= self.start or position in waiting:

@@ -17,17 +17,17 @@ FINAL_FILE = "model_final_ema.pth"
 
 
 def build_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """A copy of ``model`` that follows it: ``ema = decay * ema + (1 - decay) * weights``.
+    """A copy of ``model`` with averaged weights: ``ema = decay * ema + (1 - decay) * weights``.
 
-    Buffers (batch statistics, prototypes) are copied as they are. The first update copies the
-    weights too, so that loading a checkpoint into ``model`` before training is enough.
+    Buffers (batch statistics, prototypes) are copied. The first update copies the weights as well,
+    so that a checkpoint may be loaded into ``model`` before training.
 
     Args:
         model: not wrapped for distributed training.
         decay: in [0, 1).
 
     Raises:
-        UserError: another decay.
+        UserError: the decay is out of range.
     """
     if not 0 <= decay < 1:
         raise UserError(f"SOLVER.EMA.DECAY is {decay}, expected a number in [0, 1).")
@@ -54,11 +54,11 @@ class UpdateEMA(HookBase):
         self.config = cfg.dump()
 
     def after_step(self) -> None:
-        """Take the step's weights into the EMA."""
+        """Update the EMA with the weights of the step."""
         self.ema.update_parameters(self.model)
 
     def after_train(self) -> None:
-        """Write the EMA, unless training was cut short."""
+        """Write the EMA, unless training was stopped early."""
         if comm.is_main_process() and self.trainer.iter >= self.trainer.max_iter:
             with atomic_write(self.path, "wb") as file:
                 torch.save({"model": self.ema.module.state_dict(), "config": self.config}, file)

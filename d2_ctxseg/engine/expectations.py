@@ -1,4 +1,4 @@
-"""What a config value has to be: in words for the message, and as a test."""
+"""Expectations on config values: a test, and words for the error message."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -9,12 +9,12 @@ from ..utils.errors import shown, suggest
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a value has to be.
+    """An expectation on a value.
 
     Attributes:
-        words: as in "expected an integer from 1".
-        holds: whether a value is so. It is given values of any type.
-        names: what can be chosen from, for the nearest one; empty where nothing is chosen.
+        words: the words after "expected", such as "an integer from 1".
+        holds: whether a value of any type meets the expectation.
+        names: the valid names, of which the message suggests the nearest; empty for other values.
     """
 
     words: str
@@ -22,7 +22,7 @@ class Expectation:
     names: tuple[str, ...] = ()
 
     def problem(self, key: str, value: object) -> str | None:
-        """A sentence about a value that is not as expected; None where it is."""
+        """A sentence about a value that does not meet the expectation; None if it does."""
         if self.holds(value):
             return None
         if value is None:
@@ -65,13 +65,13 @@ def choice(names: Iterable[str]) -> Expectation:
 
 
 def text(*, empty: bool = True) -> Expectation:
-    """A text, perhaps of no letters."""
+    """A text; ``empty`` allows the empty one."""
     words = "a text" if empty else "a text that is not empty"
     return Expectation(words, lambda value: isinstance(value, str) and (empty or value != ""))
 
 
 def optional(expectation: Expectation) -> Expectation:
-    """None, or what another expectation says."""
+    """None, or a value that meets another expectation."""
     return Expectation(
         f"{expectation.words} or None",
         lambda value: value is None or expectation.holds(value),

@@ -22,10 +22,11 @@ logger = logging.getLogger(__name__)
 class PredictionOverlays(HookBase):
     """Draws image, ground truth and prediction of a few test images at each evaluation.
 
-    The pictures go to ``{output_dir}/overlays/`` and, through the event storage, to TensorBoard.
+    The overlays are written to ``{output_dir}/overlays/`` and, with the event storage, to
+    TensorBoard.
 
     Args:
-        period: iterations between two drawings; 0 draws at the end of training only.
+        period: iterations between two drawings; 0: only at the end of training.
         model: a semantic segmentor, not wrapped for distributed training.
         mapper: from a record of the dataset to the model's input.
         records: the records to draw, with "file_name" and "sem_seg_file_name".
@@ -53,26 +54,26 @@ class PredictionOverlays(HookBase):
         self.folder = os.path.join(output_dir, "overlays")
 
     def after_step(self) -> None:
-        """Draw every ``period`` iterations; the end of training has its own drawing."""
+        """Draw every ``period`` iterations, except for the last one."""
         done = self.trainer.iter + 1
         if self.period > 0 and done % self.period == 0 and done != self.trainer.max_iter:
             self._draw(done)
 
     def after_train(self) -> None:
-        """Draw what the trained model predicts, unless training was cut short."""
+        """Draw the predictions of the trained model, unless training was stopped early."""
         if self.trainer.iter >= self.trainer.max_iter:
             self._draw(self.trainer.max_iter)
 
     def _draw(self, iteration: int) -> None:
         with inference_context(self.model), torch.no_grad():
             for number, record in enumerate(self.records):
-                picture = self._picture(record)
+                overlay = self._overlay(record)
                 path = os.path.join(self.folder, f"{iteration:07d}_{number}.png")
-                write_png(path, picture)
-                self.trainer.storage.put_image(f"overlay_{number}", picture.transpose(2, 0, 1))
-        logger.info("Drew %d predictions into %s", len(self.records), self.folder)
+                write_png(path, overlay)
+                self.trainer.storage.put_image(f"overlay_{number}", overlay.transpose(2, 0, 1))
+        logger.info("Drew the overlays of %d images to %s", len(self.records), self.folder)
 
-    def _picture(self, record: dict) -> np.ndarray:
+    def _overlay(self, record: dict) -> np.ndarray:
         (scores,) = image_scores(self.model, [self.mapper(copy.copy(record))])
         return draw_comparison(
             read_display_image(record["file_name"], record.get("value_range")),

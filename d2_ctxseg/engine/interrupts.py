@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, answered where the state of a run is whole: between steps, between images."""
+"""Ctrl-C and SIGTERM, handled where the state of a run is consistent: after a step or an image."""
 
 import os
 import signal
@@ -14,18 +14,18 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# A launcher and a scheduler may both pass on what the user or the cluster sent once.
+# Signals within this time count as one: a launcher and a scheduler may both forward it.
 _SECONDS_OF_ONE = 1.0
 
 _active: "Interrupts | None" = None
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised at a point where nothing is half done; its argument is the signal's number."""
+    """Raised where the state is consistent; the argument is the signal's number."""
 
 
 class Interrupts:
-    """Remembers a signal until :meth:`stop_if_requested`. A second one ends the program at once."""
+    """Defers a signal until :meth:`stop_if_requested`. A second one ends the program at once."""
 
     def __init__(self):
         self.received = 0
@@ -33,26 +33,26 @@ class Interrupts:
         self._previous_handlers = {}
 
     def install(self) -> None:
-        """Take over the signals; only the main thread of a process may."""
+        """Install the signal handlers; only in the main thread of a process."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 self._previous_handlers[number] = signal.signal(number, self._on_signal)
 
     def restore(self) -> None:
-        """Give the signals back."""
+        """Restore the previous handlers."""
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
         self._previous_handlers.clear()
 
     def stop_if_requested(self) -> None:
-        """All processes of a run call this together.
+        """Stop if any process received a signal; all processes of a run call this together.
 
         Raises:
-            Interrupted: a signal came to any of them.
+            Interrupted: any process received a signal.
         """
         number = self.received
         if comm.get_world_size() > 1:
-            # On the CPU, so that no stream of a GPU has to be waited for.
+            # On the CPU, without a synchronisation with a GPU.
             shared = torch.tensor(number)
             torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX, _cpu_group())
             number = int(shared)
@@ -70,7 +70,7 @@ class Interrupts:
 
 @contextmanager
 def deferred_interrupts() -> Iterator[Interrupts]:
-    """Signals wait for :meth:`Interrupts.stop_if_requested` in this block; blocks may be nested."""
+    """Defer signals in this block to :meth:`Interrupts.stop_if_requested`; blocks can be nested."""
     global _active
     if _active is not None:
         yield _active
@@ -84,23 +84,23 @@ def deferred_interrupts() -> Iterator[Interrupts]:
     finally:
         _active.restore()
         _active = None
-    if received:  # too late for the last look
+    if received:  # after the last call of stop_if_requested
         raise Interrupted(received)
 
 
 def interrupted() -> bool:
-    """Whether a signal waits to be answered in this process."""
+    """Whether this process has received a signal that is still deferred."""
     return _active is not None and bool(_active.received)
 
 
 def leave_interrupts_to_parent(worker_id: int = 0) -> None:
-    """For worker processes of a data loader: only their parent ends them, when it has saved.
+    """Let only the parent end a worker process of a data loader, after it has saved.
 
-    A scheduler sends SIGTERM, and a terminal Ctrl-C, to all processes at once.
+    A scheduler sends SIGTERM, and a terminal sends Ctrl-C, to all processes at once.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # Linux; elsewhere PyTorch's way stays
-        # Threads inherit this mask, so that the one below is the only one to take the signal.
+    if hasattr(signal, "sigwaitinfo"):  # Linux; elsewhere PyTorch's handling stays
+        # Threads inherit this mask, so that only the thread below receives the signal.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_exit_when_parent_says_so, daemon=True).start()
 
@@ -112,12 +112,12 @@ def _exit_when_parent_says_so() -> None:
 
 
 class InterruptibleEvaluator(DatasetEvaluator):
-    """An evaluator that is asked for its results only if no process was interrupted.
+    """An evaluator whose results are computed only if no process was interrupted.
 
     Args:
-        evaluator: its results are returned.
-        interrupts: looked at when all images of all processes are through; a loader of images that
-            ends early on :func:`interrupted` shortens the wait.
+        evaluator: the evaluator to wrap.
+        interrupts: checked when all processes have predicted their images; a data loader that ends
+            early on :func:`interrupted` shortens the wait.
     """
 
     def __init__(self, evaluator: DatasetEvaluator, interrupts: Interrupts):
@@ -129,14 +129,14 @@ class InterruptibleEvaluator(DatasetEvaluator):
         self.evaluator.reset()
 
     def process(self, inputs, outputs) -> None:
-        """Hand inputs and outputs to the evaluator."""
+        """Pass inputs and outputs to the evaluator."""
         self.evaluator.process(inputs, outputs)
 
     def evaluate(self):
         """The evaluator's results.
 
         Raises:
-            Interrupted: a signal came to any process.
+            Interrupted: any process received a signal.
         """
         self.interrupts.stop_if_requested()
         return self.evaluator.evaluate()
@@ -144,7 +144,7 @@ class InterruptibleEvaluator(DatasetEvaluator):
 
 @cache
 def _cpu_group():
-    """All processes, over main memory."""
+    """The process group of all processes on the CPU."""
     if torch.distributed.get_backend() == torch.distributed.Backend.GLOO:
         return torch.distributed.group.WORLD
     return torch.distributed.new_group(backend="gloo")

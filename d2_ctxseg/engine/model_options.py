@@ -1,4 +1,4 @@
-"""How a model runs, apart from what it computes: memory format, compilation, batch statistics."""
+"""Options of execution: memory format, compilation, synchronised batch statistics."""
 
 import logging
 
@@ -12,10 +12,10 @@ logger = logging.getLogger(__name__)
 
 
 def use_channels_last(model: nn.Module) -> None:
-    """Keep convolutions, and the images that the backbone is given, with the channels last.
+    """Use the channels-last memory format for convolutions and for the backbone's images.
 
     Args:
-        model: with a ``backbone`` that takes images (B, C, H, W).
+        model: a model whose ``backbone`` takes images (B, C, H, W).
     """
     model.to(memory_format=torch.channels_last)
     model.backbone.register_forward_pre_hook(_with_channels_last)
@@ -27,15 +27,15 @@ def _with_channels_last(module: nn.Module, arguments: tuple) -> tuple:
 
 
 def compile_model(model: nn.Module) -> None:
-    """Compile the backbone (torch.compile); the names of parameters stay as they are.
+    """Compile the backbone with torch.compile; the names of parameters do not change.
 
-    It takes most of the time. What follows depends on the batch's number and sizes of images.
+    The backbone takes most of the time; the rest depends on the number and sizes of the images.
     """
     model.backbone.compile()
 
 
 def synchronize_batch_norm(model: nn.Module) -> nn.Module:
-    """Take batch statistics over all workers; on the CPU, and with one worker, over its own."""
+    """Synchronise batch statistics over all workers; no effect on a CPU or with one worker."""
     if comm.get_world_size() == 1:
         return model
     if next(model.parameters()).device.type == "cpu":

@@ -1,4 +1,4 @@
-"""What config files that an earlier version saved mean today."""
+"""Compatibility with config files that earlier versions saved."""
 
 import logging
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ _OLD_DEFAULT = "LinearClassifier"
 
 
 def forget_old_default(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> None:
-    """Empty MODEL.CLASSIFIER.NAME where it is an earlier version's default, not anyone's choice.
+    """Empty MODEL.CLASSIFIER.NAME where it is the default of an earlier version.
 
-    That version saved ``NAME: LinearClassifier`` with every run, also with meta-architectures that
-    have another classifier, where the name had no effect. The rule: a file that Detectron2 saved
-    (it has VERSION and no _BASE_) and that does not have MODEL.PIXEL_LOSS is of that version.
+    That version saved ``NAME: LinearClassifier`` with every run, even with meta-architectures that
+    have another classifier, where the name had no effect. A file is of that version if Detectron2
+    saved it (it has VERSION and no _BASE_) and it lacks MODEL.PIXEL_LOSS.
 
     Args:
         cfg: the merged config; changed in place.
-        config_file: where it comes from; "" for none.
-        opts: the overrides, alternating keys and values. A name among them is a choice.
+        config_file: path of the config file; "" for none.
+        opts: the overrides, alternating keys and values. A name among them is kept.
     """
     if cfg.MODEL.CLASSIFIER.NAME != _OLD_DEFAULT or "MODEL.CLASSIFIER.NAME" in opts[::2]:
         return
@@ -47,7 +47,7 @@ def forget_old_default(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> N
 def _saved_earlier(config_file: str) -> bool:
     try:
         values = yaml.safe_load(Path(config_file).read_text(encoding="utf-8"))
-    except yaml.YAMLError:  # with tags that Detectron2 does not save
+    except yaml.YAMLError:  # it has tags that Detectron2 does not write
         return False
     complete = "VERSION" in values and "_BASE_" not in values
     return complete and "PIXEL_LOSS" not in (values.get("MODEL") or {})

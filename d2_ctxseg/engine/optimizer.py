@@ -36,10 +36,10 @@ _EMBEDDINGS = {
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD or AdamW over the parameters that are to be trained, with gradient clipping.
+    """SGD or AdamW over the trained parameters, with gradient clipping.
 
-    SOLVER says each parameter's learning rate and weight decay, see :func:`parameter_groups`;
-    SOLVER.CLIP_GRADIENTS has, besides Detectron2's types, CLIP_TYPE "full_model": one norm over all
+    SOLVER has the learning rates and weight decays, see :func:`parameter_groups`. Besides
+    Detectron2's types, SOLVER.CLIP_GRADIENTS.CLIP_TYPE may be "full_model": one norm over all
     gradients.
 
     Raises:
@@ -97,17 +97,18 @@ def parameter_groups(
     Args:
         model: parameters below its ``backbone`` are the backbone's, all others the head's.
         lr: learning rate.
-        weight_decay: of all that the next three do not concern; each of them may be None for this.
-        weight_decay_norm: of weights and biases of normalisations.
-        weight_decay_bias: of other biases.
-        weight_decay_embed: of position tables and tokens.
-        decay_head_norms: whether ``weight_decay_norm`` concerns the backbone alone, so that the
+        weight_decay: default weight decay.
+        weight_decay_norm: weight decay of weights and biases of normalisations; None: the default.
+        weight_decay_bias: weight decay of other biases; None: the default.
+        weight_decay_embed: weight decay of position tables and tokens; None: the default.
+        decay_head_norms: whether ``weight_decay_norm`` applies to the backbone alone, so that the
             head's normalisations have ``weight_decay``.
-        bias_lr_factor: multiplies the rate of biases.
-        backbone_multiplier, head_multiplier: multiply the rate.
-        layer_decay: the deepest block of a vision transformer learns at this times the rate, the
-            one before it at this squared, and so on down to the patch embedding (BEiT, ICLR 2022,
-            appendix; ELECTRA before it).
+        bias_lr_factor: factor on the rate of biases.
+        backbone_multiplier: factor on the rate of the backbone.
+        head_multiplier: factor on the rate of everything else.
+        layer_decay: factor on the rate of the deepest block of a vision transformer; its square
+            for the block before it, and so on down to the patch embedding (ELECTRA; BEiT, ICLR
+            2022, appendix).
 
     Returns:
         Groups with "params", "lr" and "weight_decay".
@@ -130,7 +131,7 @@ def parameter_groups(
             rate = lr * factor_of(full_name)
             if is_bias and bias_lr_factor is not None:
                 rate *= bias_lr_factor
-            # As in Detectron2: a decay for biases concerns those of norms too.
+            # As in Detectron2, a decay for biases applies to those of norms as well.
             if is_bias and weight_decay_bias is not None:
                 decay = weight_decay_bias
             options = {"lr": rate, "weight_decay": weight_decay if decay is None else decay}
@@ -162,7 +163,7 @@ def _kind(module: nn.Module, name: str) -> str | None:
 
 
 def _names_of_embeddings(model: nn.Module) -> set[str]:
-    """What timm's models themselves say should not decay."""
+    """The parameters that timm's models exclude from weight decay."""
     names = set()
     for prefix, module in model.named_modules():
         if callable(getattr(module, "no_weight_decay", None)):
@@ -173,7 +174,7 @@ def _names_of_embeddings(model: nn.Module) -> set[str]:
 def _rate_factors(
     model: nn.Module, backbone_multiplier: float, head_multiplier: float, layer_decay: float
 ) -> Callable[[str], float]:
-    """A function from a parameter's name to what its rate is multiplied with."""
+    """A function from a parameter's name to the factor on its rate."""
     layers = {} if layer_decay == 1.0 else _layers_of(model)
     depth = max(layers.values(), default=0) + 1
 
@@ -186,7 +187,7 @@ def _rate_factors(
 
 
 def _layers_of(model: nn.Module) -> dict[str, int]:
-    """Of each parameter of a transformer's encoder the number of its layer; 0: the embedding."""
+    """The layer number of each parameter of a transformer's encoder; 0: the embedding."""
     encoder = getattr(getattr(model, "backbone", None), "encoder", None)
     if not hasattr(encoder, "group_matcher"):
         raise UserError(
@@ -209,7 +210,7 @@ def _with_clipping(cfg: CfgNode, optimizer_class: type) -> type:
         return maybe_add_gradient_clipping(cfg, optimizer_class)
 
     class FullModelClipping(optimizer_class):
-        """Scales all gradients alike where their common norm is larger than CLIP_VALUE."""
+        """Scales all gradients by one factor where their total norm exceeds CLIP_VALUE."""
 
         def step(self, closure=None):
             parameters = [p for group in self.param_groups for p in group["params"]]

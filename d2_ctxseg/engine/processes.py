@@ -1,4 +1,4 @@
-"""What the processes of a run do together."""
+"""Operations over all processes of a run."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 def on_main_process(function: Callable[[], T]) -> T:
-    """What ``function`` returns on the main process, on all of them. All must call this.
+    """Call ``function`` on the main process and return its result on all; all must call this.
 
     Raises:
-        UserError: the main process raised one; it is raised on all, so that none waits for ever.
+        UserError: ``function`` raised one; it is raised on all processes, so that none hangs.
     """
     result = error = None
     if comm.is_main_process():
@@ -32,7 +32,7 @@ def on_main_process(function: Callable[[], T]) -> T:
 
 
 def broadcast_buffers(module: nn.Module) -> None:
-    """Give all processes the main one's buffers, such as the batch statistics."""
+    """Copy the buffers of the main process, such as batch statistics, to all processes."""
     if comm.get_world_size() > 1:
         for buffer in module.buffers():
             torch.distributed.broadcast(buffer, 0)

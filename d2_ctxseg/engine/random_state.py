@@ -1,4 +1,4 @@
-"""The random numbers of a process: set aside, seeded for one purpose, kept in a checkpoint."""
+"""The random state of a process: preserved, seeded for one purpose, saved in checkpoints."""
 
 # ruff: noqa: NPY002 -- the global generators are those that Detectron2 and PyTorch draw from.
 import random
@@ -11,7 +11,7 @@ import torch
 
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
-    """What the block draws from the CPU's generators changes nothing after it."""
+    """Restore the state of the CPU's generators after the block."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
@@ -23,7 +23,7 @@ def preserved_random_state() -> Iterator[None]:
 
 @contextmanager
 def seeded(*entropy: int) -> Iterator[None]:
-    """In the block the CPU's generators start from these numbers; after it they go on as before.
+    """Seed the CPU's generators in the block, and restore their state after it.
 
     Args:
         entropy: integers >= 0. Any two sequences of them give independent random numbers.
@@ -61,7 +61,7 @@ def get_random_state() -> dict:
 
 
 def set_random_state(state: dict) -> None:
-    """Go on from what :func:`get_random_state` returned."""
+    """Restore the result of :func:`get_random_state`."""
     python, numpy = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
     key = numpy["key"].numpy().astype(np.uint32)

@@ -1,4 +1,4 @@
-"""What a checkpoint needs besides weights, optimizer and schedule to go on bit for bit."""
+"""The state, besides weights, optimizer and schedule, that exact resuming needs."""
 
 import logging
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ class RunState:
 
     Args:
         seed: SEED of the run.
-        loaders: the loaders that training takes batches from, by name.
+        loaders: the training loaders by name.
 
     Attributes:
-        last_hook: class of the last hook whose work after the current step is done, "" before the
-            first. Resuming calls the others.
+        last_hook: class name of the last hook that has finished after the current step; "" before
+            the first. Resuming calls the hooks that follow.
     """
 
     def __init__(self, seed: int, loaders: Mapping[str, ResumableLoader]):
@@ -34,11 +34,11 @@ class RunState:
         self._loaded: dict = {}
 
     def gather(self, storage: EventStorage, iteration: int) -> None:
-        """Take the state of all processes, which call this together, for the next checkpoint.
+        """Collect the state of all processes for a checkpoint; all processes call this together.
 
         Args:
             storage: the metrics.
-            iteration: the last one that is done.
+            iteration: the last finished iteration.
         """
         self._events = save_events(storage, iteration)
         loaders = {name: loader.state_dict() for name, loader in self.loaders.items()}
@@ -46,7 +46,7 @@ class RunState:
         self._processes = comm.gather(own)
 
     def state_dict(self) -> dict:
-        """For the checkpoint; on the main process, after :meth:`gather`."""
+        """The content of the checkpoint; on the main process, after :meth:`gather`."""
         return {
             "seed": self.seed,
             "last_hook": self.last_hook,
@@ -55,21 +55,21 @@ class RunState:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Take over ``state``, for :meth:`restore`."""
+        """Store ``state`` for the methods that restore it."""
         self._loaded = state
         self.last_hook = state["last_hook"]
 
     @property
     def loaded_seed(self) -> int | None:
-        """SEED of the run that is resumed; None if the checkpoint does not tell."""
+        """SEED of the run that is resumed; None if the checkpoint does not have it."""
         return self._loaded.get("seed")
 
     def restore_loaders(self, images_before: int) -> None:
-        """Go on with the data where the checkpoint was written.
+        """Continue with the data from the position of the checkpoint.
 
         Args:
-            images_before: how many training images all processes had taken; of use where the
-                checkpoint does not tell, or was written by another number of processes.
+            images_before: number of training images of all processes so far; used where the
+                checkpoint does not have the position, or the number of processes differs.
         """
         own = self._own()
         for name, loader in self.loaders.items():
@@ -79,23 +79,23 @@ class RunState:
                 loader.skip(images_before // comm.get_world_size())
 
     def restore_process(self, storage: EventStorage) -> None:
-        """Go on with metrics and random numbers, immediately before the next step."""
+        """Restore metrics and random state, immediately before the next step."""
         restore_events(storage, self._loaded.get("events", {}))
         if self._own():
             set_random_state(self._own()["random"])
 
     def _own(self) -> dict:
-        """What this process had saved; empty if there were others."""
+        """The saved state of this process; empty if the number of processes differs."""
         processes = self._loaded.get("processes", [])
         return processes[comm.get_rank()] if len(processes) == comm.get_world_size() else {}
 
     def warn_if_inexact(self) -> None:
-        """Say why the resumed run will not be the one that was not interrupted."""
+        """Warn where the resumed run will not equal an uninterrupted one."""
         if not self._own():
             there = len(self._loaded.get("processes", [])) or "an unknown number of"
             logger.warning(
-                "The checkpoint is of %s processes, this run has %d: random numbers and the order "
-                "of images are not those of the uninterrupted run.",
+                "The checkpoint was written by %s processes, this run has %d: random numbers and "
+                "the order of images are not those of the uninterrupted run.",
                 there,
                 comm.get_world_size(),
             )

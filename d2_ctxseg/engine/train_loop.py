@@ -1,4 +1,4 @@
-"""A training that can be stopped at any moment and goes on as if it had not been."""
+"""A training loop that can be stopped at any time and resumed exactly."""
 
 import logging
 import os
@@ -23,14 +23,14 @@ logger = logging.getLogger(__name__)
 
 
 class ResumableTrainer(DefaultTrainer):
-    """Detectron2's loop, whose checkpoints say exactly where it stands.
+    """Detectron2's training loop with exact resuming.
 
-    A checkpoint may be written in the middle of what the hooks do after a step. Resuming lets those
-    that come later do their work first.
+    A hook may write a checkpoint before other hooks have run for the same step. Resuming first runs
+    the hooks that follow. A subclass sets both attributes.
 
     Attributes:
-        checkpointer: has the trainer as "trainer" and ``run_state`` as "run".
-        run_state: what is saved and restored besides. A subclass sets both.
+        checkpointer: contains the trainer as "trainer" and ``run_state`` as "run".
+        run_state: the additional state of a checkpoint.
     """
 
     checkpointer: Checkpointer
@@ -39,13 +39,13 @@ class ResumableTrainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue the training in OUTPUT_DIR, or start from the weights in MODEL.WEIGHTS.
 
-        A poly schedule that is resumed goes to this run's MAX_ITER.
+        A resumed poly schedule ends at this run's MAX_ITER.
 
         Args:
-            resume: continue, if there is a checkpoint.
+            resume: whether to continue if there is a checkpoint.
 
         Raises:
-            UserError: there are checkpoints, but none that training can go on from.
+            UserError: there are checkpoints, but none that training can resume from.
         """
         path = on_main_process(self.checkpointer.get_checkpoint_file) if resume else ""
         if not path:
@@ -55,18 +55,18 @@ class ResumableTrainer(DefaultTrainer):
         self.checkpointer.load(path)
         self.start_iter = self.iter + 1
         self._resume_data()
-        # The checkpoint brings the length of its own schedule along; past it the rate has no value.
+        # The checkpoint contains the length of its schedule, beyond which the rate is undefined.
         before = getattr(self.scheduler, "max_iters", self.max_iter)
         if before != self.max_iter:
             logger.warning(
-                "The checkpoint's schedule had %d iterations; it now goes to SOLVER.MAX_ITER %d.",
+                "The checkpoint's schedule had %d iterations; it now ends at SOLVER.MAX_ITER %d.",
                 before,
                 self.max_iter,
             )
             self.scheduler.max_iters = self.max_iter
 
     def _resume_data(self) -> None:
-        """Go on with the run's images, in its order, and with its random numbers."""
+        """Continue with the run's order of images and its random numbers."""
         state, cfg = self.run_state, self.cfg
         if state.loaded_seed not in (None, cfg.SEED):
             logger.warning("SEED is %d, as the run was started with", state.loaded_seed)
@@ -86,13 +86,13 @@ class ResumableTrainer(DefaultTrainer):
         """Write ``{name}.pth`` into OUTPUT_DIR. All processes call this together.
 
         Args:
-            name: of the file.
-            hook: the one that asks for it after a step; resuming calls those that come after it.
+            name: name of the file.
+            hook: the hook that saves after a step; resuming calls the hooks that follow it.
             tag: whether resuming starts from this checkpoint.
-            content: more entries of the file.
+            content: additional entries of the file.
 
         Raises:
-            WriteError: it cannot be written.
+            WriteError: the file cannot be written.
         """
         if hook is not None:
             self.run_state.last_hook = type(hook).__qualname__
@@ -107,15 +107,15 @@ class ResumableTrainer(DefaultTrainer):
         return min(self.iter + 1, self.max_iter)
 
     def state_dict(self) -> dict:
-        """As DefaultTrainer's; "iteration" is the last one that is done."""
+        """As in DefaultTrainer; "iteration" is the last finished one."""
         return {**super().state_dict(), "iteration": self._iterations_done() - 1}
 
     def train(self) -> OrderedDict | None:
-        """Train up to SOLVER.MAX_ITER; the last evaluation's results on the main process.
+        """Train up to SOLVER.MAX_ITER; returns the last evaluation's results on the main process.
 
         Raises:
             UserError: the loss became infinite or NaN; the message names the iteration.
-            WriteError: OUTPUT_DIR cannot be written to any more.
+            WriteError: OUTPUT_DIR is not writable any more.
             KeyboardInterrupt: on Ctrl-C or SIGTERM, after a checkpoint was written.
         """
         try:
@@ -130,7 +130,7 @@ class ResumableTrainer(DefaultTrainer):
         except WriteError as error:
             raise WriteError(
                 f"Training stopped after iteration {self._iterations_done() - 1}. {error} "
-                "--resume goes on from the last checkpoint that is there."
+                "--resume continues from the last checkpoint."
             ) from error
         results = getattr(self, "_last_eval_results", None)
         if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
@@ -138,7 +138,7 @@ class ResumableTrainer(DefaultTrainer):
         return results
 
     def _train(self) -> None:
-        """TrainerBase's loop, which can begin in the middle of what hooks do after a step."""
+        """TrainerBase's loop, which first runs the hooks that an interrupted step has left."""
         with write_errors(self.cfg.OUTPUT_DIR):
             os.makedirs(self.cfg.OUTPUT_DIR, exist_ok=True)
         logger.info("Starting training from iteration %d", self.start_iter)
@@ -159,7 +159,7 @@ class ResumableTrainer(DefaultTrainer):
                 raise
 
     def _finish_step(self) -> None:
-        """Let the hooks do what they had not done when the checkpoint was written."""
+        """Run the hooks that had not run when the checkpoint was written."""
         if self.start_iter == 0:
             return
         self.iter = self.storage.iter = self.start_iter - 1
@@ -173,11 +173,11 @@ class ResumableTrainer(DefaultTrainer):
         """Call the hooks' ``after_step``.
 
         Raises:
-            WriteError: OUTPUT_DIR is gone.
+            WriteError: OUTPUT_DIR does not exist any more.
         """
         if comm.is_main_process():
             with write_errors(self.cfg.OUTPUT_DIR):
-                os.stat(self.cfg.OUTPUT_DIR)  # or an evaluation would make another one
+                os.stat(self.cfg.OUTPUT_DIR)  # otherwise an evaluation would create a new one
         self.run_state.last_hook = ""
         self._call_after_step(self._hooks)
 
@@ -187,14 +187,14 @@ class ResumableTrainer(DefaultTrainer):
             self.run_state.last_hook = type(hook).__qualname__
 
     def _stop(self, error: BaseException) -> None:
-        """After an error or an interruption: save what is whole, let hooks close their files."""
+        """Save after an interruption, and let the hooks close their files."""
         try:
             if isinstance(error, Interrupted):
                 self._save_interrupted()
         finally:
             if explain(error) is None and not isinstance(error, KeyboardInterrupt):
                 logger.exception("Exception during training:")
-            # Where the last iteration was reached, hooks evaluate.
+            # Hooks evaluate only where the last iteration was reached.
             stopped_at, self.iter = self.iter, min(self.iter, self.max_iter - 2)
             for hook in self._hooks:
                 with suppress(Exception):  # often the consequence of the first error

@@ -14,20 +14,20 @@ from ..classifiers import PixelClassifier
 
 
 class MicroBatchTrainer(SimpleTrainer):
-    """Detectron2's SimpleTrainer and AMPTrainer in one, whose step may take several batches.
+    """Detectron2's SimpleTrainer and AMPTrainer in one, with gradient accumulation.
 
-    The gradients of the micro-batches are averaged before the optimizer's one step (gradient
-    accumulation), and so are the losses that are logged. Without BatchNorm, and where all
-    micro-batches have as many labelled pixels, it is the step on one large batch. Processes
-    exchange gradients in the last micro-batch only.
+    The gradients of the micro-batches, and the losses in the log, are averaged before the step of
+    the optimizer. Without BatchNorm, and where all micro-batches have equally many labelled pixels,
+    this equals the step on one large batch. Processes exchange gradients in the last micro-batch
+    only.
 
     Args:
         model: takes a batch and returns losses by name. It is put into training mode.
-        data_loader: batches without end, each a micro-batch.
+        data_loader: an endless stream of micro-batches.
         optimizer: of the model's parameters.
-        accumulation_steps: micro-batches that make one step. Classifiers in the model are told.
-        precision: what autocast computes in, torch.float16 (with scaled gradients) or
-            torch.bfloat16; None turns it off.
+        accumulation_steps: micro-batches per step; also set on the classifiers in the model.
+        precision: precision of autocast, torch.float16 (with scaled gradients) or torch.bfloat16;
+            None turns it off.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class MicroBatchTrainer(SimpleTrainer):
                 module.accumulation_steps = accumulation_steps
         self.precision = precision
         self.device_type = next(model.parameters()).device.type
-        # Where it is not enabled it hands everything through.
+        # A scaler that is not enabled has no effect.
         self.grad_scaler = torch.amp.GradScaler(
             self.device_type, enabled=precision == torch.float16
         )
@@ -69,7 +69,7 @@ class MicroBatchTrainer(SimpleTrainer):
                 losses[name] = losses.get(name, 0) + loss.detach() / self.accumulation_steps
         self.after_backward()
         self._write_metrics(losses, data_time)
-        # Unscales the gradients, and leaves the step out where they are not finite.
+        # Unscales the gradients, and skips the step where they are not finite.
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
@@ -84,14 +84,14 @@ class MicroBatchTrainer(SimpleTrainer):
         return nullcontext()
 
     def state_dict(self) -> dict:
-        """The base class's state and, with scaled gradients, "grad_scaler", as AMPTrainer's."""
+        """The base class's state and, with scaled gradients, "grad_scaler", as in AMPTrainer."""
         state = super().state_dict()
         if self.grad_scaler.is_enabled():
             state["grad_scaler"] = self.grad_scaler.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Restore what ``state_dict`` returned."""
+        """Restore the result of ``state_dict``."""
         super().load_state_dict(state_dict)
         if self.grad_scaler.is_enabled() and state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

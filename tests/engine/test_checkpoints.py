@@ -67,7 +67,7 @@ class TestBest:
         content["best"]["metric"] = "sem_seg/pACC"
         torch.save(content, tmp_path / "model_best.pth")
         assert self.evaluate(tmp_path, [30.0], start_iter=1) == [1]
-        assert "does not tell its sem_seg/mIoU" in caplog.text
+        assert "has no value of sem_seg/mIoU" in caplog.text
 
     @pytest.mark.parametrize("content", [b"", b"half a file"])
     def test_a_damaged_one_is_replaced(self, tmp_path, content, caplog):
