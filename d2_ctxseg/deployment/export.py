@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -56,20 +57,28 @@ class ImageShape:
 
 
 class ExportableSegmentor(nn.Module):
-    """What is exported: from pixel values to labels or logits, in tensors alone.
+    """What is exported: from pixel values to labels, with confidence, or logits; in tensors alone.
 
     Normalising, padding to what the backbone takes, and cutting the padding off are inside.
 
     Args:
         model: a segmentor of this project, in eval mode.
-        output: ``"labels"`` or ``"logits"``.
+        output: ``"labels"``, ``"logits"`` or ``"labels+confidence"``.
         dynamic: compute sizes in the graph, for images of any size.
+        temperature: that the logits are divided by for the confidence.
 
     Raises:
         UserError: the model is none of this project's, is in training mode, or pads to a square.
     """
 
-    def __init__(self, model: nn.Module, output: str = "labels", *, dynamic: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        output: str = "labels",
+        *,
+        dynamic: bool = False,
+        temperature: float = 1.0,
+    ):
         super().__init__()
         _check_model(model)
         if output not in OUTPUTS:
@@ -78,13 +87,21 @@ class ExportableSegmentor(nn.Module):
             )
         self.model = model
         self.output = output
+        self.temperature = temperature
         self.dynamic = dynamic
         backbone = model.backbone
         divisor = backbone.padding_constraints.get("size_divisibility", backbone.size_divisibility)
         self.divisor = max(divisor, 1)
 
-    def forward(self, image: Tensor) -> Tensor:
+    @property
+    def output_names(self) -> list[str]:
+        """Of the tensors that it gives."""
+        return self.output.split("+")
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Labels (B, H, W) int64, or logits (B, K, H, W), of each pixel.
+
+        With ``"labels+confidence"``, labels and the probability of each label (B, H, W), float32.
 
         Args:
             image: (B, C, H, W) floating-point, pixel values 0 to 255, the channels in the order of
@@ -100,7 +117,12 @@ class ExportableSegmentor(nn.Module):
         logits = self._cut(
             self.model.logits(self._pad(normalized, size), image_sizes), (height, width)
         )
-        return logits if self.output == "logits" else logits.argmax(dim=1)
+        if self.output == "logits":
+            return logits
+        labels = logits.argmax(dim=1)
+        if self.output == "labels":
+            return labels
+        return labels, (logits.float() / self.temperature).softmax(dim=1).amax(dim=1)
 
     def _pad(self, image: Tensor, size: list[int]) -> Tensor:
         if self.dynamic:
@@ -144,6 +166,7 @@ def export_segmentor(
     shape: ImageShape,
     *,
     output: str = "labels",
+    temperature: float = 1.0,
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> Agreement:
@@ -158,6 +181,7 @@ def export_segmentor(
         export_format: a key of SUFFIXES.
         shape: of the images.
         output: one of OUTPUTS.
+        temperature: that the logits are divided by for the confidence.
         metadata: texts by name; ONNX keeps them as metadata_props, the others as a JSON file
             inside.
         overwrite: replace an existing file.
@@ -178,7 +202,9 @@ def export_segmentor(
         raise UserError("Exported files pad images: set the model's pad_test_images to True.")
     if shape.dynamic:
         _check_windows(model)
-    module = ExportableSegmentor(model, output, dynamic=shape.dynamic).eval()
+    module = ExportableSegmentor(
+        model, output, dynamic=shape.dynamic, temperature=temperature
+    ).eval()
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, so that renaming is atomic; under its final name, which an ONNX file with
     # weights beside it has inside.
@@ -187,7 +213,7 @@ def export_segmentor(
         part = folder / path.name
         _write(module, part, export_format, shape, dict(metadata or {}))
         run = _read_again(part, export_format)
-        agreement = check_file(model, run, _check_shapes(module, shape), output)
+        agreement = check_file(model, run, _check_shapes(module, shape), output, temperature)
         written = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
         for file in written:
             os.replace(file, path.parent / file.name)
@@ -293,7 +319,7 @@ class _OneShape(nn.Module):
         self.traced = traced
         self.shape: list[int] = shape
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor):  # one tensor or two: TorchScript finds out
         if image.shape != self.shape:
             raise RuntimeError(f"images of shape {self.shape} expected, got {image.shape}")
         return self.traced(image)
@@ -311,7 +337,7 @@ def _write_onnx(module, path: Path, shape: ImageShape, metadata: dict[str, str])
         dynamo=True,
         opset_version=ONNX_OPSET,
         input_names=[INPUT_NAME],
-        output_names=[module.output],
+        output_names=module.output_names,
         dynamic_shapes=names,
         verbose=False,
     )
@@ -353,19 +379,26 @@ def _example(module: ExportableSegmentor, shape: ImageShape) -> Tensor:
 
 
 def load_exported(path: str | os.PathLike, export_format: str) -> Run:
-    """The file as a function from images (B, C, H, W) float32 to labels or logits."""
+    """The file as a function from images (B, C, H, W) float32 to labels or logits.
+
+    A file of "labels+confidence" gives both.
+    """
     if export_format == "onnx":
         session = _import_onnxruntime().InferenceSession(
             str(path), providers=["CPUExecutionProvider"]
         )
-        return lambda image: torch.from_numpy(
-            session.run(None, {INPUT_NAME: image.cpu().numpy()})[0]
-        )
+        return partial(_run_onnx, session)
     if export_format == "torchscript":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.jit.load(str(path))
     return torch.export.load(str(path)).module()
+
+
+def _run_onnx(session, image: Tensor) -> Tensor | list[Tensor]:
+    found = session.run(None, {INPUT_NAME: image.cpu().numpy()})
+    tensors = [torch.from_numpy(array) for array in found]
+    return tensors[0] if len(tensors) == 1 else tensors
 
 
 def _read_again(path: Path, export_format: str) -> Run:

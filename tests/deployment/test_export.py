@@ -126,6 +126,29 @@ def cases():
             yield pytest.param(name, export_format, marks=[] if quick else pytest.mark.slow)
 
 
+class TestConfidence:
+    @pytest.mark.parametrize(
+        "export_format",
+        [
+            "torchscript",
+            pytest.param("onnx", marks=pytest.mark.slow),
+            pytest.param("torch_export", marks=pytest.mark.slow),
+        ],
+    )
+    def test_comes_with_the_labels_at_the_temperature(self, build, path, export_format):
+        needs(export_format)
+        model, file = build("PrototypeSegmentor"), path(export_format)
+        options = {"output": "labels+confidence", "temperature": 0.05}
+        agreement = export_segmentor(model, file, export_format, SHAPE, **options)
+        assert agreement.logit_difference is None
+        images = 255 * torch.rand(1, 3, SHAPE.height, SHAPE.width)
+        labels, confidence = load_exported(file, export_format)(images)
+        logits = logits_of(model, images)
+        expected, best = (logits / 0.05).softmax(dim=1).max(dim=1)
+        torch.testing.assert_close(confidence, expected, atol=1e-3, rtol=0)
+        assert (labels == best).float().mean() > 0.99
+
+
 class TestEveryModel:
     @pytest.mark.parametrize(("name", "export_format"), cases())
     def test_gives_the_same_logits_from_its_file(self, build, path, name, export_format):

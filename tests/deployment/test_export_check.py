@@ -81,6 +81,22 @@ class TestCheck:
         with pytest.raises(UserError, match=r"gives \(2, 3, 4, 9\).*the model \(2, 3, 8, 9\)"):
             compare(model, lambda i: model.logits(i)[:, :, ::2], self.images, "logits")
 
+    def test_confidences_are_compared_at_their_temperature(self):
+        model, output = Brightness(gap=30.0), "labels+confidence"
+
+        def run(images, temperature=20.0, factor=1.0):
+            confidence, labels = (model.logits(images) / temperature).softmax(dim=1).max(dim=1)
+            return labels, factor * confidence
+
+        compare(model, run, self.images, output, 20.0)
+        for other in (lambda i: run(i, 10.0), lambda i: run(i, 20.0, float("nan"))):
+            with pytest.raises(UserError, match="its confidences differ"):
+                compare(model, other, self.images, output, 20.0)
+        with pytest.raises(UserError, match=r"confidences \(1, 8, 9\), the model \(2, 8, 9\)"):
+            compare(model, lambda i: (run(i)[0], run(i)[1][:1]), self.images, output, 20.0)
+        with pytest.raises(UserError, match="gives 1 tensors, expected 2"):
+            compare(model, lambda i: run(i)[0], self.images, output, 20.0)
+
     def test_a_file_that_fails_is_refused(self):
         def run(images):
             raise RuntimeError("indices out of bounds")
