@@ -45,6 +45,7 @@ class Command:
 COMMANDS = {
     "train": Command("train_net", "train a model and evaluate it"),
     "eval": Command("evaluate", "evaluate a trained model"),
+    "calibrate": Command("calibrate", "fit the temperature that makes confidences true"),
     "demo": Command("demo", "draw predictions on images, a video or a webcam"),
     "app": Command("app", "a web page on this machine that shows what models see", "app"),
     "report": Command("report", "an HTML file about runs"),
