@@ -14,7 +14,8 @@ import numpy as np
 from tabulate import tabulate
 
 from ..utils.files import atomic_write, write_errors, write_json
-from .calibration_file import write_calibration
+from .calibration_file import FILE_NAME as CALIBRATION_FILE
+from .calibration_file import Calibration
 from .confusion import class_counts
 from .examples import Example, write_examples
 from .image_counts import FILE_NAME, ImageCounts
@@ -98,7 +99,10 @@ class EvaluationFiles:
         _write_csv(folder / "images.csv", self.images)
         self.counts.write(folder / FILE_NAME)
         write_examples(folder, self.worst, self.best)
-        write_calibration(folder, self.confidences)
+        if self.confidences is None:  # of an earlier evaluation
+            (folder / CALIBRATION_FILE).unlink(missing_ok=True)
+        else:
+            Calibration.of_counts(self.confidences).write(folder)
 
     def _classes(self) -> list[dict]:
         _, true, predicted = class_counts(self.confusion[:-1, :-1])

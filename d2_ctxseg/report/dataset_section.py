@@ -10,6 +10,7 @@ import numpy as np
 
 from .charts import heat_map, histogram
 from .classes import DatasetClasses, classes_of
+from .confidence import confidence_section
 from .confusion import counted, most_confused, shares_of_truth, top_confusions
 from .example_images import draw_example
 from .html import format_number
@@ -32,6 +33,7 @@ def dataset_section(dataset: str, runs: Sequence[Run], image_bytes: int, max_exa
     evaluated = [run for run in runs if dataset in run.evaluations]
     return {
         "name": dataset,
+        "confidence": confidence_section(dataset, evaluated),
         "comparison": _comparison(dataset, evaluated) if len(evaluated) > 1 else None,
         "runs": [
             {"run": run.name, **_run_part(run.evaluations[dataset], image_bytes, max_examples)}

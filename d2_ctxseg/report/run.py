@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from ..evaluation.calibration_file import FILE_NAME as CALIBRATION_FILE
+from ..evaluation.calibration_file import Calibration
 from ..utils.errors import MissingFileError, UserError
 
 TASKS = ("sem_seg", "sem_seg_EMA", "sem_seg_TTA")
@@ -54,6 +56,7 @@ class Evaluation:
         confusion: int64 (K + 1, K + 1), rows predicted, columns true, the last ones ignored.
         image_scores: mIoU of each labelled image in per cent.
         examples: the worst images, then the best.
+        calibration: of the confidences, None where they were not evaluated.
         notes: what is left out.
     """
 
@@ -66,6 +69,7 @@ class Evaluation:
     confusion: np.ndarray | None = None
     image_scores: list[float] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
+    calibration: Calibration | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -266,6 +270,9 @@ def _read_evaluation(path: Path) -> Evaluation:
     evaluation.image_scores = scores or []
     examples = folder / "examples" / "examples.json"
     evaluation.examples = _read(examples, _read_examples, notes, "worst and best images") or []
+    calibration = folder / CALIBRATION_FILE
+    if calibration.is_file():
+        evaluation.calibration = _read(calibration, Calibration.read, notes, "confidences")
     return evaluation
 
 
