@@ -12,7 +12,7 @@ from .sections import task_title
 # Bins with a smaller share of the pixels are not drawn: their accuracy is chance.
 _LEAST_SHARE = 1e-3
 # Of the table, as shares of the pixels.
-_COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.5)
+_COVERAGES = (1.0, 0.9, 0.8, 0.5)
 # The grey of the palette.
 _IDEAL = Series("accuracy = confidence", 7, (0, 100), (0, 100))
 
@@ -35,7 +35,7 @@ def confidence_section(dataset: str, runs: Sequence[Run]) -> dict | None:
     names = _names([(run, task) for run, task, _ in found], several_runs=len(runs) > 1)
     lines = [(name, index, found[index][2]) for index, name in enumerate(names)]
     several = len(lines) > 1
-    numbers = ["ECE", "AURC", *(f"errors among {100 * share:g} %" for share in _COVERAGES)]
+    numbers = ["ECE", "AURC", *(f"errors at {100 * share:g} %" for share in _COVERAGES)]
     return {
         "lines": [(name, index) for name, index, _ in lines] if several else [],
         "reliability": line_chart([_IDEAL, *(_reliability(*line) for line in lines)], marks=True),
