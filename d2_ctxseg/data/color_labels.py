@@ -100,7 +100,7 @@ def conversion_hint(dataset: FolderDataset, split: str, unknown: Iterable[Color]
     ignored = "".join(f" --ignore-color {','.join(map(str, color))}" for color in unknown)
     command = f"{shlex.quote(str(dataset.source))} {shlex.quote(split)} --output {folder}{ignored}"
     return (
-        f"Convert the labels once: python tools/convert_color_labels.py {command} and name "
+        f"Convert the labels once: d2-ctxseg convert-labels {command} and name "
         f"{folder} as 'labels' of the split in {dataset.source}."
     )
 

@@ -151,9 +151,9 @@ def _colored_label(path, mode: str) -> str:
         f"The label {path} is an image of mode {mode}, but a label must have one channel with a "
         "class index for each pixel. If its colours stand for classes (the 'palette' of the "
         "dataset's YAML), convert the folder once: "
-        "python tools/convert_color_labels.py YAML SPLIT --output FOLDER --ignore-color R,G,B "
+        "d2-ctxseg convert-labels YAML SPLIT --output FOLDER --ignore-color R,G,B "
         "(--ignore-color only where a colour stands for no class). "
-        "python tools/check_dataset.py --folder YAML prints the whole command."
+        "d2-ctxseg check-dataset --folder YAML prints the whole command."
     )
 
 

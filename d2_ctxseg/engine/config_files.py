@@ -39,14 +39,18 @@ def get_config_file(name: str) -> str:
 def find_config_file(path_or_name: str) -> str:
     """The path of a config file, from its path or the name of a config of this project.
 
+    The name may begin with "configs/".
+
     Raises:
         MissingFileError: there is neither such a file nor such a config.
     """
     if os.path.lexists(path_or_name):  # the reader checks whether it is a file
         return path_or_name
     known = config_names()
-    if path_or_name.removesuffix(".yaml") in known:
-        return get_config_file(path_or_name)
+    # As in a clone, where the commands of the documentation are pasted into any folder.
+    name = path_or_name.removeprefix("configs/")
+    if name.removesuffix(".yaml") in known:
+        return get_config_file(name)
     raise MissingFileError(
         f"--config-file: no file '{os.path.abspath(path_or_name)}', and no config of this project "
         f"has that name.{suggest(path_or_name, known)}"

@@ -139,7 +139,7 @@ class TestColorLabels:
         report = self.check(data, colors, palette=self.palette)
         assert len(report.problems) == 2 and len(report.summary) == 1
         [hint] = report.notes
-        command = re.search(r"python tools/convert_color_labels.py (.+) and name", hint)[1]
+        command = re.search(r"d2-ctxseg convert-labels (.+) and name", hint)[1]
         assert "--ignore-color 0,0,0 --ignore-color 9,9,9" in command
         assert run_script(TOOLS / "convert_color_labels.py", *shlex.split(command)) == 0
         with Image.open("labels_indexed/train/a.png") as label:

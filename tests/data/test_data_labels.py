@@ -48,7 +48,7 @@ def test_values_above_255_come_as_int32(tmp_path):
 def test_other_modes_are_refused_with_the_way_to_convert_them(tmp_path, mode):
     path = tmp_path / ("label.tif" if mode == "F" else "label.png")
     Image.new(mode, (4, 3)).save(path)
-    with pytest.raises(DatasetError, match=f"mode {mode}.*convert_color_labels.py") as error:
+    with pytest.raises(DatasetError, match=f"mode {mode}.*d2-ctxseg convert-labels") as error:
         read_label(path)
     assert str(path) in str(error.value)
 

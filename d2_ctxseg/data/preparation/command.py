@@ -144,7 +144,7 @@ def prepare_dataset(
     counts += f"{sum(outcome is False for outcome in outcomes.values())} there already"
     _handle_errors(splits, errors, arguments.skip_broken, counts)
     print(counts if True in outcomes.values() else f"Nothing to do: {counts}")
-    print(f"To check the data: python tools/check_dataset.py {' '.join(registered_names)}")
+    print(f"To check the data: d2-ctxseg check-dataset {' '.join(registered_names)}")
 
 
 def prepare_pairs(
