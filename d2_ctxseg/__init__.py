@@ -13,9 +13,13 @@ from importlib import import_module
 from .utils.runtime import ensure_detectron2
 
 __version__ = "0.1.0"
-__all__ = ["add_ctxseg_config"]
+__all__ = ["add_ctxseg_config", "load_segmentor", "push_to_hub"]
 # Where the names of __all__ are; they are imported when they are asked for.
-_PLACES = {"add_ctxseg_config": ".config"}
+_PLACES = {
+    "add_ctxseg_config": ".config",
+    "load_segmentor": ".model_zoo",
+    "push_to_hub": ".model_zoo",
+}
 
 ensure_detectron2()
 

@@ -62,7 +62,7 @@ def register_datasets_of(cfg: CfgNode, *, for_inference: bool = False) -> None:
     others = [name for name in (*datasets.TRAIN, *datasets.TEST) if name not in described]
     datasets.DESCRIPTIONS = [
         *(dataset.describe() for dataset in found),
-        *_class_descriptions(dict.fromkeys(others), datasets.DESCRIPTIONS),
+        *_class_descriptions(cfg, others),
     ]
 
 
@@ -118,6 +118,11 @@ def described_names(cfg: CfgNode) -> set[str]:
     return names
 
 
+def classes_only(cfg: CfgNode) -> list[dict]:
+    """DATASETS.DESCRIPTIONS without folders and files, which are no business of others."""
+    return list(_class_descriptions(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
+
+
 def _file_or_description(path: str, source: str, described: FolderDataset | None) -> FolderDataset:
     if described is None:
         return read_folder_dataset(path)
@@ -147,20 +152,14 @@ def _refuse_equal_names(found: Iterable[FolderDataset]) -> None:
             sources[name] = dataset.source
 
 
-def _class_descriptions(names: Iterable[str], before: Sequence[dict]) -> Iterator[dict]:
-    """The classes of datasets that Python code has registered, or had when the config was saved."""
-    kept = {entry["name"]: entry for entry in before if _SPLITS not in entry and "name" in entry}
-    for name in names:
-        metadata = MetadataCatalog.get(name)
-        classes = metadata.get("stuff_classes")
-        if is_builtin_name(name):
-            continue
-        if classes:
+def _class_descriptions(cfg: CfgNode, names: Iterable[str]) -> Iterator[dict]:
+    """The classes of datasets other than this package's, as code or the config says."""
+    for name in dict.fromkeys(names):
+        metadata = metadata_of(cfg, name)
+        if metadata.get("stuff_classes") and not is_builtin_name(name):
             values = {key: metadata.get(attribute) for key, attribute in _CLASS_KEYS.items()}
             plain = {key: _plain(value) for key, value in values.items() if value is not None}
             yield {"name": name, **plain}
-        elif name in kept:
-            yield kept[name]
 
 
 def _described_metadata(descriptions: Iterable[dict], name: str) -> dict | None:

@@ -7,7 +7,13 @@ from detectron2.modeling import build_model
 
 from ..checkpoint import load_weights
 from ..data import metadata_of
-from ..data.images import ALL_CHANNELS, check_megapixels, read_image, to_display_image
+from ..data.images import (
+    ALL_CHANNELS,
+    MOST_MEGAPIXELS,
+    check_megapixels,
+    read_image,
+    to_display_image,
+)
 from ..data.resize import ResizeForTest
 from ..engine.calibration import with_fitted_temperatures
 from ..modeling.inference import Temperatures
@@ -78,16 +84,20 @@ class SemSegPredictor:
         labels, confidence = scores.label_map_and_confidence(self.temperature)
         return labels.cpu().numpy(), confidence.cpu().numpy()
 
-    def read(self, path) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, path, *, any_size: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Read an image file: as the model is given it, and to be shown, uint8 RGB (H, W, 3).
 
         Both are the same, but for INPUT.FORMAT "ALL": then the former is float32 (H, W, C) with the
         file's channels. The dataset's ``value_range`` holds for files of more than 8 bits.
 
+        Args:
+            path: of the file.
+            any_size: TEST.MAX_MEGAPIXELS does not count.
+
         Raises:
             DatasetError: the file cannot be read, or has more pixels than TEST.MAX_MEGAPIXELS.
         """
-        check_megapixels(path, self.max_megapixels)
+        check_megapixels(path, MOST_MEGAPIXELS if any_size else self.max_megapixels)
         value_range = self.metadata.get("value_range")
         if self.image_format == ALL_CHANNELS:
             image = read_image(path, ALL_CHANNELS, value_range)

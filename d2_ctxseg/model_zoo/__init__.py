@@ -1,6 +1,8 @@
 """Configs and trained models by name, in the manner of ``detectron2.model_zoo``."""
 
 from ..engine.config_files import config_names, get_config_file
+from .hub import from_pretrained, push_to_hub, save_pretrained
+from .load import load_segmentor
 from .model_zoo import get, get_checkpoint_path, get_config
 from .trained_models import TRAINED_FOLDER, TrainedModel, read_trained_models
 
@@ -12,5 +14,9 @@ __all__ = [
     "get_checkpoint_path",
     "get_config",
     "get_config_file",
+    "from_pretrained",
+    "load_segmentor",
+    "push_to_hub",
     "read_trained_models",
+    "save_pretrained",
 ]

@@ -9,8 +9,8 @@ from string import Template
 from tabulate import tabulate
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
+from ..data import metadata_of
 from .half_precision import TOLERANCE, Agreement
 from .trained_models import TrainedModel
 
@@ -46,7 +46,7 @@ def draw_model_card(
         results: {dataset: {task: {metric: per cent}}}, with "IoU-{class}" for each class.
         agreement: of the published model with the original.
     """
-    classes = MetadataCatalog.get(cfg.DATASETS.TEST[0]).stuff_classes
+    classes = metadata_of(cfg, cfg.DATASETS.TEST[0]).stuff_classes
     fields = {
         "name": model.name,
         "num_classes": len(classes),
@@ -63,8 +63,8 @@ def draw_model_card(
         "trained_on": "`, `".join(model.trained_on),
         "tested_on": ", ".join(f"`{dataset}`" for dataset in results),
         "data_terms": recipe.data_terms or "The terms of use of their publishers hold.",
-        "means": _table_of_means(model.scores),
-        "ious": _table_of_classes(classes, results),
+        "means": table_of_means(model.scores),
+        "ious": table_of_classes(classes, results),
         "file": model.file,
         "megabytes": f"{model.size / 1e6:.1f}",
         "sha256": model.sha256,
@@ -98,7 +98,8 @@ def _without_folders(value):
     return Path(value).name if is_path else value
 
 
-def _table_of_means(scores: dict) -> str:
+def table_of_means(scores: dict) -> str:
+    """Scores {dataset: {task: {metric: per cent}}} as a Markdown table."""
     rows = [
         {"dataset": dataset, "task": task, **metrics}
         for dataset, tasks in scores.items()
@@ -107,7 +108,8 @@ def _table_of_means(scores: dict) -> str:
     return tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".2f")
 
 
-def _table_of_classes(classes: list[str], results: dict) -> str:
+def table_of_classes(classes: list[str], results: dict) -> str:
+    """The IoU of each class, of results with "IoU-{class}", as a Markdown table."""
     columns = [(dataset, task) for dataset, tasks in results.items() for task in tasks]
     rows = []
     for name in classes:

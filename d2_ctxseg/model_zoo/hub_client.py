@@ -1,0 +1,122 @@
+"""The Hugging Face Hub, through huggingface_hub, which is an optional package."""
+
+from pathlib import Path
+
+from ..utils.errors import MissingFileError, UserError
+from ..utils.yaml_files import read_yaml
+
+CONFIG_FILE = "config.yaml"
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "README.md"
+
+_UNREACHABLE = (
+    "ConnectError",
+    "ConnectTimeout",
+    "ConnectionError",
+    "LocalEntryNotFoundError",
+    "OfflineModeIsEnabled",
+)
+
+
+def require_hub():
+    """The package huggingface_hub; UserError if it is not installed."""
+    try:
+        import huggingface_hub
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "Models on the Hugging Face Hub need the package huggingface_hub: "
+            "pip install huggingface_hub"
+        ) from error
+    return huggingface_hub
+
+
+def download(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | None = None,
+) -> Path:
+    """A folder with the config, weights and card of a model on the Hub.
+
+    Files that were fetched before are taken from huggingface_hub's cache.
+
+    Args:
+        repo_id: "user/model".
+        revision: a branch, tag or commit; None for the newest.
+        token: for private models; None for the one of ``hf auth login``.
+        cache_dir: where the files are kept; None for huggingface_hub's own place.
+
+    Raises:
+        UserError: huggingface_hub is not installed, there is no such model, or the Hub cannot be
+            reached.
+        MissingFileError: the model is none of this project's.
+    """
+    hub = require_hub()
+    try:
+        folder = hub.snapshot_download(
+            repo_id,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE],
+        )
+    except Exception as error:  # of the Hub, of its cache, of httpx or requests
+        raise UserError(_explain(error, repo_id)) from error
+    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (Path(folder) / name).is_file()]
+    if missing:
+        raise MissingFileError(
+            f"'{repo_id}' on the Hub has no {' and no '.join(missing)}: it is no model of "
+            "d2_ctxseg, which push_to_hub uploads."
+        )
+    _refuse_code(Path(folder) / CONFIG_FILE, repo_id)
+    return Path(folder)
+
+
+def upload(
+    folder: Path, repo_id: str, *, private: bool, token: str | None, commit_message: str
+) -> str:
+    """Put the files of a folder on the Hub; the address of the model's page.
+
+    Raises:
+        UserError: huggingface_hub is not installed, nobody is logged in, or the Hub says no.
+    """
+    hub = require_hub()
+    try:
+        api = hub.HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
+    except Exception as error:
+        raise UserError(_explain(error, repo_id)) from error
+    return f"https://huggingface.co/{repo_id}"
+
+
+def _explain(error: Exception, repo_id: str) -> str:
+    kind = type(error).__name__
+    detail = (str(error).strip().splitlines() or [kind])[0]
+    if kind in ("RepositoryNotFoundError", "HFValidationError"):
+        reason = "there is no such model, or it is private: log in with 'hf auth login'."
+    elif kind == "RevisionNotFoundError":
+        reason = "it has no such revision."
+    elif kind == "GatedRepoError":
+        reason = "its owner has to grant you access on its page."
+    elif kind in _UNREACHABLE:
+        reason = "the Hub cannot be reached, and the model was not fetched before."
+    elif kind == "LocalTokenNotFoundError" or "401" in detail:
+        reason = "log in with 'hf auth login', or give a token."
+    else:
+        reason = f"{kind}."
+    return f"'{repo_id}' on the Hugging Face Hub: {reason} ({detail})"
+
+
+def _refuse_code(config: Path, repo_id: str) -> None:
+    """A stranger's config must not make this machine read or run anything else."""
+    content = read_yaml(config)
+    content = content if isinstance(content, dict) else {}
+    for key in ("_BASE_", "IMPORTS"):
+        if content.get(key):
+            raise UserError(
+                f"The config of '{repo_id}' on the Hub has {key}: {content[key]}, which would read "
+                "or run other files. Download the model, look at these files, and load the folder: "
+                "load_segmentor('path/to/folder')."
+            )

@@ -1,0 +1,201 @@
+"""One door to every trained model: a run's folder, a checkpoint, a name, a place on the Hub."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from detectron2.config import CfgNode
+
+from ..checkpoint import peek_checkpoint
+from ..deployment.segmentor import Segmentor
+from ..engine.config_files import config_names
+from ..engine.setup import setup_config
+from ..utils.errors import MissingFileError, UserError, suggest
+from .hub_client import CONFIG_FILE, WEIGHTS_FILE, download
+from .model_zoo import get_config
+from .trained_models import TRAINED_FOLDER, read_trained_models
+
+#: Weights in a folder, in the order in which they are looked for.
+WEIGHTS = ("model_final.pth", "model_best.pth", WEIGHTS_FILE)
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_WEIGHTS_SUFFIXES = (".pth", ".safetensors")
+
+
+def load_segmentor(
+    source: str | os.PathLike,
+    *,
+    device: str | torch.device | None = None,
+    weights: str | None = None,
+    opts: Sequence = (),
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | None = None,
+) -> Segmentor:
+    """A trained model that predicts images.
+
+    Args:
+        source: the folder of a training; a checkpoint (.pth) of one, or weights beside their
+            config.yaml; the name of a trained model, ``model_zoo.read_trained_models()``; or
+            "user/model" on the Hugging Face Hub. What is on the disk comes first, then the names.
+        device: "cpu", "cuda", "cuda:1" ...; None for a GPU where there is one, whatever the
+            training's config says.
+        weights: name of a file in the folder; None for the first of ``WEIGHTS`` that is there.
+        opts: alternating keys and values of the config to change.
+        revision, token, cache_dir: of the Hub; see :func:`d2_ctxseg.model_zoo.hub_client.download`.
+
+    Returns:
+        The model with its weights, in evaluation mode.
+
+    Raises:
+        MissingFileError: no such file or folder, or one without config or weights.
+        UserError: no model has this name (the message names the nearest), the weights do not fit
+            the config, no such device, or the Hub cannot be reached.
+    """
+    options = ["MODEL.DEVICE", choose_device(device), *opts]
+    cfg = trained_config(
+        source, weights, options, revision=revision, token=token, cache_dir=cache_dir
+    )
+    return Segmentor(cfg)
+
+
+def choose_device(device: str | torch.device | None = None) -> str:
+    """A device as MODEL.DEVICE; without one a GPU where there is one, otherwise the CPU.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(
+            f"device is {device!r}, expected 'cpu', 'cuda', 'cuda:1' or None."
+            f"{suggest(str(device), ('cpu', 'cuda'))}"
+        ) from error
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if chosen.type == "cuda" and (chosen.index or 0) >= count:
+        raise UserError(
+            f"device is '{chosen}', but PyTorch finds {count or 'no'} GPU{'s' * (count > 1)} here. "
+            "device='cpu' works everywhere; without device the model chooses itself."
+        )
+    return str(chosen)
+
+
+def trained_config(
+    source: str | os.PathLike,
+    weights: str | None = None,
+    opts: Sequence = (),
+    *,
+    folder: Path = TRAINED_FOLDER,
+    **hub,
+) -> CfgNode:
+    """The frozen config of a trained model, with its weights in MODEL.WEIGHTS.
+
+    Args:
+        source, weights, opts: as in :func:`load_segmentor`.
+        folder: of the trained models that have names.
+        hub: as in :func:`d2_ctxseg.model_zoo.hub_client.download`.
+
+    Raises:
+        MissingFileError, UserError: as :func:`load_segmentor`.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _of_folder(path, weights, opts)
+    if weights is not None and not _is_hub_id(source):
+        raise UserError(f"weights='{weights}' names a file of a folder, but '{source}' is none.")
+    if path.is_file():
+        return _of_checkpoint(path, opts)
+    name = str(source).removesuffix(".yaml")
+    if name in read_trained_models(folder):
+        cfg = get_config(name, trained=True, opts=opts, folder=folder)
+        cfg.freeze()
+        return cfg
+    if not _is_hub_id(source):
+        raise _unknown(str(source), folder)
+    return _of_folder(download(str(source), **hub), weights, opts)
+
+
+def _of_folder(folder: Path, weights: str | None, opts: Sequence) -> CfgNode:
+    path = _weights_in(folder, weights)
+    config = folder / CONFIG_FILE
+    if not config.is_file():
+        if path.suffix == ".pth":
+            return _of_checkpoint(path, opts)
+        raise MissingFileError(
+            f"'{folder}' has no {CONFIG_FILE}: name the OUTPUT_DIR of a training."
+        )
+    return _inference_config(str(config), path, opts)
+
+
+def _weights_in(folder: Path, weights: str | None) -> Path:
+    for name in WEIGHTS if weights is None else [weights]:
+        if (folder / name).is_file():
+            return folder / name
+    there = sorted(p.name for p in folder.iterdir() if p.suffix in _WEIGHTS_SUFFIXES)
+    wanted = " or ".join(WEIGHTS) if weights is None else weights
+    remedy = "Name the OUTPUT_DIR of a training that ended."
+    if there:
+        remedy = f"It has {', '.join(there[:5])}: choose one with weights='{there[-1]}'."
+    raise MissingFileError(f"'{folder}' has no {wanted}. {remedy}")
+
+
+def _of_checkpoint(path: Path, opts: Sequence) -> CfgNode:
+    """With the config that the checkpoint holds, or else the config.yaml beside it."""
+    if path.suffix not in _WEIGHTS_SUFFIXES:
+        raise UserError(
+            f"'{path}' is no checkpoint: expected the folder of a training, or a file "
+            f"{' or '.join(_WEIGHTS_SUFFIXES)}."
+        )
+    config = peek_checkpoint(str(path)).get("config") if path.suffix == ".pth" else None
+    beside = path.with_name(CONFIG_FILE)
+    if not isinstance(config, str):
+        if beside.is_file():
+            return _inference_config(str(beside), path, opts)
+        raise MissingFileError(
+            f"'{path}' does not hold its config, and there is no '{beside}'. Put the training's "
+            f"{CONFIG_FILE} beside it."
+        )
+    with TemporaryDirectory() as temporary:
+        file = Path(temporary) / CONFIG_FILE
+        file.write_text(config, encoding="utf-8")
+        return _inference_config(str(file), path, opts)
+
+
+def _inference_config(config_file: str, weights: Path, opts: Sequence) -> CfgNode:
+    options = ["MODEL.WEIGHTS", str(weights.resolve()), *opts]
+    cfg = setup_config(config_file, options, for_inference=True)
+    if not cfg.DATASETS.TEST:  # a training without evaluation: its own dataset has the classes
+        cfg.defrost()
+        cfg.DATASETS.TEST = cfg.DATASETS.TRAIN[:1]
+        cfg.freeze()
+    return cfg
+
+
+def _is_hub_id(source: str | os.PathLike) -> bool:
+    """Whether a name can be one of the Hub, and is none of this project's configs' folders."""
+    name = str(source)
+    is_file_name = name.endswith((*_WEIGHTS_SUFFIXES, ".yaml"))
+    own_folders = {config.partition("/")[0] for config in config_names()}
+    is_id = isinstance(source, str) and _HUB_ID.fullmatch(name) and not name.startswith(".")
+    return bool(is_id) and not is_file_name and name.partition("/")[0] not in own_folders
+
+
+def _unknown(source: str, folder: Path) -> UserError:
+    names = list(read_trained_models(folder))
+    if source.removesuffix(".yaml") in config_names():
+        return UserError(
+            f"'{source}' is a config without trained weights. Train it, and give the OUTPUT_DIR; "
+            f"trained models: {', '.join(names) or 'none'}."
+        )
+    return MissingFileError(
+        f"No trained model '{source}': there is no such folder or file (in {Path.cwd()}), and no "
+        f"trained model of that name.{suggest(source, names)} Trained models: "
+        f"{', '.join(names) or 'none'}."
+    )
