@@ -25,6 +25,8 @@ PAGES = [
     ROOT / "datasets" / "README.md",
 ]
 
+STREET = ROOT / "docs" / "pictures" / "street_linear.png"
+
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_a_page_names_exist(page):
@@ -85,6 +87,7 @@ def test_python_examples_run(monkeypatch, tiny_config):
     monkeypatch.chdir(ROOT)
     for page in (ROOT / "README.md", ROOT / "docs" / "EXTENDING.md"):
         for example in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+            example = example.replace('"street.jpg"', repr(str(STREET)))
             exec(compile(example, str(page), "exec"), {"__name__": "example"})
     tiny_config.MODEL.SEM_SEG_HEAD.NAME = "LastStageHead"
     config = re.search(
@@ -97,6 +100,13 @@ def test_python_examples_run(monkeypatch, tiny_config):
     assert type(model.classifier).__name__ == "CosineClassifier"
     assert model.classifier.scale == 15.0
     assert output[0]["sem_seg"].shape == (5, 64, 64)
+
+
+def test_the_library_example_runs():
+    example = re.search(r"```python\n(.*?)```", (ROOT / "docs/LIBRARY.md").read_text(), re.DOTALL)
+    namespace = {"__name__": "example"}
+    exec(example[1].replace('"street.jpg"', repr(str(STREET))), namespace)
+    assert namespace["result"].labels.shape == namespace["result"].confidence.shape
 
 
 def test_example_of_the_authors_weights_runs(monkeypatch, tmp_path):

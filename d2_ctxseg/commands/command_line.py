@@ -60,6 +60,8 @@ COMMANDS = {
     "add-classes": Command("add_classes", "new classes for such or a prototype model, untrained"),
     "convert": Command("convert_checkpoint", "the authors' checkpoint into one of this project"),
     "strip": Command("strip_checkpoint", "a checkpoint without what only training needs"),
+    "annotate": Command("annotate", "predictions as COCO, Label Studio, CVAT or FiftyOne"),
+    "push": Command("push_to_hub", "a trained model onto the Hugging Face Hub, with a card"),
     "publish": Command("publish_model", "a finished training into a small model found by name"),
 }
 

@@ -60,7 +60,10 @@ class CommandParser(argparse.ArgumentParser):
             )
         if named:
             source.add_argument(
-                "--model", metavar="NAME", help="a trained model of d2_ctxseg.model_zoo"
+                "--model",
+                metavar="NAME",
+                help="a trained model: a name of the model zoo, "
+                "a checkpoint, or USER/MODEL on the Hugging Face Hub",
             )
         if weights:
             self.add_argument("--weights", metavar="FILE", help="a checkpoint (MODEL.WEIGHTS)")

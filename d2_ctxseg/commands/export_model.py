@@ -5,12 +5,12 @@ import json
 import logging
 from pathlib import Path
 
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
 
 from .. import __version__
 from ..checkpoint import load_weights, strip_training_only
+from ..data import metadata_of
 from ..data.palette import generate_palette
 from ..deployment.analysis import InputSize, input_size
 from ..deployment.export import (
@@ -46,7 +46,7 @@ def metadata(cfg, shape: ImageShape, outputs: str) -> dict[str, str]:
     range over, which become 0 to 255, or null.
     """
     num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    dataset = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else {}
+    dataset = metadata_of(cfg, cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else {}
     classes = dataset.get("stuff_classes") or [str(index) for index in range(num_classes)]
     colors = dataset.get("stuff_colors") or generate_palette(num_classes)
     lists = {

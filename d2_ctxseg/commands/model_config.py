@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -33,10 +34,21 @@ def config_of(arguments: argparse.Namespace, *extra: object, for_inference: bool
     opts = [*overrides_of(arguments), *extra]
     name = getattr(arguments, "model", None)
     if name:
-        cfg = model_zoo.get_config(name, trained=True, opts=opts)
-        cfg.freeze()
-        return cfg
+        return named_config(name, opts)
     return setup_config(config_file_of(arguments), opts, for_inference=for_inference)
+
+
+def named_config(name: str, opts: Sequence) -> CfgNode:
+    """The frozen config of what ``--model`` names: a trained model, a checkpoint or a Hub id.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    if os.path.exists(name) or model_zoo.is_hub_id(name):
+        return model_zoo.trained_config(name, opts=opts)
+    cfg = model_zoo.get_config(name, trained=True, opts=opts)
+    cfg.freeze()
+    return cfg
 
 
 def config_file_of(arguments: argparse.Namespace) -> str:

@@ -24,5 +24,5 @@ def main(arguments: argparse.Namespace) -> None:
     load_weights(model, cfg.MODEL.WEIGHTS)
     removed = strip_training_only(model)
     with atomic_write(arguments.output, "wb") as file:
-        torch.save({"model": model.state_dict()}, file)
+        torch.save({"model": model.state_dict(), "config": cfg.dump()}, file)
     print(f"Removed {', '.join(removed) or 'no part of the model'}; wrote '{arguments.output}'.")

@@ -94,7 +94,8 @@ def save_pretrained(
     """Write what is needed to predict with a model into a folder.
 
     ``model.safetensors`` has the weights without what only training needs; ``config.yaml`` needs no
-    other file, has the temperatures that were fitted, and says nothing of this machine; ``README.md`` is the model card.
+    other file, has the temperatures that were fitted, and says nothing of this machine;
+    ``README.md`` is the model card.
 
     Args:
         source, weights: as in :func:`d2_ctxseg.load_segmentor`.

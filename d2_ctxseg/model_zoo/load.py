@@ -108,7 +108,7 @@ def trained_config(
     path = Path(source).expanduser()
     if path.is_dir():
         return _of_folder(path, weights, opts)
-    if weights is not None and not _is_hub_id(source):
+    if weights is not None and not is_hub_id(source):
         raise UserError(f"weights='{weights}' names a file of a folder, but '{source}' is none.")
     if path.is_file():
         return _of_checkpoint(path, opts)
@@ -117,7 +117,7 @@ def trained_config(
         cfg = get_config(name, trained=True, opts=opts, folder=folder)
         cfg.freeze()
         return cfg
-    if not _is_hub_id(source):
+    if not is_hub_id(source):
         raise _unknown(str(source), folder)
     return _of_folder(download(str(source), **hub), weights, opts)
 
@@ -178,7 +178,7 @@ def _inference_config(config_file: str, weights: Path, opts: Sequence) -> CfgNod
     return cfg
 
 
-def _is_hub_id(source: str | os.PathLike) -> bool:
+def is_hub_id(source: str | os.PathLike) -> bool:
     """Whether a name can be one of the Hub, and is none of this project's configs' folders."""
     name = str(source)
     is_file_name = name.endswith((*_WEIGHTS_SUFFIXES, ".yaml"))

@@ -11,13 +11,12 @@ import numpy as np
 
 from detectron2.data import DatasetCatalog
 
-from ... import model_zoo
 from ...deployment.predictor import SemSegPredictor
 from ...engine.setup import setup_config
 from ...utils.errors import MissingFileError, UserError
 from ...utils.image_files import find_images
 from ...visualization.classifier_views import draw_classifier_views
-from ..model_config import run_config_file, run_weights
+from ..model_config import named_config, run_config_file, run_weights
 from .result import Prediction, draw_message, draw_result, draw_views, shrink
 from .uploads import read_upload
 
@@ -130,9 +129,7 @@ def load_trained_models(names: list[str], opts: list[str]) -> dict[str, SemSegPr
     Raises:
         UserError: there is no such model, or its weights are damaged.
     """
-    return {
-        name: SemSegPredictor(model_zoo.get_config(name, trained=True, opts=opts)) for name in names
-    }
+    return {name: SemSegPredictor(named_config(name, opts)) for name in names}
 
 
 def find_samples(folder: str | None, predictor: SemSegPredictor) -> list[Path]:
@@ -146,6 +143,8 @@ def find_samples(folder: str | None, predictor: SemSegPredictor) -> list[Path]:
         return _spread(_images_in(folder), MOST_SAMPLES)
     name = predictor.metadata.name
     try:
+        if name not in DatasetCatalog:
+            raise UserError(f"The dataset '{name}' is not registered.")
         records = DatasetCatalog.get(name)
     except (OSError, AssertionError, UserError):  # Detectron2's own datasets raise the first two
         logger.info(f"The images of {name} are not on this machine, so the page has no samples.")

@@ -1,0 +1,7 @@
+#!/usr/bin/env python
+"""The same as ``d2-ctxseg push``."""
+
+from d2_ctxseg_cli import main
+
+if __name__ == "__main__":
+    main("push")
