@@ -25,7 +25,7 @@ PAGES = [
     ROOT / "datasets" / "README.md",
 ]
 
-STREET = ROOT / "docs" / "pictures" / "street_linear.png"
+STREET = ROOT / "docs" / "pictures" / "street_linear.jpg"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
