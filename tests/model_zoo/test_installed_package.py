@@ -58,3 +58,19 @@ def test_the_templates_of_pages_are_there(installed):
     assert len(files) >= 5
     missing = [path for path in files if not (installed / path.relative_to(ROOT)).exists()]
     assert missing == []
+
+
+def test_the_command_works_from_any_folder(installed, tmp_path):
+    assert (installed / "d2_ctxseg" / "py.typed").is_file()
+    command = [sys.executable, "-m", "d2_ctxseg_cli", "train", "--config-file"]
+    # Both names are looked up in the package; the dataset's files are not there.
+    for name in ("camvid/fpn_resnet18_linear", "configs/camvid/fpn_resnet18_linear.yaml"):
+        result = subprocess.run(
+            [*command, name, "MODEL.ENCODER.WEIGHTS", "", "DATASETS.TEST", "()"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(installed)},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 1
+        assert "DETECTRON2_DATASETS" in result.stderr and "Traceback" not in result.stderr
