@@ -494,6 +494,11 @@ def _add_engine_config(cfg: CN) -> None:
     # The IoU of a class that is absent from the ground truth: "left_out" of the mean, as in
     # Detectron2, or "zero_if_predicted" (mmsegmentation).
     cfg.TEST.ABSENT_CLASSES = "left_out"
+    # Evaluate how well these scores tell pixels of no class from the others (AUROC, AP, FPR95), on
+    # test datasets that have such pixels (docs/EVALUATION.md): "max_softmax", "max_logit",
+    # "entropy", "energy", and "classifier", the classifier's own. Empty: no such evaluation.
+    cfg.TEST.ANOMALY = CN()
+    cfg.TEST.ANOMALY.SCORES = []
     # Compute the boundary IoU. It takes several times as long as all other metrics together.
     cfg.TEST.BOUNDARY_IOU = False
     # Evaluate Cityscapes with cityscapesscripts as well, if it is installed. It takes about half a

@@ -39,6 +39,7 @@ _KEYS = (
     "preparation",
     "aliases",
     "value_range",
+    "anomaly",
 )
 _REQUIRED_KEYS = ("name", "splits", "classes")
 _REQUIRED_SPLIT_KEYS = ("images",)
@@ -61,6 +62,18 @@ class SplitFiles(NamedTuple):
     images: str
     labels: str | None = None
     list: str | None = None
+
+
+class AnomalyIds(NamedTuple):
+    """Which pixels an evaluation of anomalies is about; all others take no part in it.
+
+    Attributes:
+        unknown: values in the label files of what no class stands for.
+        known: of what the model was trained to know.
+    """
+
+    unknown: tuple[int, ...]
+    known: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,7 @@ class FolderDataset:
             one.
         aliases: further names of splits in DatasetCatalog -> split.
         value_range: what the values of images with more than 8 bits range over, (low, high).
+        anomaly: of a dataset with pixels of no class that shall be told from the others.
     """
 
     source: Path
@@ -102,6 +116,7 @@ class FolderDataset:
     preparation: str | None = None
     aliases: dict[str, str] = field(default_factory=dict)
     value_range: tuple[float, float] | None = None
+    anomaly: AnomalyIds | None = None
 
     def registered_name(self, split: str) -> str:
         """The name of a split in Detectron2's DatasetCatalog."""
@@ -152,6 +167,8 @@ class FolderDataset:
             description["original_ids"] = list(self.original_ids)
         if self.value_range is not None:
             description["value_range"] = list(self.value_range)
+        if self.anomaly is not None:
+            description["anomaly"] = {key: list(ids) for key, ids in self.anomaly._asdict().items()}
         if self.aliases:
             description["aliases"] = dict(self.aliases)
         if self.preparation is not None:
@@ -171,6 +188,8 @@ class FolderDataset:
             metadata["original_ids"] = list(self.original_ids)
         if self.value_range is not None:
             metadata["value_range"] = self.value_range
+        if self.anomaly is not None:
+            metadata["anomaly_ids"] = self.anomaly
         return metadata
 
     def resolve_root(self) -> Path:
@@ -258,6 +277,7 @@ def _build(source: Path, description) -> FolderDataset:
         preparation=description.get("preparation"),
         aliases=_read_aliases(description.get("aliases", {}), splits),
         value_range=_read_value_range(description.get("value_range")),
+        anomaly=_read_anomaly(description.get("anomaly"), id_map, len(classes)),
     )
 
 
@@ -469,6 +489,31 @@ def _read_id_map(id_map, num_classes: int, ignore_label: int) -> dict[int, int] 
             )
         result[raw] = ignore_label if index == "ignore" else index
     return result
+
+
+def _read_anomaly(anomaly, id_map: dict[int, int] | None, num_classes: int) -> AnomalyIds | None:
+    """Without ``known``, the values of all classes."""
+    if anomaly is None:
+        return None
+    _check_keys(anomaly, AnomalyIds._fields, ("unknown",), "'anomaly'")
+    if id_map is None:
+        id_map = {index: index for index in range(num_classes)}
+    of_classes = [raw for raw, index in id_map.items() if index < num_classes]
+    ids = {"known": of_classes} | anomaly
+    for key, values in ids.items():
+        is_list = isinstance(values, list) and bool(values)
+        if not is_list or not all(_is_integer(value, 0, MAX_LABEL_VALUE) for value in values):
+            raise _InvalidDescription(
+                f"'{key}' of 'anomaly' must list values of the label files, integers in "
+                f"0..{MAX_LABEL_VALUE}, but is {shown(values)}."
+            )
+    wrong = sorted(set(ids["unknown"]) & {*of_classes, *ids["known"]})
+    if wrong:
+        raise _InvalidDescription(
+            f"'unknown' of 'anomaly' has {wrong[0]}, which is known or stands for a class. Map it "
+            "to 'ignore' in 'id_map', so that no model is trained on it."
+        )
+    return AnomalyIds(tuple(ids["unknown"]), tuple(ids["known"]))
 
 
 def _read_suffixes(description: dict, key: str, default: tuple[str, ...]) -> tuple[str, ...]:

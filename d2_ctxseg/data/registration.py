@@ -22,11 +22,16 @@ logger = logging.getLogger(__name__)
 # Names that Detectron2 or projects such as MaskFormer, Mask2Former and those with open vocabularies
 # register, or set colours of, as they are imported. Detectron2's catalogs take each name, and each
 # attribute of one, once.
-_SHARED = re.compile("ade20k_(full_)?sem_seg_|cityscapes_fine_|coco_2017_|pascal_context_59_")
+_SHARED = re.compile(
+    "ade20k_(full_)?sem_seg_|cityscapes_fine_|coco_2017_|pascal_context_59_|fishyscapes_|road_anomaly_"
+)
 # Name in the catalog -> (dataset, split), of the datasets registered here.
 _registered: dict[str, tuple[FolderDataset, str]] = {}
 # Datasets that can be made on the spot: name -> function of the folder to make.
-_generators = {"context_shapes": generate_context_shapes}
+_generators = {
+    "context_shapes": generate_context_shapes,
+    "context_shapes_withheld": generate_context_shapes,
+}
 
 
 def register_builtin_datasets(names: Iterable[str] | None = None) -> None:

@@ -30,6 +30,7 @@ from ..losses.mask_losses import MASK_LOSSES
 from ..modeling.heads.adapter import LOSS_TYPES
 from ..modeling.heads.ece import UPDATERS
 from ..modeling.heads.segvit import CLASS_EMBEDDINGS
+from ..modeling.inference.anomaly_scores import ANOMALY_SCORES
 from ..modeling.inference.test_time_augmentation import AVERAGES
 from .expectations import (
     Expectation,
@@ -140,6 +141,7 @@ RULES: Rules = {
     "MODEL.PIXEL_LOSS.LABEL_SMOOTHING": _SHARE,
     "MODEL.PIXEL_LOSS.CLASS_WEIGHTS": _CLASS_WEIGHTS,
     "TEST.ABSENT_CLASSES": choice(ABSENT_CLASSES),
+    "TEST.ANOMALY.SCORES": several(choice(ANOMALY_SCORES), least=0),
     "TEST.BEST_METRIC": text(),
     "TEST.TEMPERATURE": optional(_POSITIVE),
     "TEST.AUG.TEMPERATURE": optional(_POSITIVE),

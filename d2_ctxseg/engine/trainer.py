@@ -36,6 +36,8 @@ from detectron2.utils.events import (
 from ..checkpoint import Checkpointer
 from ..data import SemanticSegmentorMapper
 from ..evaluation import SegmentationEvaluator
+from ..evaluation.anomaly_evaluator import TASK as ANOMALY_TASK
+from ..evaluation.anomaly_evaluator import AnomalyEvaluator
 from ..evaluation.cityscapes import cityscapes_evaluators
 from ..evaluation.evaluator import label_loader
 from ..modeling import LabelMapPredictor, Temperatures, TestTimeAugmentation
@@ -266,10 +268,16 @@ class Trainer(ResumableTrainer):
             weights=cfg.MODEL.WEIGHTS,
             confidence_key=_confidence_key(cfg, prediction_key),
         )
-        if not cfg.TEST.CITYSCAPES_SCRIPTS:
-            return evaluator
-        official = cityscapes_evaluators(dataset_name, task=task, prediction_key=prediction_key)
-        return DatasetEvaluators([evaluator, *official]) if official else evaluator
+        others = []
+        if cfg.TEST.CITYSCAPES_SCRIPTS:
+            others += cityscapes_evaluators(dataset_name, task=task, prediction_key=prediction_key)
+        if cfg.TEST.ANOMALY.SCORES and task == "sem_seg":
+            folder = os.path.join(cfg.OUTPUT_DIR, "inference", ANOMALY_TASK, dataset_name)
+            scores, weights = cfg.TEST.ANOMALY.SCORES, cfg.MODEL.WEIGHTS
+            others.append(
+                AnomalyEvaluator(dataset_name, scores, output_dir=folder, weights=weights)
+            )
+        return DatasetEvaluators([evaluator, *others]) if others else evaluator
 
     @classmethod
     def test(cls, cfg, model: nn.Module, evaluators=None) -> OrderedDict:
@@ -283,7 +291,9 @@ class Trainer(ResumableTrainer):
         segmentor, timed = _unwrapped(model), None
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
-            predictor = LabelMapPredictor(segmentor, temperatures=_temperatures(cfg))
+            predictor = LabelMapPredictor(
+                segmentor, None, _temperatures(cfg), cfg.TEST.ANOMALY.SCORES
+            )
             model = timed = TimedModel(predictor)
         elif isinstance(evaluators, DatasetEvaluator):
             evaluators = [evaluators]
@@ -305,7 +315,9 @@ class Trainer(ResumableTrainer):
         """Evaluate single-scale, "sem_seg", and as TEST.AUG says, "sem_seg_TTA", in one pass."""
         logger.info("Running inference with test-time augmentation ...")
         model = getattr(model, "module", model)
-        model = LabelMapPredictor(model, TestTimeAugmentation.from_config(cfg), _temperatures(cfg))
+        augmentation = TestTimeAugmentation.from_config(cfg)
+        scores = cfg.TEST.ANOMALY.SCORES
+        model = LabelMapPredictor(model, augmentation, _temperatures(cfg), scores)
         tasks = {"sem_seg": "label_map", "sem_seg_TTA": "label_map_TTA"}
         evaluators = [
             DatasetEvaluators(

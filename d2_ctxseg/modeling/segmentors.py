@@ -1,6 +1,7 @@
 """Meta-architectures: any backbone, any head that keeps the contract, and a classifier."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -31,6 +32,9 @@ from .heads.layers import resize
 from .inference.scores import Logits, Resized, Scores
 from .inference.sliding_window import SlidingWindow, sliding_window_scores
 from .padding import feature_sizes, sizes_if_padded
+
+# From images and their sizes without padding to maps in the resolution of the head.
+LowResolution = Callable[[Tensor, Sequence[tuple[int, int]] | None], Tensor]
 
 
 @META_ARCH_REGISTRY.register()
@@ -149,18 +153,36 @@ class PixelClassifierSegmentor(nn.Module):
         """
         yield from self._scores(batched_inputs)
 
-    def _scores(self, batched_inputs: list[dict]) -> Iterator[Scores]:
+    @torch.no_grad()
+    def image_anomalies(self, batched_inputs: list[dict]) -> Iterator[Scores]:
+        """The classifier's anomaly scores (1, height, width) of each image.
+
+        They are interpolated, and averaged over windows, as scores of classes are.
+
+        Args:
+            batched_inputs: as at test time, see :meth:`forward`.
+        """
+        yield from self._scores(batched_inputs, self.low_resolution_anomalies)
+
+    def _scores(
+        self, batched_inputs: list[dict], predict: LowResolution | None = None
+    ) -> Iterator[Scores]:
+        """What ``predict`` gives, by default the logits, for each image in its own size."""
+        predict = predict or self.low_resolution_logits
         # Without padding, images of different sizes do not fit into one batch.
         batches = [batched_inputs] if self.pad_test_images else [[one] for one in batched_inputs]
         for batch in batches:
-            yield from self._batch_scores(self.normalized_images(batch), batch)
+            yield from self._batch_scores(self.normalized_images(batch), batch, predict)
 
-    def _batch_scores(self, images: ImageList, batched_inputs: list[dict]) -> Iterator[Scores]:
+    def _batch_scores(
+        self, images: ImageList, batched_inputs: list[dict], predict: LowResolution
+    ) -> Iterator[Scores]:
         if self.sliding_window is None:
-            of_images = self._whole_scores(images)
+            of_images = self._whole_scores(images, predict)
         else:
+            of_window = partial(self._window_scores, predict=predict)
             of_images = (
-                sliding_window_scores(self._window_scores, images[i], self.sliding_window)
+                sliding_window_scores(of_window, images[i], self.sliding_window)
                 for i in range(len(images))
             )
         for scores, inputs in zip(of_images, batched_inputs):
@@ -168,15 +190,15 @@ class PixelClassifierSegmentor(nn.Module):
             size = inputs.get("height", height), inputs.get("width", width)
             yield scores if size == (height, width) else Resized(scores, size)
 
-    def _window_scores(self, windows: Tensor) -> Iterator[Scores]:
+    def _window_scores(self, windows: Tensor, predict: LowResolution) -> Iterator[Scores]:
         """The scores (K, H, W) of each of the windows (B, C, H, W) of a normalised image."""
-        return self._whole_scores(self._padded(list(windows)))
+        return self._whole_scores(self._padded(list(windows)), predict)
 
-    def _whole_scores(self, images: ImageList) -> Iterator[Scores]:
+    def _whole_scores(self, images: ImageList, predict: LowResolution) -> Iterator[Scores]:
         """The scores of each image without its padding."""
         padded_size = images.tensor.shape[-2:]
         try:
-            batch = self.low_resolution_logits(images.tensor, sizes_if_padded(images))
+            batch = predict(images.tensor, sizes_if_padded(images))
         except (RuntimeError, AssertionError) as error:
             self._explain_missing_padding(error, padded_size)
             raise
@@ -241,6 +263,19 @@ class PixelClassifierSegmentor(nn.Module):
         return self.classifier(
             pixel_features, **self._valid_sizes(pixel_features, images, image_sizes)
         )
+
+    def low_resolution_anomalies(
+        self, images: Tensor, image_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> Tensor:
+        """The classifier's anomaly scores (B, 1, h, w); arguments as of :meth:`logits`.
+
+        Those of a head that classifies by itself, and of a classifier that has to know what is
+        padding, are minus the largest logits.
+        """
+        if self.classifier is None or self.classifier.takes_sizes:
+            return -self.low_resolution_logits(images, image_sizes).amax(dim=1, keepdim=True)
+        pixel_features, _ = self.head.pixel_features(self.backbone(images))
+        return self.classifier.anomaly_score(pixel_features)[:, None]
 
     def losses(
         self,

@@ -12,7 +12,7 @@ from .classes import register_datasets_of
 from .dataset_section import dataset_section, main_evaluation
 from .html import render_report
 from .run import Run, read_run
-from .sections import configuration, curves, dataset_names, results
+from .sections import anomalies, configuration, curves, dataset_names, results
 
 # The file stays below about 10 MB: all images take at most this many bytes ...
 _IMAGES_BYTES = 8_000_000
@@ -82,6 +82,7 @@ def render(runs: Sequence[Run]) -> str:
         curves=curves(runs),
         datasets=datasets,
         **results(runs),
+        **anomalies(runs),
         **configuration(runs),
     )
 

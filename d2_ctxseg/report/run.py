@@ -17,6 +17,8 @@ from ..evaluation.calibration_file import FILE_NAME as CALIBRATION_FILE
 from ..evaluation.calibration_file import Calibration
 from ..utils.errors import MissingFileError, UserError
 
+# The task of evaluation/anomaly_evaluator.py, which has other metrics.
+ANOMALY = "anomaly"
 TASKS = ("sem_seg", "sem_seg_EMA", "sem_seg_TTA")
 _CLASS_COLUMNS = ("class", "IoU", "ACC", "truth_pixels", "predicted_pixels")
 
@@ -82,6 +84,7 @@ class Run:
         config: the content of config.yaml; empty if there is none.
         curves: name of a scalar -> {iteration: value}; results are named "dataset/task/metric".
         evaluations: by dataset, then task, in the order of the config.
+        anomalies: by dataset, what the evaluation of anomaly scores found.
         notes: what is left out.
     """
 
@@ -91,6 +94,7 @@ class Run:
     curves: dict[str, dict[int, float]]
     evaluations: dict[str, dict[str, Evaluation]]
     notes: list[str]
+    anomalies: dict[str, Evaluation] = field(default_factory=dict)
 
 
 def read_run(folder: Path) -> Run:
@@ -112,11 +116,15 @@ def read_run(folder: Path) -> Run:
     config = _read(folder / "config.yaml", _read_config, notes, "configuration") or {}
     datasets = _test_datasets(config)
     evaluations = _read_evaluations(folder, datasets, notes)
+    anomalies = {
+        name: tasks.pop(ANOMALY) for name, tasks in evaluations.items() if ANOMALY in tasks
+    }
+    evaluations = {name: tasks for name, tasks in evaluations.items() if tasks}
     curves = _read(folder / "metrics.json", _read_curves, notes, "training curves") or {}
     if len(datasets) == 1:
         # Detectron2 leaves the name out where a run has one dataset.
         curves = {_with_dataset(key, datasets[0]): values for key, values in curves.items()}
-    return Run(folder.resolve().name, folder, config, curves, evaluations, notes)
+    return Run(folder.resolve().name, folder, config, curves, evaluations, notes, anomalies)
 
 
 def number(value) -> float:

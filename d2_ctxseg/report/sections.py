@@ -14,6 +14,7 @@ TASK_TITLES = {
     "sem_seg_EMA": "EMA weights",
     "sem_seg_TTA": "multi-scale and flip",
 }
+_ANOMALY_METRICS = ("AUROC", "AP", "FPR95")
 _MAIN_KEYS = (
     "MODEL.META_ARCHITECTURE",
     "MODEL.BACKBONE.NAME",
@@ -73,6 +74,26 @@ def results(runs: Sequence[Run]) -> dict:
     texts = ["dataset", *["run"] * several, *["evaluation"] * names_task]
     headers = texts + [[name] for name, is_shown in shown.items() if is_shown]
     return {"results": rows, "result_headers": headers, "names_task": names_task}
+
+
+def anomalies(runs: Sequence[Run]) -> dict:
+    """A row for each dataset, run and anomaly score: AUROC, AP, FPR95."""
+    names = list(dict.fromkeys(dataset for run in runs for dataset in run.anomalies))
+    rows = [
+        {
+            "dataset": dataset,
+            "run": run.name,
+            "score": score,
+            "numbers": [metrics.get(f"{name}-{score}", math.nan) for name in _ANOMALY_METRICS],
+        }
+        for dataset in names
+        for run in runs
+        if dataset in run.anomalies
+        for metrics in [run.anomalies[dataset].metrics]
+        for score in dict.fromkeys(key.partition("-")[2] for key in metrics)
+    ]
+    texts = ["dataset", "run", "score"] if len(runs) > 1 else ["dataset", "score"]
+    return {"anomalies": rows, "anomaly_headers": texts + [[name] for name in _ANOMALY_METRICS]}
 
 
 def _tasks_of_datasets(runs: Sequence[Run]) -> dict[str, list[str]]:

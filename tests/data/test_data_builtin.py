@@ -56,7 +56,12 @@ DATASETS = {
     "mmseg_pascal_context_59_sem_seg_{}": (("train", "val"), 59, 255, "aeroplane", "wood"),
     "mmseg_pascal_context_60_sem_seg_{}": (("train", "val"), 60, 255, "background", "wood"),
     "camvid_sem_seg_{}": (("train", "val", "test"), 11, 11, "Sky", "Bicyclist"),
+    "camvid_withheld_sem_seg_{}": (("train", "val", "test"), 9, 11, "Sky", "Car"),
     "context_shapes_sem_seg_{}": (("train", "val"), 6, 255, "room", "blue"),
+    "context_shapes_withheld_sem_seg_{}": (("train", "val"), 5, 255, "room", "blue"),
+    "fishyscapes_lost_and_found_sem_seg_{}": (("val",), 19, 255, "road", "bicycle"),
+    "fishyscapes_static_sem_seg_{}": (("val",), 19, 255, "road", "bicycle"),
+    "road_anomaly_sem_seg_{}": (("val",), 19, 255, "road", "bicycle"),
 }
 register_builtin_datasets()
 NAMES = [name.format(split) for name, (splits, *_) in DATASETS.items() for split in splits]

@@ -103,6 +103,15 @@ class Scores(ABC):
                 found.append(self._as_logits(band[:, places[first:last] - start * width]).T)
         return torch.cat(found) if found else torch.empty(0, self.shape[0], device=self.device)
 
+    def logit_bands(self, band_elements: int | None = None) -> Iterator[Tensor]:
+        """All logits band by band, (K, rows, W) each, at least float32.
+
+        Args:
+            band_elements: as in :meth:`label_map`.
+        """
+        for start, stop in self._bands(band_elements):
+            yield self._as_logits(_at_least_float32(self.rows(start, stop)))
+
     def _bands(self, band_elements: int | None) -> Iterator[tuple[int, int]]:
         """The first row of each band, and the one after its last."""
         num_classes, height, width = self.shape
