@@ -1,7 +1,7 @@
-"""Weights of classes that make up for how rare they are in the labels of a dataset.
+"""Class weights that balance the frequencies of the classes in the labels of a dataset.
 
-Median-frequency balancing: Eigen & Fergus, ICCV 2015 (arXiv 1411.4734); with SegNet, Badrinarayanan
-et al., TPAMI 2017 (arXiv 1511.00561), section 4.
+Median-frequency balancing: Eigen & Fergus, ICCV 2015 (arXiv 1411.4734); as in SegNet,
+Badrinarayanan et al., TPAMI 2017 (arXiv 1511.00561), section 4.
 """
 
 import logging
@@ -65,21 +65,21 @@ def count_class_pixels(names: Sequence[str]) -> ClassPixels:
 
 
 def refuse_unlabelled(names: Sequence[str]) -> None:
-    """Refuse to train on labels whose pixels are all ignored: nothing would be learnt, silently.
+    """Refuse to train on labels whose pixels are all ignored.
 
-    Labels are read until one has a pixel of a class; as a rule that is the first.
+    Labels are read until one has a pixel of a class, which is usually the first.
 
     Args:
         names: names of DatasetCatalog.
 
     Raises:
-        DatasetError: no label has such a pixel, or one that was read is wrong.
+        DatasetError: no label has such a pixel, or a label is invalid.
     """
     files = [item for name in names for item in _label_files(name)]
     if files and not any(_count_in_file(*item)[0].any() for item in files):
         raise DatasetError(
-            f"The {len(files)} labels of {', '.join(names)} have no pixel of a class: all of them "
-            f"are ignored (label {files[0][1].ignore_label}). Check 'ignore_label' and 'id_map' "
+            f"The labels of {', '.join(names)} have no pixel of a class: all pixels are ignored "
+            f"(label {files[0][1].ignore_label}). Check 'ignore_label' and 'id_map' "
             "in the dataset's YAML; tools/check_dataset.py counts the classes."
         )
 
@@ -87,14 +87,14 @@ def refuse_unlabelled(names: Sequence[str]) -> None:
 def median_frequency_weights(counts: ClassPixels) -> list[float]:
     """The weight of each class: ``median(frequency) / frequency of the class``.
 
-    A class's frequency is its share in the pixels of the images that contain it. Classes that never
-    occur take no part in the median and get the weight 1.
+    The frequency of a class is its share of the pixels of the images that contain it. Classes that
+    never occur are left out of the median and get the weight 1.
 
     Args:
-        counts: as ``count_class_pixels`` returns them.
+        counts: the result of ``count_class_pixels``.
 
     Returns:
-        K numbers above 0, of six digits, which YAML keeps.
+        K numbers above 0, rounded to six digits.
 
     Raises:
         DatasetError: no class occurs.
@@ -139,7 +139,7 @@ def _label_files(name: str) -> list[tuple[str, LabelFormat]]:
 
 
 def _count_in_file(path: str, label_format: LabelFormat) -> tuple[np.ndarray, int]:
-    """Pixels of each class in a label file, and all of its pixels."""
+    """The number of pixels of each class in a label file, and of all of its pixels."""
     label = read_label(path, label_format.id_map)
     check_label_values(label, label_format, path)
     values = label[label != label_format.ignore_label]

@@ -1,7 +1,7 @@
-"""ContextShapes: a small generated dataset that needs the whole image (see context_shapes_scene).
+"""ContextShapes: a small synthetic dataset that needs context (see context_shapes_scene).
 
-It takes seconds to make and is the same to the pixel on every machine: a fixed random stream and
-integer arithmetic. So results on it can be compared, and nothing has to be downloaded.
+It is generated in seconds and is identical on every machine, because it uses a fixed random stream
+and integer arithmetic. Results are therefore comparable, and nothing has to be downloaded.
 """
 
 import hashlib
@@ -18,18 +18,20 @@ from .context_shapes_scene import draw_scene
 from .errors import DatasetError
 
 MANIFEST_NAME = "context_shapes.json"
-# To be raised when the drawing changes, so that older data is told from newer.
+# Increase it when the drawing changes, so that data of an older version is recognised.
 _VERSION = 1
 
 
 @dataclass(frozen=True)
 class ContextShapesOptions:
-    """What the data depends on. The defaults are the dataset of the registered names.
+    """The options of the data. The defaults are those of the registered datasets.
 
     Attributes:
         seed: of the random numbers, 0 .. 2^32 - 1.
-        num_train, num_val: number of images of the two splits.
-        height, width: of the images, in pixels, at least 32.
+        num_train: number of training images.
+        num_val: number of validation images.
+        height: height of the images in pixels, at least 32.
+        width: width of the images in pixels, at least 32.
     """
 
     seed: int = 0
@@ -59,18 +61,18 @@ def generate_context_shapes(
     *,
     overwrite: bool = False,
 ) -> bool:
-    """Make the dataset in ``folder``, completely or not at all.
+    """Generate the dataset in ``folder``, completely or not at all.
 
     Args:
         folder: gets images/{train,val}/NNNN.png, labels/{train,val}/NNNN.png and a manifest.
         overwrite: replace a different ContextShapes in ``folder``.
 
     Returns:
-        False if exactly this dataset is there already, True if it was made.
+        False if ``folder`` already contains exactly this dataset, True if it was generated.
 
     Raises:
-        DatasetError: ``folder`` holds something else (and ``overwrite`` is False, or it is no
-            ContextShapes at all: that is never deleted).
+        DatasetError: ``folder`` contains other data, and ``overwrite`` is False or the data is not
+            a ContextShapes dataset. Such data is never deleted.
     """
     folder = Path(folder)
     if holds_context_shapes(folder, options):

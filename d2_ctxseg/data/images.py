@@ -1,7 +1,7 @@
-"""Reads image files: as the model takes them, and to be shown.
+"""Reads image files, for the model and for display.
 
-Images of 8 bits are read as Detectron2 reads them. Detectron2 has no way to read others (it clips
-them to white); they are read here, with OpenCV or NumPy.
+Images of 8 bits are read by Detectron2. It cannot read others (it clips them to white); these are
+read with OpenCV or NumPy.
 """
 
 import math
@@ -15,17 +15,17 @@ from PIL import Image
 
 from detectron2.data.detection_utils import read_image as read_detectron2_image
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, counted
 from .errors import DatasetError
 
 #: The INPUT.FORMAT that takes all channels of the files, in their order there.
 ALL_CHANNELS = "ALL"
 
 _COLOR_FORMATS = ("BGR", "RGB")
-# Pillow decodes none that is larger.
+# The limit of Pillow.
 MOST_MEGAPIXELS = 2 * Image.MAX_IMAGE_PIXELS // 10**6
 _EXIF_ORIENTATION = 274
-# What undoes each orientation of the EXIF standard, for arrays (H, W, ...).
+# The inverse of each orientation of the EXIF standard, for arrays (H, W, ...).
 _UPRIGHT = {
     2: lambda array: array[:, ::-1],
     3: lambda array: array[::-1, ::-1],
@@ -40,13 +40,13 @@ _UPRIGHT = {
 def read_image(
     path: str | Path, image_format: str, value_range: Sequence[float] | None = None
 ) -> np.ndarray:
-    """Read an image as the model takes it, turned upright if its EXIF data says so.
+    """Read an image for the model, rotated upright according to its EXIF data.
 
     Args:
         path: a file of Pillow's or OpenCV's formats, or a NumPy array (H, W) or (H, W, C) in .npy.
         image_format: ``cfg.INPUT.FORMAT``: "BGR" or "RGB", "ALL", or another of Detectron2.
-        value_range: what the values of files with more than 8 bits range over, (low, high); they
-            become 0 to 255. None: such files are refused. 8-bit files are taken as they are.
+        value_range: the range (low, high) of the values in files with more than 8 bits, which is
+            mapped to 0 to 255. None: such files are refused. 8-bit files are not scaled.
 
     Returns:
         (H, W, C). "BGR" and "RGB": uint8 with 3 channels, grey ones repeated. "ALL": float32 with
@@ -62,13 +62,13 @@ def read_image(
         return pixels if image_format == ALL_CHANNELS else _as_color(pixels, image_format, path)
     if image_format != ALL_CHANNELS:
         return _read_eight_bit(path, image_format)
-    # The values of palette images and of single bits are no brightnesses.
+    # The values of palette images and of single bits are not intensities.
     pixels = _read_eight_bit(path, {"P": "RGB", "PA": "RGBA", "1": "L"}.get(mode))
     return np.atleast_3d(pixels).astype(np.float32)
 
 
 def read_display_image(path: str | Path, value_range: Sequence[float] | None = None) -> np.ndarray:
-    """Read any image to be shown: uint8 RGB (H, W, 3), the first three of more channels.
+    """Read any image for display: uint8 RGB (H, W, 3), the first three of more channels.
 
     The arguments and errors are those of :func:`read_image`.
     """
@@ -83,61 +83,66 @@ def to_display_image(pixels: np.ndarray) -> np.ndarray:
 
 
 def check_megapixels(path: str | Path, most: float) -> None:
-    """Refuse an image that is too large to be predicted; it is not decoded.
+    """Refuse an image that is too large to be predicted, without decoding it.
 
     Args:
-        path: of any file; one that Pillow does not know is let through.
+        path: path of an image; files in formats that Pillow does not know are not checked.
         most: ``cfg.TEST.MAX_MEGAPIXELS``.
 
     Raises:
-        DatasetError: the file's header says a larger size.
+        DatasetError: the size in the file's header is larger.
     """
     try:
         with warnings.catch_warnings():
-            # Warns of sizes that are refused anyway.
+            # Pillow warns of sizes that are refused below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 width, height = image.size
     except Image.DecompressionBombError as error:
         raise DatasetError(
-            f"{path} has more than {MOST_MEGAPIXELS} megapixels: that is too large. Make it "
+            f"{path} has more than {MOST_MEGAPIXELS} megapixels, which is too large. Make it "
             "smaller."
         ) from error
-    except Exception:  # its reader says what is wrong
+    except Exception:  # the reader of the image reports the error
         return
     megapixels = width * height / 1e6
     if megapixels > most:
         raise DatasetError(
-            f"{path} is {width} x {height} pixels, {megapixels:.1f} megapixels: that is more than "
+            f"{path} has {width} x {height} pixels, {megapixels:.1f} megapixels, more than "
             f"TEST.MAX_MEGAPIXELS, {most:g}. Make it smaller, or raise the limit: --opts "
             f"TEST.MAX_MEGAPIXELS {math.ceil(megapixels)}.0"
         )
 
 
 def check_channels(cfg) -> None:
-    """Raise UserError if INPUT and the normalisation of MODEL speak of different channels."""
+    """Raise UserError if INPUT.FORMAT and the normalisation differ in their channels."""
     mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
     if len(mean) != len(std):
         raise UserError(
-            f"MODEL.PIXEL_MEAN has {len(mean)} values and MODEL.PIXEL_STD {len(std)}: give one for "
-            "each channel of the images."
+            f"MODEL.PIXEL_MEAN has {counted(len(mean), 'value')} and MODEL.PIXEL_STD {len(std)}: "
+            "give one for each channel of the images."
         )
     image_format = cfg.INPUT.FORMAT
     if image_format in _COLOR_FORMATS and len(mean) != 3:
         raise UserError(
-            f"INPUT.FORMAT '{image_format}' has 3 channels, but MODEL.PIXEL_MEAN has {len(mean)} "
-            f"values. For images with other channels set INPUT.FORMAT to '{ALL_CHANNELS}'."
+            f"INPUT.FORMAT '{image_format}' has 3 channels, but MODEL.PIXEL_MEAN has "
+            f"{counted(len(mean), 'value')}. For images with other channels set INPUT.FORMAT to "
+            f"'{ALL_CHANNELS}'."
         )
     changes = [key for key in ("COLOR_AUG_SSD", "BRIGHTNESS_SHIFT") if cfg.INPUT[key]]
     if image_format not in _COLOR_FORMATS and changes:
         raise UserError(
-            f"INPUT.{changes[0]} changes 8-bit colours, and INPUT.FORMAT is '{image_format}'. Set "
+            f"INPUT.{changes[0]} changes 8-bit colours, but INPUT.FORMAT is '{image_format}'. Set "
             f"INPUT.{changes[0]} to {type(cfg.INPUT[changes[0]])()}."
         )
 
 
 def open_image(path, see: Callable, what: str = "image"):
-    """What ``see`` gives for the image that Pillow opens; DatasetError if it cannot be read."""
+    """The result of ``see`` for an image opened by Pillow.
+
+    Raises:
+        DatasetError: the image cannot be read.
+    """
     try:
         with Image.open(path) as image:
             return see(image)
@@ -148,16 +153,16 @@ def open_image(path, see: Callable, what: str = "image"):
 
 
 def orientation(image: Image.Image) -> int:
-    """How an opened image is to be turned, 1 to 8 of the EXIF standard; 1: not at all."""
+    """The EXIF orientation of an opened image, 1 to 8; 1: upright."""
     try:
         number = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # broken EXIF data raises almost anything; the pixels are fine nevertheless
+    except Exception:  # of many types, for broken EXIF data; the pixels can be read nevertheless
         return 1
     return number if number in _UPRIGHT else 1
 
 
 def orientation_of(path: str | Path) -> int:
-    """The :func:`orientation` of a file; 1 of a file that Pillow does not know."""
+    """The :func:`orientation` of a file; 1 for a file that Pillow does not know."""
     try:
         return open_image(path, orientation)
     except DatasetError:
@@ -165,21 +170,21 @@ def orientation_of(path: str | Path) -> int:
 
 
 def upright(array: np.ndarray, number: int) -> np.ndarray:
-    """An array (H, W, ...) of pixels as they are stored, turned as its :func:`orientation` says."""
+    """Rotate an array (H, W, ...) of stored pixels upright according to its orientation."""
     return np.ascontiguousarray(_UPRIGHT[number](array)) if number in _UPRIGHT else array
 
 
 def _eight_bit_mode(path: str | Path) -> str | None:
-    """Pillow's mode of an image of at most 8 bits a channel; None for all others."""
+    """Pillow's mode of an image of at most 8 bits per channel; None for all others."""
     if Path(path).suffix.lower() == ".npy":
         return None
     try:
         with Image.open(path) as image:
-            # Pillow cuts 16-bit colours to 8 bits without a word; its decoder's mode tells.
+            # Pillow silently reduces 16-bit colours to 8 bits; the mode of its decoder is 16-bit.
             is_deep = image.mode[0] in "IF" or any(";16" in str(tile) for tile in image.tile)
             return None if is_deep else image.mode
     except Image.UnidentifiedImageError:
-        # Some that OpenCV reads, such as floating-point colours.
+        # Formats that only OpenCV reads, such as floating-point colours.
         return None
     except Exception as error:
         raise DatasetError(f"Cannot read the image {path}: {error}") from error
@@ -198,7 +203,7 @@ def _read_array(path: str | Path) -> np.ndarray:
         if Path(path).suffix.lower() == ".npy":
             array = np.load(path, allow_pickle=False)
         else:
-            # OpenCV warns of every tag of a GeoTIFF that it does not know, for every image.
+            # For every image, OpenCV would warn of every unknown tag of a GeoTIFF.
             cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
             array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     except (OSError, ValueError, EOFError, cv2.error) as error:
@@ -224,9 +229,9 @@ def _scaled(array: np.ndarray, value_range, path) -> np.ndarray:
         return array.astype(np.float32)
     if value_range is None:
         raise DatasetError(
-            f"The image {path} has values of type {array.dtype}, not of 8 bits, and it is not "
-            "known what they range over. Say so in the dataset's YAML, such as 'value_range: "
-            "[0, 65535]'; the values then become 0 to 255."
+            f"The image {path} has values of type {array.dtype}, not of 8 bits, and their range is "
+            "not known. State it in the dataset's YAML, such as 'value_range: [0, 65535]'; it is "
+            "then mapped to 0 to 255."
         )
     low, high = value_range
     scaled = (array.astype(np.float32) - low) * (255 / (high - low))
@@ -239,9 +244,9 @@ def _as_color(pixels: np.ndarray, image_format: str, path) -> np.ndarray:
     channels = pixels.shape[2]
     if image_format not in _COLOR_FORMATS or channels not in (1, 3):
         raise DatasetError(
-            f"The image {path} has {channels} channels, which INPUT.FORMAT '{image_format}' cannot "
-            f"hold. Set INPUT.FORMAT to '{ALL_CHANNELS}', and give MODEL.PIXEL_MEAN and PIXEL_STD "
-            f"{channels} values."
+            f"The image {path} has {counted(channels, 'channel')}, which INPUT.FORMAT "
+            f"'{image_format}' does not support. Set INPUT.FORMAT to '{ALL_CHANNELS}', and give "
+            f"MODEL.PIXEL_MEAN and PIXEL_STD {counted(channels, 'value')}."
         )
     rgb = _to_uint8(pixels).repeat(3 // channels, axis=2)
     return rgb if image_format == "RGB" else rgb[..., ::-1]

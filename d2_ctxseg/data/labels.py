@@ -1,4 +1,4 @@
-"""Reads label images: one integer a pixel."""
+"""Reads label images: one integer per pixel."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from PIL import Image
 from .errors import DatasetError
 from .images import open_image, orientation, orientation_of, upright
 
-# Modes of Pillow that hold one integer a pixel. "P" is a palette image: its indices count.
+# Modes of Pillow with one integer per pixel. "P" is a palette image, whose indices are read.
 _INTEGER_MODES = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")
 _NUM_EXAMPLES = 10
 _NOT_IN_ID_MAP = (
@@ -24,7 +24,7 @@ class ColorLabelError(DatasetError):
 
 @dataclass(frozen=True)
 class LabelFormat:
-    """What the label files of a dataset hold.
+    """The values in the label files of a dataset.
 
     Attributes:
         num_classes: the number of classes; their indices start at 0.
@@ -39,10 +39,10 @@ class LabelFormat:
 
     @classmethod
     def from_metadata(cls, metadata) -> "LabelFormat":
-        """From the metadata that Detectron2's MetadataCatalog has of a dataset.
+        """From the metadata of a dataset in Detectron2's MetadataCatalog.
 
         Raises:
-            DatasetError: ``stuff_classes`` is missing, so it is no dataset for segmentation.
+            DatasetError: ``stuff_classes`` is missing.
         """
         classes = metadata.get("stuff_classes")
         if not classes:
@@ -57,8 +57,7 @@ class LabelFormat:
 def read_label(path: str | Path, id_map: Mapping[int, int] | None = None) -> np.ndarray:
     """Read a label file as an array (H, W), uint8 or, if a value is above 255, int32.
 
-    Palette images give their indices, not their colours. A label with EXIF data of its own is
-    turned upright as images are.
+    Palette images give their indices, not their colours. Labels are rotated upright like images.
 
     Args:
         path: an image with one channel of 1, 8, 16 or 32 bits.
@@ -66,7 +65,7 @@ def read_label(path: str | Path, id_map: Mapping[int, int] | None = None) -> np.
 
     Raises:
         ColorLabelError: the file has colour channels.
-        DatasetError: the file cannot be read, or holds a value that ``id_map`` does not know.
+        DatasetError: the file cannot be read, or has a value that is not in ``id_map``.
     """
     raw = _read_integers(path)
     if id_map is not None:
@@ -77,19 +76,19 @@ def read_label(path: str | Path, id_map: Mapping[int, int] | None = None) -> np.
 def map_values(
     raw: np.ndarray, id_map: Mapping[int, int], path: str | Path, problem: str = _NOT_IN_ID_MAP
 ) -> np.ndarray:
-    """What the map makes of each value of a label, int32.
+    """Map the values of a label, int32.
 
     Args:
         raw: integers of any type.
-        id_map: value -> value wanted, all 0..65535.
-        path: the file the values come from, for the error.
-        problem: what the error says of values that the map does not know.
+        id_map: value -> new value, all 0..65535.
+        path: the label file, for the error.
+        problem: the end of the error message for values that are not in the map.
 
     Raises:
-        DatasetError: such a value occurs.
+        DatasetError: a value is not in the map.
     """
     unknown = -1
-    # One more entry than the highest key: the place where all other values are sent.
+    # One more entry than the highest key, for all other values.
     outside = max(id_map) + 1
     table = np.full(outside + 1, unknown, dtype=np.int32)
     table[list(id_map.keys())] = list(id_map.values())

@@ -1,4 +1,4 @@
-"""Puts folder datasets into Detectron2's catalogs."""
+"""Registers folder datasets in Detectron2's catalogs."""
 
 import functools
 import logging
@@ -9,7 +9,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from ..utils.errors import suggest
+from ..utils.errors import counted, suggest
 from .context_shapes import generate_context_shapes
 from .errors import DatasetError
 from .folder_dataset import FolderDataset, read_folder_dataset
@@ -27,7 +27,7 @@ _SHARED = re.compile(
 )
 # Name in the catalog -> (dataset, split), of the datasets registered here.
 _registered: dict[str, tuple[FolderDataset, str]] = {}
-# Datasets that can be made on the spot: name -> function of the folder to make.
+# Datasets that can be generated: name -> function of the output folder.
 _generators = {
     "context_shapes": generate_context_shapes,
     "context_shapes_withheld": generate_context_shapes,
@@ -37,9 +37,9 @@ _generators = {
 def register_builtin_datasets(names: Iterable[str] | None = None) -> None:
     """Register datasets that are described in this package.
 
-    Importing the package does so for ``unshared_names()``; the others are registered once they are
-    asked for. What another project has registered stays as it is. What Detectron2 itself has
-    registered gives way: it describes the same files, and says less of them.
+    Importing the package registers ``unshared_names()``; the others are registered on first use.
+    Registrations of other projects are kept. Those of Detectron2 itself are replaced: they describe
+    the same files with less metadata.
 
     Args:
         names: in Detectron2's catalog; those that this package does not describe are skipped.
@@ -111,12 +111,12 @@ def has_labels(name: str) -> bool:
 
 
 def generate_missing(names: Iterable[str]) -> None:
-    """Make those of the named datasets that are generated ones and not on disk yet.
+    """Generate the synthetic datasets among ``names`` that are not on disk yet.
 
-    To be called by all processes of a distributed run: the first one makes them, the others wait.
+    All processes of a distributed run call it: the main one generates, the others wait.
 
     Raises:
-        DatasetError: a dataset could not be made; raised in all processes.
+        DatasetError: a dataset could not be generated; raised in all processes.
     """
     error = None
     if comm.is_main_process():
@@ -125,7 +125,7 @@ def generate_missing(names: Iterable[str]) -> None:
                 _generate_if_missing(name)
         except (OSError, DatasetError) as caught:
             error = str(caught)
-    # Gathering also makes the other processes wait, and lets them fail rather than hang.
+    # Gathering makes the other processes wait, and lets them fail instead of hang.
     errors = [message for message in comm.all_gather(error) if message is not None]
     if errors:
         raise DatasetError(f"Cannot generate the dataset: {errors[0]}")
@@ -197,17 +197,17 @@ def _described() -> dict[str, tuple[FolderDataset, str]]:
 
 
 def _is_free(name: str) -> bool:
-    """Whether nobody has registered a name but Detectron2 itself."""
+    """Whether a name is not registered, or registered by Detectron2 itself."""
     if name not in DatasetCatalog:
         return True
     return (getattr(DatasetCatalog[name], "__module__", None) or "").startswith("detectron2.data.")
 
 
 def _take_over(name: str) -> dict:
-    """Free a name that Detectron2 has registered; returns the metadata that there are of it.
+    """Unregister a name of Detectron2, and return the metadata of the name.
 
-    Its loader needs no more than that a folder exists, and it knows no colours. Metadata may be
-    there without it: other projects set colours of Detectron2's datasets.
+    Detectron2's loader checks only that a folder exists, and has no colours. A name may have
+    metadata without a dataset: other projects set the colours of Detectron2's datasets.
     """
     metadata = dict(MetadataCatalog.get(name).as_dict())
     MetadataCatalog.remove(name)
@@ -224,7 +224,8 @@ def _load_split(name: str, dataset: FolderDataset, split: str) -> list[dict]:
         check_complete(pairing, name)
         if pairing.skipped:
             skipped = pairing.label_folder / SKIPPED_FILE
-            logger.warning("Dataset '%s': %s leaves out %d pairs", name, skipped, pairing.skipped)
+            pairs = counted(pairing.skipped, "pair")
+            logger.warning("Dataset '%s': %s leaves out %s", name, skipped, pairs)
         roots = {"image_root": pairing.image_folder, "sem_seg_root": pairing.label_folder}
         files = {
             key: {"file_name": str(image), "sem_seg_file_name": str(label)}
@@ -234,9 +235,9 @@ def _load_split(name: str, dataset: FolderDataset, split: str) -> list[dict]:
         image_folder, images = list_images(dataset, split)
         roots = {"image_root": image_folder}
         files = {key: {"file_name": str(image)} for key, image in sorted(images.items())}
-    # Metadata objects to a changed attribute, but the folders follow the environment variable.
+    # Metadata refuses to change an attribute, but the folders depend on an environment variable.
     vars(MetadataCatalog.get(name)).update({key: str(root) for key, root in roots.items()})
-    logger.info("Dataset '%s': %d images in %s", name, len(files), roots["image_root"])
+    logger.info("Dataset '%s': %s in %s", name, counted(len(files), "image"), roots["image_root"])
     common = {"dataset_name": name}
     if dataset.value_range is not None:
         common["value_range"] = dataset.value_range

@@ -18,7 +18,7 @@ from ..data.resize import ResizeForTest
 from ..engine.calibration import with_fitted_temperatures
 from ..modeling.inference import Temperatures
 from ..modeling.inference.test_time_augmentation import image_scores
-from ..utils.errors import UserError
+from ..utils.errors import UserError, counted
 
 
 class SemSegPredictor:
@@ -114,7 +114,8 @@ class SemSegPredictor:
         height, width, channels = image.shape
         if channels != self.num_channels:
             raise UserError(
-                f"The image has {channels} channels, but the model takes {self.num_channels} "
+                f"The image has {counted(channels, 'channel')}, but the model takes "
+                f"{self.num_channels} "
                 f"(INPUT.FORMAT '{self.image_format}')."
             )
         if self.image_format == "BGR":

@@ -1,6 +1,6 @@
-"""What the value of each config key has to be. Tables; ``validate_config`` applies them.
+"""Tables of the rules for config values; ``validate_config`` applies them.
 
-Types alone are not here: Detectron2's config keeps the type of a key's default, up to None.
+Types alone need no rule: Detectron2's config keeps the type of a key's default, except for None.
 """
 
 import math
@@ -45,11 +45,11 @@ from .expectations import (
 from .lr_scheduler import SCHEDULES, WARMUP_METHODS
 from .optimizer import CLIP_TYPES, OPTIMIZERS
 
-# What Detectron2 knows, the modes of Pillow, and all channels of the files.
+# Detectron2's formats, the modes of Pillow, and all channels of the files.
 _FORMATS = ("RGB", "BGR", ALL_CHANNELS, "YUV-BT.601", *sorted(set(Image.MODES) - {"RGB"}))
 # NumPy's generators take 32 bits, and each process adds its rank to the seed.
 _LARGEST_SEED = 2**32 - 2**16
-# Labels go through single precision where they do not fit into a byte.
+# Labels that do not fit into a byte are converted to single precision.
 _LARGEST_LABEL = 2**24
 
 Rules = dict[str, Expectation]
@@ -69,7 +69,7 @@ _STEPS = Expectation(
     lambda value: several(_SIZE, least=0).holds(value) and list(value) == sorted(set(value)),
 )
 _CLASS_WEIGHTS = Expectation(
-    "None, 'balanced' or a list of numbers from 0, one a class and not all 0",
+    "None, 'balanced' or a list of numbers from 0, one per class and not all 0",
     lambda value: (
         value is None
         or value == "balanced"
@@ -345,7 +345,7 @@ _VIT_RULES: Rules = {
     "DROP_PATH_RATE": _SHARE,
 }
 
-# Of Detectron2's own parts.
+# Rules for Detectron2's own backbones and heads.
 _NORM = choice(("", "BN", "SyncBN", "nnSyncBN", "FrozenBN", "GN", "LN", "naiveSyncBN"))
 _RESNETS = ("build_resnet_backbone", "build_resnet_deeplab_backbone")
 _FPNS = ("build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone")
@@ -382,7 +382,7 @@ _FPN_RULES: Rules = {
     "FUSE_TYPE": choice(("sum", "avg")),
 }
 
-# Of sections that have a key ENABLED.
+# Rules for sections with a key ENABLED.
 _RULES_OF_ENABLED: dict[str, Rules] = {
     "INPUT.CROP": {
         "TYPE": choice(("absolute", "absolute_range", "relative", "relative_range")),
@@ -410,7 +410,7 @@ _RULES_OF_ENABLED: dict[str, Rules] = {
     },
 }
 
-# Of one choice of an optimizer or a schedule.
+# Rules for one optimizer or one schedule: key of SOLVER, its value, rules.
 _SOLVER_RULES: list[tuple[str, str, Rules]] = [
     ("OPTIMIZER", "SGD", {"MOMENTUM": _SHARE}),
     (
@@ -470,18 +470,18 @@ def classifier_class(cfg: CfgNode) -> type[PixelClassifier] | None:
 
 
 def classifier_node(cfg: CfgNode) -> str:
-    """The section of the config's classifier below MODEL.CLASSIFIER; "" if it has none."""
+    """The node of the config's classifier below MODEL.CLASSIFIER; "" if it has none."""
     return getattr(classifier_class(cfg), "config_node", "")
 
 
 @dataclass(frozen=True)
 class RuleGroup:
-    """Rules of keys that count under the same condition.
+    """Rules of keys that apply under the same condition.
 
     Attributes:
-        rules: by the keys' whole names.
-        when: whether the keys count in a config.
-        training: whether they count in training only.
+        rules: rules by full key.
+        when: whether the rules apply to a config.
+        training: whether they apply in training only.
     """
 
     rules: Rules
@@ -522,6 +522,6 @@ RULE_GROUPS: list[RuleGroup] = [
 
 
 def expectation_of(key: str) -> Expectation | None:
-    """What a key's value has to be where the key counts; None if nothing is known."""
+    """The rule for a key, in configs to which it applies; None if there is none."""
     found = (group.rules[key] for group in reversed(RULE_GROUPS) if key in group.rules)
     return next(found, None)

@@ -1,4 +1,4 @@
-"""The metrics of a training, which go on after an interruption as if there had been none."""
+"""Writers of training metrics, which an interruption does not change."""
 
 import json
 import logging
@@ -13,25 +13,26 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 
+from ..utils.errors import counted
 from ..utils.files import atomic_write, write_errors
 
 EARLIER_FILE = "metrics_of_earlier_run.json"
-# They are of this process alone, and no two runs agree in them.
+# Measured times, which differ between processes and runs.
 TIMES = {"time", "data_time", "rank_data_time", "eta_seconds"}
-# Iterations whose values are smoothed into one.
+# Number of iterations that are smoothed over.
 WINDOW = 20
 
 logger = logging.getLogger(__name__)
 
 
 class MetricsWriter(EventWriter):
-    """Writes the lines of Detectron2's JSONWriter, one JSON object an iteration.
+    """Writes the lines of Detectron2's JSONWriter, one JSON object per iteration.
 
     Args:
-        path: lines are added to this file.
+        path: the file that lines are appended to.
 
     Attributes:
-        last_write: the last iteration that the file tells of; -1 if there is none.
+        last_write: the last iteration in the file; -1 if there is none.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -39,15 +40,15 @@ class MetricsWriter(EventWriter):
         self.last_write = -1
 
     def start_new(self) -> None:
-        """Begin the file of a new run; one that is there is kept under another name."""
+        """Start the file of a new run; an existing file is renamed."""
         if self.path.exists() and self.path.stat().st_size:
             other = self.path.with_name(EARLIER_FILE)
             with write_errors(other):
                 os.replace(self.path, other)
-            logger.warning("%s is of an earlier run; it is %s now", self.path, other.name)
+            logger.warning("%s of an earlier run was renamed to %s", self.path, other.name)
 
     def start_after(self, iteration: int) -> None:
-        """Go on after ``iteration``: remove lines of later ones, and what is no JSON."""
+        """Continue after ``iteration``: remove lines of later iterations and damaged lines."""
         self.last_write = iteration
         if not self.path.exists():
             return
@@ -58,12 +59,12 @@ class MetricsWriter(EventWriter):
             file.writelines(line + b"\n" for line in kept)
         damaged = iterations.count(-1)
         if damaged:
-            logger.warning("%s: %d damaged lines are left out", self.path, damaged)
-        if len(lines) - len(kept) - damaged:
+            logger.warning("%s: removed %s", self.path, counted(damaged, "damaged line"))
+        if later := len(lines) - len(kept) - damaged:
             logger.info(
-                "%s: %d lines of iterations after %d, which are trained again, are removed",
+                "%s: removed %s of iterations after %d, which are trained again",
                 self.path,
-                len(lines) - len(kept) - damaged,
+                counted(later, "line"),
                 iteration,
             )
 
@@ -86,7 +87,7 @@ class MetricsWriter(EventWriter):
 
 
 def _iteration_of(line: bytes) -> int:
-    """The iteration a line tells of, -1 for a damaged line."""
+    """The iteration of a line; -1 for a damaged line."""
     try:
         iteration = json.loads(line)["iteration"]
     except (ValueError, TypeError, KeyError):
@@ -118,7 +119,7 @@ class WriteMetrics(HookBase):
                 writer.start_after(self.last_write)
 
     def after_step(self) -> None:
-        """Write, if it is time to."""
+        """Write every ``period`` iterations and after the last one."""
         done = self.trainer.iter + 1
         if done % self.period == 0 or done == self.trainer.max_iter:
             self._write()
@@ -130,12 +131,12 @@ class WriteMetrics(HookBase):
             writer.close()
 
     def state_dict(self) -> dict:
-        """How far metrics.json goes."""
+        """The last iteration in metrics.json."""
         writer = next(self._metrics_writers(), None)
         return {} if writer is None else {"last_write": writer.last_write}
 
     def load_state_dict(self, state: dict) -> None:
-        """Restore what :meth:`state_dict` returned; before the training."""
+        """Restore the result of :meth:`state_dict`; call it before the training."""
         self.last_write = state["last_write"]
 
     def _write(self) -> None:
@@ -148,10 +149,10 @@ class WriteMetrics(HookBase):
 
 
 def save_events(storage: EventStorage, iteration: int) -> dict[str, dict]:
-    """What the smoothed values of the next iterations depend on.
+    """The values that the smoothed values of the next iterations depend on.
 
     Args:
-        iteration: values that belong to a later one are left out.
+        iteration: the last iteration to include.
 
     Returns:
         Scalar -> "values" (N,) float64, "iterations" (N,) int64, "smoothing".
@@ -171,7 +172,7 @@ def save_events(storage: EventStorage, iteration: int) -> dict[str, dict]:
 
 
 def restore_events(storage: EventStorage, events: dict[str, dict]) -> None:
-    """Put what :func:`save_events` returned into a new storage."""
+    """Restore the result of :func:`save_events` in a new storage."""
     for name, event in events.items():
         for value, iteration in zip(event["values"].tolist(), event["iterations"].tolist()):
             storage.put_scalar(name, value, event["smoothing"], cur_iter=iteration)

@@ -1,11 +1,11 @@
-"""From config files and overrides to a merged config, with an answer to whatever does not merge."""
+"""Merges config files and overrides, with a message for every error."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
 from detectron2.config import CfgNode
 
-from ..utils.errors import UserError, shown, suggest
+from ..utils.errors import UserError, counted, shown, suggest
 from ..utils.own_modules import import_own_modules, is_file_name
 from ..utils.yaml_files import kind_of, read_yaml
 from .config_rules import expectation_of
@@ -26,16 +26,16 @@ def merge_config(cfg: CfgNode, config_file: str, opts: Sequence) -> None:
     """Merge a config file, its ``_BASE_`` files below it, and then overrides into ``cfg``.
 
     Args:
-        cfg: with all keys that there are, at their defaults.
+        cfg: a config with all keys at their defaults.
         config_file: path of a YAML file; "" for none.
         opts: alternating keys and values.
 
     The modules of IMPORTS are imported.
 
     Raises:
-        MissingFileError: a file is not there.
-        UserError: a file is no config, a key is unknown or a value has the wrong type; the message
-            names the file and, of an unknown key, the nearest that there is.
+        MissingFileError: a file does not exist.
+        UserError: a file is not a config, a key is unknown or a value has the wrong type; the
+            message names the file and, for an unknown key, the nearest one.
     """
     if config_file:
         for path, values in read_files(config_file):
@@ -113,7 +113,7 @@ def _read_chain(path: str, named_by: tuple[str, ...]) -> Iterator[tuple[str, dic
 
 
 def _check_values(cfg: CfgNode, values: Mapping, path: str, section: str = "") -> None:
-    """Refuse what does not fit the keys of ``cfg``; ``values`` belong to a section of it."""
+    """Refuse unknown keys and wrong types in ``values``, which belong to a section of ``cfg``."""
     for name, value in values.items():
         key = f"{section}{name}"
         known = value_of(cfg, section.rstrip(".")) if section else cfg
@@ -134,8 +134,8 @@ def _check_overrides(cfg: CfgNode, opts: Sequence) -> None:
         )
     if len(opts) % 2:
         raise UserError(
-            f"Overrides must be KEY VALUE KEY VALUE ..., but {len(opts)} words were given: "
-            f"{' '.join(map(str, opts))}"
+            "Overrides must be KEY VALUE KEY VALUE ..., an even number of words, but are "
+            f"{counted(len(opts), 'word')}: {' '.join(map(str, opts))}"
         )
     known = set(all_keys(cfg))
     for key, value in zip(opts[::2], opts[1::2]):
@@ -149,7 +149,7 @@ def _unknown_key(cfg: CfgNode, key: str, where: str) -> str:
 
 
 def _check_type(key: str, value: object, default: object, where: str) -> None:
-    """Refuse what yacs would not merge; it takes lists for tuples, and None for anything."""
+    """Refuse types that yacs would not merge; it accepts lists for tuples, and None for all."""
     value = CfgNode._decode_cfg_value(value)
     if isinstance(default, CfgNode):
         raise UserError(
@@ -166,7 +166,7 @@ def _check_type(key: str, value: object, default: object, where: str) -> None:
 
 def _hint(value: object, default: object) -> str:
     if isinstance(default, float) and type(value) is int:
-        return f" Of numbers like this one, Detectron2's configs want a point: write {value}.0."
+        return f" Detectron2's configs need a decimal point here: write {value}.0."
     if isinstance(default, list | tuple) and isinstance(value, str):
         return f" Write a list: ['{value}']."
     if isinstance(default, list | tuple) and not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Whether what lies in OUTPUT_DIR is a training of this config, for --resume to continue."""
+"""Checks for --resume whether the training in OUTPUT_DIR is one of this config."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from ..utils.errors import UserError, shown
 from ..utils.yaml_files import read_yaml
 from .validate_config import default_config, value_of
 
-# What makes a model or an optimizer another one, by name.
+# Keys whose values identify the model and the optimizer.
 _NAMES = (
     "MODEL.META_ARCHITECTURE",
     "MODEL.CLASSIFIER.NAME",
@@ -26,9 +26,9 @@ _NAMES = (
 
 
 def refuse_other_run(cfg: CfgNode) -> None:
-    """Keep --resume from continuing a run whose model or optimizer is another one.
+    """Refuse to resume a run with another model or optimizer.
 
-    Where OUTPUT_DIR has no config.yaml nothing is known and nothing refused.
+    Without a config.yaml in OUTPUT_DIR nothing is checked.
 
     Raises:
         UserError: the message has each key that differs, with both values.
@@ -88,7 +88,7 @@ def _names_that_count(cfg: CfgNode) -> list[str]:
 
 
 def _saved_value(saved: object, key: str) -> object:
-    """Of a config.yaml; a version that did not have a key had its default."""
+    """The value of a key in a config.yaml; its default if the config was saved without the key."""
     for name in key.split("."):
         if not isinstance(saved, dict) or name not in saved:
             return value_of(default_config(), key)
@@ -97,7 +97,7 @@ def _saved_value(saved: object, key: str) -> object:
 
 
 def _kind_of_groups(state: dict) -> str:
-    """Which optimizer it is, and how many parameters its groups have."""
+    """The name of the optimizer and the numbers of parameters of its groups."""
     groups = state["param_groups"]
     kind = "AdamW" if groups and "betas" in groups[0] else "SGD"
     return f"{kind} with {', '.join(str(len(group['params'])) for group in groups)} parameters"

@@ -1,4 +1,4 @@
-"""OUTPUT_DIR belongs to one training at a time."""
+"""Locks OUTPUT_DIR for one training at a time, and settles the seed of a run."""
 
 import fcntl
 import logging
@@ -21,22 +21,21 @@ LOCK_FILE = ".lock"
 IMPORTS_FOLDER = "imports"
 
 logger = logging.getLogger(__name__)
-# Open files of the folders that this process trains in; closing one gives the folder up.
+# Open lock files of this process; closing one releases the lock.
 _locks = {}
 
 
 def take_run_folder(output_dir: str, *, resume: bool) -> None:
-    """Reserve ``output_dir`` for this training until its process ends; all processes call this.
+    """Lock ``output_dir`` until this process ends; all processes of a run call this.
 
-    What processes that were killed had begun to write is deleted.
+    Unfinished files of killed processes are deleted.
 
     Args:
-        output_dir: made if needed.
-        resume: whether the folder may hold checkpoints.
+        output_dir: the folder, which is created if needed.
+        resume: whether the folder may contain checkpoints.
 
     Raises:
-        UserError: another training is at work there, there are checkpoints, or it cannot be
-            written to.
+        UserError: another training uses the folder, it contains checkpoints, or it is not writable.
     """
 
     def take() -> None:
@@ -63,14 +62,14 @@ def refuse_used_folder(output_dir: str) -> None:
 
 
 def _lock(folder: Path) -> None:
-    """Lock ``folder/.lock``, which says who has it.
+    """Lock ``folder/.lock`` and write the owner to it.
 
-    The lock belongs to this process and ends with it, however it ends; the file stays. Processes
-    that are forked later do not share it.
+    The lock ends with this process; the file remains. Processes that are forked later do not share
+    the lock.
     """
     path = (folder / LOCK_FILE).resolve()
     if path in _locks and path.exists():
-        return  # a second training in this process; to close the file would unlock it
+        return  # a second training in this process; opening and closing the file would unlock it
     with write_errors(path):
         folder.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 -- open as long as the process
@@ -94,7 +93,7 @@ def _lock(folder: Path) -> None:
 
 
 def settle_seed(cfg: CfgNode, *, resume: bool = False) -> None:
-    """Replace a negative SEED by a number, the same in all processes, all of which call this.
+    """Replace a negative SEED by a random number, the same in all processes; all call this.
 
     Args:
         cfg: changed in place, even if it is frozen.

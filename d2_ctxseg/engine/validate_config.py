@@ -1,8 +1,8 @@
-"""Whether a config makes sense, asked once, before anything is built.
+"""Validation of a config before anything is built.
 
-``config_rules`` has what each value has to be; here are the names that are registered and what
-keys say of one another. What is not known yet, such as which feature maps a backbone has, is
-checked by the part that needs it.
+``config_rules`` has the rule of each value. This module applies the rules, checks registered names
+and compares keys with each other. Facts that are not known yet, such as the feature maps of a
+backbone, are checked by the code that needs them.
 """
 
 import functools
@@ -22,29 +22,29 @@ from ..data import dataset_names, metadata_of
 from ..data.descriptions import described_names
 from ..data.registration import has_labels
 from ..evaluation.confusion import segmentation_metrics
-from ..utils.errors import UserError, shown, suggest
+from ..utils.errors import UserError, counted, shown, suggest
 from ..utils.runtime import is_embedded
 from .config_rules import RULE_GROUPS, expectation_of
 
 logger = logging.getLogger(__name__)
 
 _ELSEWHERE = " Detectron2's own need Detectron2 (README.md)." if is_embedded() else ""
-# Results whose metrics are known here; cityscapesscripts and programs of a user's own have others.
+# Tasks whose metrics are known; cityscapesscripts and users' own programs have others.
 _TASKS = ("sem_seg", "sem_seg_EMA")
 
 
 def validate_config(cfg: CfgNode, *, training: bool) -> None:
-    """Refuse values that cannot be meant. Datasets are asked about by :func:`validate_datasets`.
+    """Refuse invalid values. :func:`validate_datasets` checks the datasets.
 
     Args:
         cfg: the merged config.
-        training: also ask what only a training needs.
+        training: also check the keys that only a training needs.
 
     Raises:
-        UserError: the message has each key that is wrong, its value, what was expected, and the
-            nearest name where names are chosen.
+        UserError: the message has each wrong key, its value, what was expected, and for names the
+            nearest one.
     """
-    # Which rules count depends on names, and values are compared once each makes sense itself.
+    # In this order: rules depend on names, and comparisons of values on valid values.
     for find in (
         _unregistered_names,
         partial(_broken_rules, training=training),
@@ -56,7 +56,7 @@ def validate_config(cfg: CfgNode, *, training: bool) -> None:
 
 
 def validate_values(cfg: CfgNode, keys: Iterable[str]) -> None:
-    """Refuse values of a few keys that cannot be meant, whatever the others are.
+    """Refuse invalid values of the given keys, and ignore all others.
 
     Raises:
         UserError: as :func:`validate_config`.
@@ -85,14 +85,14 @@ def validate_datasets(cfg: CfgNode, *, training: bool) -> None:
             if name not in known:
                 raise UserError(
                     f"DATASETS.{key}: no dataset is registered as '{name}'.{suggest(name, known)} "
-                    "Your own is described in a YAML file that DATASETS.FOLDERS lists."
+                    "For a dataset of your own, list its YAML file in DATASETS.FOLDERS."
                 )
             _check_classes(cfg, name)
     for name in cfg.DATASETS.TRAIN if training else ():
         if not has_labels(name):
             raise UserError(
-                f"DATASETS.TRAIN: '{name}' has images without labels; they can be predicted, not "
-                "trained on. Name a split that has labels."
+                f"DATASETS.TRAIN: '{name}' has images without labels, which cannot be trained on. "
+                "Name a split that has labels."
             )
     _check_best_metric(cfg)
 
@@ -147,7 +147,7 @@ def _broken_rules(cfg: CfgNode, training: bool) -> Iterator[str]:
 
 
 def _left_empty(cfg: CfgNode) -> Iterator[tuple[str, str]]:
-    """Keys without a value, as an empty one in a YAML file leaves them, and what to say."""
+    """Keys without a value, such as empty ones in a YAML file, and the messages."""
     for key in all_keys(default_config()):
         if value_of(cfg, key) is not None or value_of(default_config(), key) is None:
             continue
@@ -217,8 +217,8 @@ def _wrong_class_weights(cfg: CfgNode) -> Iterator[str]:
     weights = cfg.MODEL.PIXEL_LOSS.CLASS_WEIGHTS
     if weights and not isinstance(weights, str) and len(weights) != num_classes:
         yield (
-            f"MODEL.PIXEL_LOSS.CLASS_WEIGHTS has {len(weights)} numbers, expected one for each of "
-            f"the {num_classes} classes (MODEL.SEM_SEG_HEAD.NUM_CLASSES)."
+            f"MODEL.PIXEL_LOSS.CLASS_WEIGHTS has {counted(len(weights), 'number')}, expected one "
+            f"for each class; there are {num_classes} (MODEL.SEM_SEG_HEAD.NUM_CLASSES)."
         )
 
 
@@ -227,14 +227,14 @@ def _wrong_device(name: str) -> Iterator[str]:
     try:
         device = torch.device(name)
         if device.type == "cuda":
-            # Not tried: a context on the GPU would take memory from what is to run there.
-            # Without any, setup_config takes the CPU.
+            # No tensor is created: a context on the GPU would take memory. Without a GPU,
+            # setup_config uses the CPU.
             count = torch.cuda.device_count()
             found = count == 0 or (device.index or 0) < count
         else:
             torch.empty(0, device=device)
             found = True
-    except Exception:  # what is raised depends on the kind of device
+    except Exception:  # of many types, depending on the device
         found = False
     if not found:
         yield f"MODEL.DEVICE is {shown(name)}, {expected}.{suggest(name, ('cpu', 'cuda'))}"
@@ -257,13 +257,13 @@ def _check_classes(cfg: CfgNode, name: str) -> None:
     classes = metadata_of(cfg, name).get("stuff_classes")
     if classes and len(classes) != num_classes:
         raise UserError(
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}, but '{name}' has {len(classes)} "
-            f"classes. Set it to {len(classes)}."
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}, but '{name}' has "
+            f"{counted(len(classes), 'class', 'classes')}. Set it to {len(classes)}."
         )
 
 
 def _check_best_metric(cfg: CfgNode) -> None:
-    """Refuse a metric that no evaluation gives; of other results than ours nothing is known."""
+    """Refuse an unknown metric of this project's tasks; warn of other unknown metrics."""
     metric = cfg.TEST.BEST_METRIC
     if not metric or not cfg.DATASETS.TEST:
         return

@@ -22,7 +22,7 @@ from ..data import (
     read_label,
     register_builtin_datasets,
 )
-from ..utils.errors import UserError, suggest
+from ..utils.errors import UserError, counted, suggest
 from .calibration import calibration_metrics, confidence_counts, no_counts
 from .confusion import (
     ABSENT_CLASSES,
@@ -262,10 +262,10 @@ class SegmentationEvaluator(DatasetEvaluator):
         if self._confidences is not None:
             metrics |= calibration_metrics(self._confidences)
         logger.info(
-            "%s on %s (%d images), per class:\n%s",
+            "%s on %s (%s), per class:\n%s",
             self.task,
             self.dataset_name,
-            len(self._images),
+            counted(len(self._images), "image"),
             format_class_table(metrics),
         )
         if self._output_dir:

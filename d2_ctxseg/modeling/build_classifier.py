@@ -5,7 +5,7 @@ import inspect
 from torch import nn
 
 from ..classifiers import CLASSIFIER_REGISTRY, PixelClassifier
-from ..utils.errors import UserError, suggest
+from ..utils.errors import UserError, counted, suggest
 
 
 def choose_classifier(cfg, fixed: type[PixelClassifier] | None) -> type[PixelClassifier]:
@@ -83,8 +83,8 @@ def _listed_options(options: list, classifier_class: type[PixelClassifier]) -> d
     """[name, value, name, value, ...] as keyword arguments."""
     if len(options) % 2:
         raise UserError(
-            f"MODEL.CLASSIFIER.OPTIONS has {len(options)} entries, expected pairs: "
-            "[name, value, name, value, ...]."
+            f"MODEL.CLASSIFIER.OPTIONS has {counted(len(options), 'entry', 'entries')}, expected "
+            "pairs: [name, value, name, value, ...]."
         )
     known = _arguments(classifier_class)
     for name in options[::2]:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..classifiers import PixelClassifier
 from ..losses.pixel_loss import PixelLoss
-from ..utils.errors import UserError
+from ..utils.errors import UserError, counted
 from .heads.base import SemSegHead
 
 BALANCED = "balanced"
@@ -109,6 +109,6 @@ def set_pixel_loss(pixel_loss: PixelLoss, *modules: nn.Module | None) -> None:
 def _check_length(weights: list | None, num_classes: int) -> None:
     if weights is not None and len(weights) != num_classes:
         raise UserError(
-            f"MODEL.PIXEL_LOSS.CLASS_WEIGHTS has {len(weights)} numbers, expected one for each of "
-            f"the {num_classes} classes (MODEL.SEM_SEG_HEAD.NUM_CLASSES)."
+            f"MODEL.PIXEL_LOSS.CLASS_WEIGHTS has {counted(len(weights), 'number')}, expected one "
+            f"for each class; there are {num_classes} (MODEL.SEM_SEG_HEAD.NUM_CLASSES)."
         )

@@ -63,6 +63,11 @@ def shown(value: object) -> str:
     return short.repr(value)
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun for a message: "1 colour", "2 colours", "1 entry", "2 entries"."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def explain(error: BaseException) -> str | None:
     """The message for the user; None if the error is a defect of the program.
 

@@ -108,8 +108,8 @@ class TestFile:
         path.write_bytes(good + b"\xff\x00\n[1]\n\n" + b'{"iteration": 39}\n{"iterat')
         MetricsWriter(path).start_after(19)
         assert path.read_bytes() == good
-        assert "4 damaged lines are left out" in caplog.text
-        assert "1 lines of iterations after 19" in caplog.text
+        assert "removed 4 damaged lines" in caplog.text
+        assert "removed 1 line of iterations after 19" in caplog.text
 
     def test_of_an_earlier_run_is_kept_under_another_name(self, tmp_path, caplog):
         path = tmp_path / "metrics.json"

@@ -53,7 +53,7 @@ class TestClassifierByName:
         [
             ("NAME", "LinaerClassifier", "no classifier 'LinaerClassifier'.*'LinearClassifier'"),
             ("OPTIONS", ["droput", 0.1], "has no option 'droput'.*'dropout'"),
-            ("OPTIONS", ["dropout"], "has 1 entries, expected pairs"),
+            ("OPTIONS", ["dropout"], "has 1 entry, expected pairs"),
         ],
     )
     def test_mistyped_names_are_answered_with_the_nearest(self, cfg, key, value, message):

@@ -89,7 +89,7 @@ class TestEveryPartOfAModel:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("CLASS_WEIGHTS", [1.0, 2.0], "CLASS_WEIGHTS has 2 numbers, expected .* 5 classes"),
+        ("CLASS_WEIGHTS", [1.0, 2.0], "CLASS_WEIGHTS has 2 numbers, expected .* there are 5"),
         ("CLASS_WEIGHTS", [1.0, 2.0, -1.0, 1.0, 1.0], "weight of class 2 is -1.0, expected"),
         ("CLASS_WEIGHTS", "balance", "is 'balance', expected a list .*'balanced'"),
         ("CLASS_WEIGHTS", [1.0, "a", 1.0, 1.0, 1.0], "MODEL.PIXEL_LOSS: "),

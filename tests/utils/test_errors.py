@@ -12,6 +12,7 @@ from d2_ctxseg.utils.errors import (
     MissingFileError,
     UsageError,
     UserError,
+    counted,
     explain,
     run_command,
     shown,
@@ -126,3 +127,12 @@ def test_long_values_are_shortened():
         nested = [nested] * 9  # 9 ** 13 items
     assert len(shown(nested)) < 10**5
     assert shown((1, 2.5)) == "(1, 2.5)"
+
+
+def test_nouns_agree_with_their_number():
+    assert [counted(number, "colour") for number in (0, 1, 2)] == [
+        "0 colours",
+        "1 colour",
+        "2 colours",
+    ]
+    assert [counted(number, "entry", "entries") for number in (1, 3)] == ["1 entry", "3 entries"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ...utils.errors import MissingFileError, UserError
+from ...utils.errors import MissingFileError, UserError, counted
 from ...utils.files import atomic_write
 from ..errors import DatasetError
 from ..folder_dataset import DATASETS_VARIABLE, datasets_root
@@ -194,7 +194,8 @@ def _handle_errors(splits, errors: dict[Pair, DatasetError], skip: bool, counts:
     is_broken = not any(isinstance(error, ExistingFileError) for error in errors.values())
     if errors and not (skip and is_broken):
         hint = "\nGive --skip-broken to leave them out." if is_broken else ""
-        raise UserError(f"{len(errors)} pairs could not be prepared ({counts}):\n{messages}{hint}")
+        pairs = counted(len(errors), "pair")
+        raise UserError(f"{pairs} could not be prepared ({counts}):\n{messages}{hint}")
     for split in splits:
         path = split.label_folder / SKIPPED_FILE
         broken = [pair for pair in split.pairs if pair in errors]
@@ -205,7 +206,8 @@ def _handle_errors(splits, errors: dict[Pair, DatasetError], skip: bool, counts:
             for pair in broken:
                 label = pair.label.target.relative_to(split.label_folder).as_posix()
                 file.write(f"{label}\t{' '.join(str(errors[pair]).split())}\n")
-        print(f"{split.name}: {len(broken)} broken pairs are left out, as {path} tells the loader")
+        pairs = counted(len(broken), "broken pair")
+        print(f"{split.name}: {path} tells the loader to leave out {pairs}")
     if errors:
         print(messages)
 
@@ -217,7 +219,8 @@ def _complete(split: Split) -> tuple[Split, str | None]:
     there = [pair for pair in split.pairs if sources[pair].isdisjoint(missing)]
     problem = None
     if missing:
-        problem = f"{split.name}: {len(missing)} files are missing:\n{_listed(sorted(missing))}"
+        files = counted(len(missing), "missing file")
+        problem = f"{split.name}: {files}:\n{_listed(sorted(missing))}"
     elif len(there) != split.official_count:
         problem = (
             f"{split.name}: {len(there)} labels found, but the official archive has "

@@ -12,7 +12,7 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
-from ...utils.errors import UserError, suggest
+from ...utils.errors import UserError, counted, suggest
 from ..padding import pad_to_multiple
 from .base import SemSegHead, config_arguments
 
@@ -94,7 +94,7 @@ class SMPDecoderHead(SemSegHead):
         if len(options) % 2:
             raise UserError(
                 "MODEL.SEM_SEG_HEAD.DECODER.OPTIONS must be [name, value, name, value, ...], "
-                f"but has {len(options)} entries: {options}."
+                f"but has {counted(len(options), 'entry', 'entries')}: {options}."
             )
         return config_arguments(cfg, input_shape) | {
             "decoder": decoder.NAME,

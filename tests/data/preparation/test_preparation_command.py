@@ -109,7 +109,7 @@ class TestDataset:
     def test_of_which_files_are_missing_names_them(self, tmp_path):
         pairs = make_pairs(tmp_path, 3)
         pairs[1].label.source.unlink()
-        with pytest.raises(UserError, match=r"1 files are missing:\n- .*official/1\.png"):
+        with pytest.raises(UserError, match=r"1 missing file:\n- .*official/1\.png"):
             prepare_dataset([split(tmp_path, pairs)], options(), ["name"])
         prepare_dataset([split(tmp_path, pairs)], options("--allow-incomplete"), ["name"])
         assert sorted(path.stem for path in (tmp_path / "labels").iterdir()) == ["0", "2"]
@@ -149,7 +149,7 @@ class TestBrokenPairs:
     ):
         prepare_dataset([split(tmp_path, pairs)], options("--skip-broken"), ["name"])
         out = capsys.readouterr().out
-        assert "train: 2 broken pairs are left out" in out and "4.png holds the values 9" in out
+        assert "leave out 2 broken pairs" in out and "4.png holds the values 9" in out
         [name] = register_folder_dataset(write_yaml(tmp_path, name=unique_name()))
         assert [record["image_id"] for record in DatasetCatalog.get(name)] == ["0", "1", "3"]
         skipped = tmp_path / "labels/skipped.txt"

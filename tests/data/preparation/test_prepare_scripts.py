@@ -260,7 +260,7 @@ class TestAde20kFull:
         assert "14x10 pixels, but its image" in error and "--skip-broken" in error
         assert prepare("ade20k_full", tmp_path, "--skip-broken") == 0
         out = capsys.readouterr().out
-        assert "training: 1 broken pairs are left out" in out and image.name in out
+        assert "tells the loader to leave out 1 broken pair" in out and image.name in out
         monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
         report = check_dataset("ade20k_full_sem_seg_train", num_workers=1)
         assert (report.num_pairs, report.problems, len(report.notes)) == (1, [], 1)
@@ -285,7 +285,7 @@ class TestBadInput:
         write_image(bad, np.full(SIZE, 151, np.uint8))
         assert prepare("ade20k", tmp_path) == 1
         error = capsys.readouterr().err
-        assert "1 pairs could not be prepared (4 pairs written" in error
+        assert "1 pair could not be prepared (4 pairs written" in error
         assert bad.name in error and "151" in error
         assert len(list((folder / "annotations_detectron2").rglob("*.png"))) == 4
 
