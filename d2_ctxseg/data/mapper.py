@@ -170,7 +170,7 @@ def build_augmentations(cfg, is_train: bool) -> list:
     if not is_train:
         return [ResizeForTest.from_config(cfg)]
     crop, ignore_value = cfg.INPUT.CROP, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-    augmentations = [_build_resize(cfg)]
+    augmentations = [build_resize(cfg)]
     if crop.ENABLED:
         augmentations.append(
             T.RandomCrop_CategoryAreaConstraint(
@@ -189,7 +189,7 @@ def build_augmentations(cfg, is_train: bool) -> list:
     return augmentations
 
 
-def _build_resize(cfg) -> T.Augmentation:
+def build_resize(cfg) -> T.Augmentation:
     sizes, max_size = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN
     sampling, antialias = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING, cfg.INPUT.ANTIALIAS
     ratios, aspects = tuple(cfg.INPUT.RATIO_RANGE), tuple(cfg.INPUT.ASPECT_RANGE)
