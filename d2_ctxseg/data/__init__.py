@@ -1,9 +1,16 @@
 """Datasets, their checks, and the mapper."""
 
-from .augmentation import BrightnessShift, PadToSize, PhotometricDistortion, ResizeRatioRange
+from .augmentation import (
+    BrightnessShift,
+    PadToSize,
+    PhotometricDistortion,
+    RandomFlip,
+    ResizeRatioRange,
+)
 from .check import CheckReport, check_dataset
 from .color_labels import convert_color_labels
 from .context_shapes import ContextShapesOptions, generate_context_shapes
+from .crop import ResizeAndCrop
 from .descriptions import metadata_of, register_datasets_of
 from .errors import DatasetError
 from .folder_dataset import FolderDataset, read_folder_dataset
@@ -29,6 +36,8 @@ __all__ = [
     "LabelFormat",
     "PadToSize",
     "PhotometricDistortion",
+    "RandomFlip",
+    "ResizeAndCrop",
     "ResizeRatioRange",
     "SemanticSegmentorMapper",
     "build_augmentations",

@@ -3,7 +3,7 @@
 
 import cv2
 import numpy as np
-from fvcore.transforms.transform import Transform
+from fvcore.transforms.transform import HFlipTransform, Transform
 
 from detectron2.data import transforms as T
 
@@ -15,6 +15,7 @@ _SATURATION_RANGE = (0.5, 1.5)
 _HUE_DELTA = 18
 # OpenCV's 8-bit hue counts in steps of two degrees.
 _NUM_HUES = 180
+_UNCHANGED = np.arange(256, dtype=np.uint8)
 
 
 class ResizeRatioRange(T.Augmentation):
@@ -76,6 +77,37 @@ class ResizeRatioRange(T.Augmentation):
         return resize_transform((height, width), new, self.antialias)
 
 
+class RandomFlip(T.RandomFlip):
+    """Detectron2's, with images and labels that lie in the memory as they are read.
+
+    Detectron2's are views that run backwards, which each later step copies at some length.
+    """
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        transform = super().get_transform(image)
+        if isinstance(transform, T.NoOpTransform):
+            return transform
+        return _FlipTransform(transform)
+
+
+class _FlipTransform(Transform):
+    """Flips by OpenCV as ``flip``, fvcore's HFlipTransform or VFlipTransform, does by NumPy."""
+
+    def __init__(self, flip: Transform):
+        super().__init__()
+        self.flip = flip
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        flipped = cv2.flip(img, 1 if isinstance(self.flip, HFlipTransform) else 0)
+        return flipped.reshape(img.shape)
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return self.flip.apply_coords(coords)
+
+    def inverse(self) -> Transform:
+        return self.flip.inverse()
+
+
 class PadToSize(T.Augmentation):
     """Pad on the right and the bottom up to a size; larger images stay as they are."""
 
@@ -119,7 +151,11 @@ class _PadTransform(Transform):
     def _pad(self, array: np.ndarray, value) -> np.ndarray:
         height, width = array.shape[:2]
         padded = np.empty((height + self.bottom, width + self.right, *array.shape[2:]), array.dtype)
-        padded[...] = value
+        # A whole line first: NumPy writes lines many times faster than single colours.
+        line = np.empty(padded.shape[1:], array.dtype)
+        line[:] = value
+        padded[height:] = line
+        padded[:height, width:] = line[width:]
         padded[:height, :width] = array
         return padded
 
@@ -202,14 +238,17 @@ class PhotometricTransform(Transform):
                 f"but got {img.dtype} {img.shape}."
             )
         img = np.ascontiguousarray(img)
+        table = _UNCHANGED
         if self.brightness is not None:
-            img = _scale(img, 1.0, self.brightness)
+            table = _table(1.0, self.brightness)
         if self.contrast is not None and not self.contrast_last:
-            img = _scale(img, self.contrast, 0.0)
+            table = _table(self.contrast, 0.0)[table]
+        if table is not _UNCHANGED:
+            img = cv2.LUT(img, table)
         if self.saturation is not None or self.hue is not None:
             img = self._change_hsv(img)
         if self.contrast is not None and self.contrast_last:
-            img = _scale(img, self.contrast, 0.0)
+            img = cv2.LUT(img, _table(self.contrast, 0.0))
         return img
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
@@ -221,14 +260,15 @@ class PhotometricTransform(Transform):
     def _change_hsv(self, img: np.ndarray) -> np.ndarray:
         is_bgr = self.image_format == "BGR"
         hsv = cv2.cvtColor(img, cv2.COLOR_BGR2HSV if is_bgr else cv2.COLOR_RGB2HSV)
-        if self.saturation is not None:
-            hsv[..., 1] = _scale(hsv[..., 1], self.saturation, 0.0)
+        hues, saturations = _UNCHANGED, _UNCHANGED
         if self.hue is not None:
-            hsv[..., 0] = (hsv[..., 0].astype(np.int16) + self.hue) % _NUM_HUES
+            hues = ((np.arange(256) + self.hue) % _NUM_HUES).astype(np.uint8)
+        if self.saturation is not None:
+            saturations = _table(self.saturation, 0.0)
+        cv2.LUT(hsv, np.stack([hues, saturations, _UNCHANGED], axis=-1)[None], hsv)
         return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR if is_bgr else cv2.COLOR_HSV2RGB)
 
 
-def _scale(values: np.ndarray, factor: float, offset: float) -> np.ndarray:
-    """``values * factor + offset``, rounded and limited to 0-255; uint8 in and out."""
-    table = np.clip(np.rint(np.arange(256) * factor + offset), 0, 255).astype(np.uint8)
-    return table[values]
+def _table(factor: float, offset: float) -> np.ndarray:
+    """Each uint8 times ``factor`` plus ``offset``, rounded and limited to 0-255."""
+    return np.clip(np.rint(np.arange(256) * factor + offset), 0, 255).astype(np.uint8)

@@ -1,14 +1,15 @@
 """Reads label images: one integer per pixel."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from .errors import DatasetError
-from .images import open_image, orientation, orientation_of, upright
+from .images import open_image, orientation, orientation_of, read_common, upright
 
 # Modes of Pillow with one integer per pixel. "P" is a palette image, whose indices are read.
 _INTEGER_MODES = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")
@@ -67,16 +68,20 @@ def read_label(path: str | Path, id_map: Mapping[int, int] | None = None) -> np.
         ColorLabelError: the file has colour channels.
         DatasetError: the file cannot be read, or has a value that is not in ``id_map``.
     """
-    raw = _read_integers(path)
+    raw = read_common(path, "L")
+    if raw is None:
+        raw = _read_integers(path)
     if id_map is not None:
         raw = map_values(raw, id_map, path)
+    if raw.dtype == np.uint8:
+        return np.require(raw, requirements="W")  # Pillow's memory is read-only
     return raw.astype(np.uint8 if raw.size and 0 <= raw.min() <= raw.max() <= 255 else np.int32)
 
 
 def map_values(
     raw: np.ndarray, id_map: Mapping[int, int], path: str | Path, problem: str = _NOT_IN_ID_MAP
 ) -> np.ndarray:
-    """Map the values of a label, int32.
+    """Map the values of a label, int32; uint8 if the label is uint8 and the map fits into it.
 
     Args:
         raw: integers of any type.
@@ -92,12 +97,23 @@ def map_values(
     outside = max(id_map) + 1
     table = np.full(outside + 1, unknown, dtype=np.int32)
     table[list(id_map.keys())] = list(id_map.values())
+    if raw.dtype == np.uint8:
+        return _map_bytes(raw, table, path, problem)
     index = raw.astype(np.int64)
     mapped = table[np.where((index < 0) | (index > outside), outside, index)]
     if (mapped == unknown).any():
-        values = np.unique(index[mapped == unknown]).tolist()
+        values = np.unique(index[mapped == unknown])
         raise DatasetError(f"{path} holds the values {_some(values)}, {problem}")
     return mapped
+
+
+def _map_bytes(raw: np.ndarray, table: np.ndarray, path, problem: str) -> np.ndarray:
+    """Map a uint8 label. The table's last entry, -1, stands for every value beyond it."""
+    table = np.concatenate([table, np.full(max(256 - len(table), 0), -1, np.int32)])[:256]
+    unknown = cv2.LUT(raw, (table < 0).astype(np.uint8)).astype(bool)
+    if unknown.any():
+        raise DatasetError(f"{path} holds the values {_some(np.unique(raw[unknown]))}, {problem}")
+    return cv2.LUT(raw, table.astype(np.uint8) if table.max() <= 255 else table)
 
 
 def check_label_values(label: np.ndarray, label_format: LabelFormat, path: str | Path) -> None:
@@ -114,9 +130,11 @@ def check_label_values(label: np.ndarray, label_format: LabelFormat, path: str |
 
 def unknown_values(label: np.ndarray, label_format: LabelFormat) -> list[int]:
     """The values of ``label``, sorted, that are neither class indices nor the ignore label."""
-    outside = (label < 0) | (label >= label_format.num_classes)
-    values = np.unique(label[outside & (label != label_format.ignore_label)])
-    return values.tolist()
+    outside = label >= label_format.num_classes
+    if label.dtype.kind != "u":
+        outside |= label < 0
+    outside &= label != label_format.ignore_label
+    return np.unique(label[outside]).tolist() if outside.any() else []
 
 
 def check_same_size(image: np.ndarray, label: np.ndarray, image_path, label_path) -> None:
@@ -156,6 +174,6 @@ def _colored_label(path, mode: str) -> str:
     )
 
 
-def _some(values: list[int]) -> str:
+def _some(values: Sequence[int] | np.ndarray) -> str:
     shown = ", ".join(str(value) for value in values[:_NUM_EXAMPLES])
     return shown if len(values) <= _NUM_EXAMPLES else f"{shown}, ... ({len(values)} in all)"

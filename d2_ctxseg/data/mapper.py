@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 
+import cv2
 import numpy as np
 import torch
 
@@ -11,7 +12,14 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 
 from ..utils.errors import suggest
-from .augmentation import BrightnessShift, PadToSize, PhotometricDistortion, ResizeRatioRange
+from .augmentation import (
+    BrightnessShift,
+    PadToSize,
+    PhotometricDistortion,
+    RandomFlip,
+    ResizeRatioRange,
+)
+from .crop import ResizeAndCrop
 from .errors import DatasetError
 from .images import check_channels, read_image
 from .labels import LabelFormat, check_label_values, check_same_size, read_label
@@ -135,8 +143,9 @@ class SemanticSegmentorMapper:
         check_label_values(label, label_format, path)
         # Detectron2's resizing takes uint8, or else floating point, which holds all labels exactly.
         fits_uint8 = 0 <= self.ignore_value <= 255 and label_format.num_classes <= 256
-        result = label.astype(np.uint8 if fits_uint8 else np.float32)
-        result[label == label_format.ignore_label] = self.ignore_value
+        result = label.astype(np.uint8 if fits_uint8 else np.float32, copy=False)
+        if label_format.ignore_label != self.ignore_value:
+            result[label == label_format.ignore_label] = self.ignore_value
         return result
 
     def _label_format_of(self, record: dict) -> LabelFormat:
@@ -157,8 +166,10 @@ class SemanticSegmentorMapper:
 
 def _image_tensor(image: np.ndarray) -> torch.Tensor:
     """(H, W, C) to (C, H, W), uint8 or float32."""
-    image = np.ascontiguousarray(image.transpose(2, 0, 1))
-    return torch.from_numpy(image if image.dtype == np.uint8 else image.astype(np.float32))
+    image = image if image.dtype == np.uint8 else image.astype(np.float32, copy=False)
+    planes = np.empty((image.shape[2], *image.shape[:2]), image.dtype)
+    cv2.split(image, list(planes))
+    return torch.from_numpy(planes)
 
 
 def build_augmentations(cfg, is_train: bool) -> list:
@@ -172,14 +183,13 @@ def build_augmentations(cfg, is_train: bool) -> list:
     crop, ignore_value = cfg.INPUT.CROP, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
     augmentations = [build_resize(cfg)]
     if crop.ENABLED:
-        augmentations.append(
-            T.RandomCrop_CategoryAreaConstraint(
-                crop.TYPE, crop.SIZE, crop.SINGLE_CATEGORY_MAX_AREA, ignore_value
-            )
-        )
+        max_area = crop.SINGLE_CATEGORY_MAX_AREA
+        augmentations = [
+            ResizeAndCrop(augmentations[0], crop.TYPE, crop.SIZE, max_area, ignore_value)
+        ]
     if cfg.INPUT.RANDOM_FLIP != "none":
         horizontal = cfg.INPUT.RANDOM_FLIP == "horizontal"
-        augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
+        augmentations.append(RandomFlip(horizontal=horizontal, vertical=not horizontal))
     if cfg.INPUT.COLOR_AUG_SSD:
         augmentations.append(PhotometricDistortion(cfg.INPUT.FORMAT))
     if cfg.INPUT.BRIGHTNESS_SHIFT:
@@ -190,6 +200,7 @@ def build_augmentations(cfg, is_train: bool) -> list:
 
 
 def build_resize(cfg) -> T.Augmentation:
+    """The resize for training that ``cfg.INPUT`` asks for."""
     sizes, max_size = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN
     sampling, antialias = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING, cfg.INPUT.ANTIALIAS
     ratios, aspects = tuple(cfg.INPUT.RATIO_RANGE), tuple(cfg.INPUT.ASPECT_RANGE)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2_ctxseg.data import BrightnessShift, PadToSize, PhotometricDistortion, ResizeRatioRange
-from d2_ctxseg.data.augmentation import PhotometricTransform
+from d2_ctxseg.data.augmentation import PhotometricTransform, RandomFlip
 from detectron2.data import transforms as T
 
 sizes = st.integers(1, 40)
@@ -20,6 +20,28 @@ def _seed_numpy():
 
 def random_image(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def one_step_after_the_other(
+    image, image_format, brightness, contrast, saturation, hue, contrast_last
+):
+    """The change of colours as SSD describes it, rounded to whole numbers after each step."""
+
+    def limited(values):
+        return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+    if brightness is not None:
+        image = limited(image + brightness)
+    if contrast is not None and not contrast_last:
+        image = limited(image * contrast)
+    if saturation is not None or hue is not None:
+        hsv = cv2.cvtColor(image, getattr(cv2, f"COLOR_{image_format}2HSV"))
+        hsv[..., 1] = limited(hsv[..., 1] * (1.0 if saturation is None else saturation))
+        hsv[..., 0] = (hsv[..., 0].astype(int) + (hue or 0)) % 180
+        image = cv2.cvtColor(hsv, getattr(cv2, f"COLOR_HSV2{image_format}"))
+    if contrast is not None and contrast_last:
+        image = limited(image * contrast)
+    return image
 
 
 class TestResizeRatioRange:
@@ -120,6 +142,33 @@ class TestPadToSize:
         assert inputs.image[0, 2].tolist() == [0.25, 0.5, 0.75]
 
 
+class TestRandomFlip:
+    @pytest.mark.parametrize("horizontal", [True, False])
+    @pytest.mark.parametrize("channels", [(), (1,), (3,), (5,)])
+    @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+    def test_is_detectron2s_in_one_piece_of_memory(self, horizontal, channels, dtype):
+        image = random_image(5, 7)[..., 0].reshape(5, 7, *[1] * len(channels))
+        image = (image + np.zeros(channels)).astype(dtype)
+        options = {"horizontal": horizontal, "vertical": not horizontal}
+        ours = RandomFlip(1.0, **options).get_transform(image)
+        theirs = T.RandomFlip(1.0, **options).get_transform(image)
+        flipped = ours.apply_image(image)
+        assert flipped.flags.c_contiguous and flipped.dtype == dtype
+        np.testing.assert_array_equal(flipped, theirs.apply_image(image))
+        np.testing.assert_array_equal(ours.inverse().apply_image(flipped), image)
+        points = np.array([[1.0, 2.0], [4.0, 0.0]])
+        expected = theirs.apply_coords(points.copy())
+        np.testing.assert_array_equal(ours.apply_coords(points.copy()), expected)
+
+    def test_draws_as_detectron2s(self):
+        image, drawn = random_image(3, 4), []
+        for flip in (RandomFlip(), T.RandomFlip()):
+            np.random.seed(5)  # noqa: NPY002 (what Detectron2 seeds)
+            transforms = [flip.get_transform(image) for _ in range(20)]
+            drawn.append([isinstance(t, T.NoOpTransform) for t in transforms])
+        assert drawn[0] == drawn[1] and 0 < sum(drawn[0]) < 20
+
+
 class TestBrightnessShift:
     def test_adds_one_whole_number_to_all_values_within_0_to_255(self):
         image = random_image(6, 7)
@@ -177,6 +226,24 @@ class TestPhotometricDistortion:
         bgr = PhotometricTransform("BGR", hue=18, **steps).apply_image(red[..., ::-1])
         np.testing.assert_array_equal(rgb, expected)
         np.testing.assert_array_equal(bgr[..., ::-1], expected)
+
+    @given(
+        st.sampled_from(["BGR", "RGB"]),
+        st.tuples(
+            st.none() | st.floats(-32, 32),
+            st.none() | st.floats(0.5, 1.5),
+            st.none() | st.floats(0.5, 1.5),
+            st.none() | st.integers(-18, 18),
+            st.booleans(),
+        ),
+    )
+    @settings(deadline=None, max_examples=60)
+    def test_tables_are_the_steps_one_after_the_other(self, image_format, steps):
+        image = random_image(9, 8)
+        transform = PhotometricTransform(image_format, *steps)
+        expected = one_step_after_the_other(image, image_format, *steps)
+        np.testing.assert_array_equal(transform.apply_image(image), expected)
+        np.testing.assert_array_equal(image, random_image(9, 8), "the image itself must not change")
 
     def test_hue_wraps_around_the_wheel(self):
         red = np.array([[[0, 0, 255]]], np.uint8)

@@ -10,7 +10,13 @@ from PIL import Image
 
 from d2_ctxseg import add_ctxseg_config
 from d2_ctxseg.data import DatasetError
-from d2_ctxseg.data.images import check_channels, read_display_image, read_image, upright
+from d2_ctxseg.data.images import (
+    check_channels,
+    read_common,
+    read_display_image,
+    read_image,
+    upright,
+)
 from d2_ctxseg.utils.errors import UserError
 from detectron2.config import get_cfg
 from detectron2.data.detection_utils import read_image as read_detectron2_image
@@ -53,6 +59,96 @@ class TestEightBits:
         colors = "L" if mode == "L" else "RGB"
         expected = read_detectron2_image(str(tmp_path / "a.png"), colors)
         np.testing.assert_array_equal(result[..., :3], expected)
+
+
+class TestCommonFiles:
+    """JPEG and PNG files are decoded by OpenCV, to the pixels that Pillow gives."""
+
+    pixels = cv2.resize(
+        np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8), (61, 43), interpolation=3
+    )
+
+    def save(self, path, mode="RGB", **options):
+        Image.fromarray(self.pixels).convert(mode).save(path, **options)
+        return path
+
+    @pytest.mark.parametrize("subsampling", [0, 1, 2])
+    @pytest.mark.parametrize("progressive", [False, True])
+    @pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+    def test_photographs(self, tmp_path, subsampling, progressive, image_format):
+        options = {"subsampling": subsampling, "progressive": progressive, "quality": 80}
+        path = self.save(tmp_path / "a.jpg", **options)
+        assert read_common(path, image_format) is not None
+        expected = read_detectron2_image(str(path), image_format)
+        np.testing.assert_array_equal(read_image(path, image_format), expected)
+
+    @pytest.mark.parametrize("suffix", [".jpg", ".png"])
+    def test_of_one_channel(self, tmp_path, suffix):
+        path = self.save(tmp_path / f"a{suffix}", "L")
+        with Image.open(path) as image:
+            np.testing.assert_array_equal(read_common(path, "L"), np.asarray(image))
+        assert read_common(path, "RGB") is None
+        assert read_common(self.save(tmp_path / f"b{suffix}"), "L") is None
+
+    def test_without_opencvs_newer_flag(self, tmp_path, monkeypatch):
+        path = self.save(tmp_path / "a.png")
+        monkeypatch.delattr(cv2, "IMREAD_COLOR_RGB", raising=False)
+        np.testing.assert_array_equal(read_common(path, "RGB"), self.pixels)
+
+    @pytest.mark.parametrize("number", range(1, 9))
+    def test_are_turned_upright(self, tmp_path, number):
+        exif = Image.Exif()
+        exif[0x0112] = number
+        for path in (tmp_path / "a.jpg", tmp_path / "a.png"):
+            self.save(path, exif=exif)
+            expected = read_detectron2_image(str(path), "RGB")
+            np.testing.assert_array_equal(read_image(path, "RGB"), expected)
+
+    @pytest.mark.parametrize(
+        ("mode", "options"),
+        [("RGBA", {}), ("P", {}), ("1", {}), ("RGB", {"transparency": (0, 0, 0)})],
+    )
+    def test_others_are_left_to_pillow(self, tmp_path, mode, options):
+        path = self.save(tmp_path / "a.png", mode, **options)
+        for image_format in ("RGB", "L"):
+            assert read_common(path, image_format) is None
+        deep = write_deep(tmp_path / "deep.png", self.pixels.astype(np.uint16) * 256)
+        assert read_common(deep, "RGB") is None
+
+    def read_like_pillow(self, path):
+        """Whether Pillow reads it, and then that read_image gives the same."""
+        try:
+            expected = read_detectron2_image(str(path), "RGB")
+        except Exception:
+            return False
+        np.testing.assert_array_equal(read_image(path, "RGB"), expected)
+        return True
+
+    @pytest.mark.parametrize("suffix", [".jpg", ".png"])
+    @given(kept=st.floats(0, 1, exclude_max=True))
+    @settings(deadline=None, max_examples=40)
+    def test_that_are_cut_off_are_refused(self, tmp_path_factory, suffix, kept):
+        path = self.save(tmp_path_factory.mktemp("cut") / f"a{suffix}")
+        content = path.read_bytes()
+        path.write_bytes(content[: int(kept * len(content))])
+        if not self.read_like_pillow(path):
+            with pytest.raises(DatasetError, match="Cannot read the image"):
+                read_image(path, "RGB")
+
+    @pytest.mark.parametrize("suffix", [".jpg", ".png"])
+    @given(place=st.floats(0, 1, exclude_max=True), change=st.integers(1, 255))
+    @settings(deadline=None, max_examples=40)
+    def test_with_a_wrong_byte_are_read_as_pillow_does(
+        self, tmp_path_factory, suffix, place, change
+    ):
+        path = self.save(tmp_path_factory.mktemp("wrong") / f"a{suffix}")
+        content = bytearray(path.read_bytes())
+        content[int(place * len(content))] ^= change
+        path.write_bytes(content)
+        if not self.read_like_pillow(path) and suffix == ".png":
+            # In a JPEG file, OpenCV passes over some wrong markers that Pillow stops at.
+            with pytest.raises(DatasetError, match="Cannot read the image"):
+                read_image(path, "RGB")
 
 
 class TestMoreBits:

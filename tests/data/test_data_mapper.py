@@ -19,6 +19,7 @@ from d2_ctxseg.data import (
     register_folder_dataset,
 )
 from d2_ctxseg.data.images import upright
+from d2_ctxseg.data.mapper import build_resize
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
@@ -226,8 +227,7 @@ class TestAugmentationsOfTheConfig:
             *["INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE", [8, 8]],
             *["INPUT.RANDOM_FLIP", "horizontal", "INPUT.COLOR_AUG_SSD", True],
         ) == [
-            "ResizeRatioRange",
-            "RandomCrop_CategoryAreaConstraint",
+            "ResizeAndCrop",
             "RandomFlip",
             "PhotometricDistortion",
             "PadToSize",
@@ -267,7 +267,7 @@ class TestAugmentationsOfTheConfig:
         np.random.seed(0)  # noqa: NPY002 (what Detectron2 seeds)
         crops = [mapper(record)["sem_seg"].flatten() for _ in range(30)]
         assert np.mean([crop.bincount().max() < 0.75 * 64 for crop in crops]) > 0.9
-        assert mapper.augmentations.augs[1].ignored_category == IGNORE
+        assert mapper.augmentations.augs[0].ignored_category == IGNORE
 
     @pytest.mark.parametrize(("flip", "axis"), [("horizontal", 1), ("vertical", 0)])
     def test_flips_image_and_label_alike(self, tmp_path, flip, axis):
@@ -282,6 +282,51 @@ class TestAugmentationsOfTheConfig:
             assert result["image"][0].tolist() == result["sem_seg"].tolist()
             seen.add(str(result["sem_seg"].tolist()))
         assert seen == {str(label.tolist()), str(np.flip(label, axis).tolist())}
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("image_format", ["BGR", "ALL"])
+def test_the_config_gives_what_detectron2s_steps_give_with_the_same_seed(
+    tmp_path, antialias, image_format
+):
+    generator = np.random.default_rng(0)
+    label = generator.integers(0, 4, (12, 15), np.uint8).repeat(6, 0).repeat(6, 1)
+    label[label == 3] = IGNORE
+    image = generator.integers(0, 256, (*label.shape, 3), np.uint8)
+    [name] = register_folder_dataset(write_yaml(tmp_path))
+    record = write_record(tmp_path, image, label, name)
+    cfg = make_config(
+        *["INPUT.MIN_SIZE_TRAIN", (60, 80), "INPUT.MAX_SIZE_TRAIN", 200],
+        *["INPUT.RATIO_RANGE", (0.5, 2.0), "INPUT.ASPECT_RANGE", (0.9, 1.1)],
+        *["INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE", [64, 48]],
+        *["INPUT.CROP.SINGLE_CATEGORY_MAX_AREA", 0.4, "INPUT.RANDOM_FLIP", "horizontal"],
+        *["INPUT.ANTIALIAS", antialias, "INPUT.FORMAT", image_format],
+        train=(name,),
+    )
+    one = SemanticSegmentorMapper(cfg, is_train=True)
+    steps = [
+        build_resize(cfg),
+        T.RandomCrop_CategoryAreaConstraint("absolute", (64, 48), 0.4, IGNORE),
+        T.RandomFlip(),
+        PadToSize((64, 48), cfg.MODEL.PIXEL_MEAN, IGNORE),
+    ]
+    two = SemanticSegmentorMapper(
+        True,
+        augmentations=steps,
+        image_format=image_format,
+        ignore_value=IGNORE,
+        label_formats=one.label_formats,
+    )
+    for seed in range(25):
+        results = []
+        for mapper in (one, two):
+            np.random.seed(seed)  # noqa: NPY002 (what Detectron2 seeds)
+            results.append(mapper(record))
+        found, expected = results
+        assert found["sem_seg"].equal(expected["sem_seg"])
+        assert found["image"].dtype == expected["image"].dtype
+        difference = (found["image"].float() - expected["image"].float()).abs().max()
+        assert difference <= (2 if image_format == "BGR" else 0.02)
 
 
 class NearestResize(T.ResizeTransform):
