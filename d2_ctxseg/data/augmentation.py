@@ -78,9 +78,9 @@ class ResizeRatioRange(T.Augmentation):
 
 
 class RandomFlip(T.RandomFlip):
-    """Detectron2's, with images and labels that lie in the memory as they are read.
+    """Detectron2's RandomFlip with contiguous results.
 
-    Detectron2's are views that run backwards, which each later step copies at some length.
+    Detectron2's results are views with negative strides, which later steps have to copy slowly.
     """
 
     def get_transform(self, image: np.ndarray) -> Transform:
@@ -91,7 +91,7 @@ class RandomFlip(T.RandomFlip):
 
 
 class _FlipTransform(Transform):
-    """Flips by OpenCV as ``flip``, fvcore's HFlipTransform or VFlipTransform, does by NumPy."""
+    """``flip``, an HFlipTransform or VFlipTransform of fvcore, with OpenCV in place of NumPy."""
 
     def __init__(self, flip: Transform):
         super().__init__()
@@ -151,7 +151,7 @@ class _PadTransform(Transform):
     def _pad(self, array: np.ndarray, value) -> np.ndarray:
         height, width = array.shape[:2]
         padded = np.empty((height + self.bottom, width + self.right, *array.shape[2:]), array.dtype)
-        # A whole line first: NumPy writes lines many times faster than single colours.
+        # NumPy copies whole lines many times faster than single colours.
         line = np.empty(padded.shape[1:], array.dtype)
         line[:] = value
         padded[height:] = line

@@ -1,5 +1,5 @@
 # ruff: noqa: NPY002 -- Detectron2 seeds the global generator of NumPy in each worker, no other.
-"""Resize and crop in one step: the crop is drawn first, and only what it keeps is resized."""
+"""Resize and crop in one step: only the pixels within the crop are resized."""
 
 import math
 from functools import lru_cache
@@ -22,8 +22,8 @@ _SAMPLED = 8
 class ResizeAndCrop(T.Augmentation):
     """Detectron2's ``RandomCrop_CategoryAreaConstraint`` after a resize, as one augmentation.
 
-    It draws the same random numbers in the same order and gives the same crops. Labels are equal to
-    those of the two steps, images up to the rounding that ResizeAndCropTransform states.
+    The random numbers, and so the crops, are those of the two steps. Labels are equal; images
+    differ by the rounding that ResizeAndCropTransform states.
     """
 
     def __init__(
@@ -31,13 +31,13 @@ class ResizeAndCrop(T.Augmentation):
     ):
         """
         Args:
-            resize (Augmentation): draws a ``ResizeTransform``, or nothing to do.
+            resize (Augmentation): gives a ``ResizeTransform`` or a ``NoOpTransform``.
             crop_type (str): as in Detectron2's ``RandomCrop``.
             crop_size: of the resized image; as in ``RandomCrop``.
-            single_category_max_area (float): at most this share of a crop's labels may be of one
-                category, and not less than two must occur; the last of ten trials is taken as it
-                is. From 1.0 on, the first.
-            ignored_category (int): a label that does not count.
+            single_category_max_area (float): a crop needs two categories, and each must have less
+                than this fraction of the labelled area. Ten crops are tried; the last one is
+                taken if none fits. 1.0 turns the constraint off.
+            ignored_category (int): a label that is not counted.
         """
         super().__init__()
         self._init(locals())
@@ -60,10 +60,10 @@ class ResizeAndCrop(T.Augmentation):
         return ResizeAndCropTransform(resize, top, left, height, width)
 
     def _is_mixed(self, labels: np.ndarray) -> bool:
-        """Whether no category has too much of the area.
+        """Whether every category is below the limit.
 
-        Those that a few pixels show most are counted first: two or three comparisons are enough as
-        a rule, where a histogram takes ten times as long.
+        The most frequent categories of a few pixels are counted first. Usually two or three counts
+        decide; a histogram of all pixels takes ten times as long.
         """
         rest = labels.size - np.count_nonzero(labels == self.ignored_category)
         limit = rest * self.single_category_max_area
@@ -79,8 +79,8 @@ class ResizeAndCrop(T.Augmentation):
         return len(areas) > 1 and areas.max() < limit
 
     def _areas(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The categories that occur and count, and how often they do."""
-        if labels.dtype == np.uint8:  # np.unique sorts, which is slow
+        """The categories that occur, without the ignored one, and their numbers of pixels."""
+        if labels.dtype == np.uint8:  # np.unique sorts and is slow
             areas = np.bincount(labels.ravel(), minlength=256)
             values = np.arange(256)
         else:
@@ -90,21 +90,19 @@ class ResizeAndCrop(T.Augmentation):
 
 
 class ResizeAndCropTransform(Transform):
-    """The crop of a resized image, computed from the pixels that it shows.
+    """A crop of a resized image. Only the pixels of the source that it needs are resized.
 
-    Differences to the crop of the whole resized image, of 255, for uint8:
+    Labels equal the crop of the whole resized label. uint8 images differ from the crop of the whole
+    resized image, in units of 1/255:
 
-    - without antialiasing (BilinearResizeTransform) at most 1, in less than 1 % of the values:
-      OpenCV rounds the coordinates of pixels, and these are others;
-    - with antialiasing and nothing made smaller at most 1: OpenCV rounds once where Pillow does so
-      for rows and for columns;
-    - with antialiasing and nothing made larger at most 2: PyTorch rounds its weights to 16 bits
-      where Pillow rounds to 22;
-    - none with antialiasing and one side made larger, the other smaller, or with 2 or 4 channels:
-      Pillow resizes the whole.
+    - without antialiasing (BilinearResizeTransform): by at most 1, in less than 1 % of the values.
+      OpenCV rounds pixel coordinates, and they are relative to the part.
+    - with antialiasing, enlarged: by at most 1. OpenCV rounds once, Pillow twice (rows, columns).
+    - with antialiasing, reduced: by at most 2. PyTorch rounds the weights to 16 bits, Pillow to 22.
+    - with antialiasing, one side enlarged and the other reduced, or with 2 or 4 channels: not at
+      all. Pillow resizes the whole image.
 
-    Images of float32 are interpolated between four pixels, as Detectron2 does, up to the rounding
-    of floats. Other images, too, are resized as a whole. Labels are equal.
+    float32 images differ by the rounding of float32. Images of other types are resized whole.
     """
 
     def __init__(self, resize: T.ResizeTransform, top: int, left: int, height: int, width: int):
@@ -129,12 +127,12 @@ class ResizeAndCropTransform(Transform):
         return self._crop(resized, self.top - top, self.left - left)
 
     def _way_to_resize(self, img: np.ndarray, factors: tuple[float, float]):
-        """A function of a part of the image and the factors; None: only as a whole."""
+        """The function that resizes a part of the image; None: only the whole can be resized."""
         if img.dtype not in (np.uint8, np.float32):
             return None
         if img.dtype == np.float32 or isinstance(self.resize, BilinearResizeTransform):
             return _interpolate
-        if np.atleast_3d(img).shape[2] not in (1, 3):  # Pillow takes others for transparency
+        if np.atleast_3d(img).shape[2] not in (1, 3):  # Pillow treats others as transparency
             return None
         if min(factors) >= 1:
             return _interpolate
@@ -156,53 +154,54 @@ class ResizeAndCropTransform(Transform):
 
 
 def needed_pixels(old: int, new: int, first: int, number: int) -> tuple[slice, int]:
-    """What a resized row needs of the pixels of its source, for a stretch of it.
+    """Find the part of a row that has to be resized to get some pixels of the resized row.
 
-    The source's part must begin where a pixel of the result begins too, that is at a multiple of
-    ``old / gcd(old, new)``: resized by the same factor, it then is a part of the whole result.
+    The part starts where a pixel of the row and a pixel of the resized row start together, at a
+    multiple of ``old / gcd(old, new)``. Resized by the same factor, it gives a part of the resized
+    row.
 
     Args:
-        old: length of the source.
+        old: length of the row.
         new: length of the resized row.
-        first: first pixel of the stretch, in the resized row.
-        number: of its pixels.
+        first: the first pixel wanted, in the resized row.
+        number: the number of pixels wanted.
 
     Returns:
-        The part of the source, and which pixel of the resized row its result begins with.
+        The part of the row, and the index in the resized row of the first pixel it gives.
     """
     factor, divisor = new / old, math.gcd(old, new)
-    # A bilinear filter reaches over one pixel of the source or the result, whichever is larger.
+    # The filter's radius is one pixel of the row or of the resized row, whichever is larger.
     margin = math.ceil((max(1 / factor, 1) + 1) * factor)
     period = max(first - margin, 0) * divisor // new
     start = period * old // divisor
     stop = min(math.ceil((first + number + margin) / factor) + 1, old)
     if round((stop - start) * factor) == stop - start:
-        # OpenCV copies what keeps its size, whatever the factor.
+        # OpenCV copies an image that keeps its size, whatever the factor.
         return slice(0, old), 0
     return slice(start, stop), period * new // divisor
 
 
 def nearest_pixels(resize: T.ResizeTransform, dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Which row and which column of a label each row and column of the resized label shows."""
+    """The source row of each row of a resized label, and the source column of each column."""
     is_bytes = dtype == np.uint8
     rows = _nearest(resize.h, resize.new_h, is_bytes)
     return rows, _nearest(resize.w, resize.new_w, is_bytes)
 
 
-@lru_cache(maxsize=4)  # for both sides, of the same image again
+@lru_cache(maxsize=4)  # rows and columns, first for drawing the crop, then for applying it
 def _nearest(old: int, new: int, is_bytes: bool) -> np.ndarray:
-    """As Detectron2 resizes labels of this type: bytes by Pillow, all others by PyTorch."""
+    """The pixels that Detectron2 takes: by Pillow for bytes, by PyTorch for other types."""
     if not is_bytes:
         numbers = np.arange(old, dtype=np.float32)[None]
         return T.ResizeTransform(1, old, 1, new).apply_segmentation(numbers)[0].astype(np.intp)
-    # Pillow adds up its steps, and so the rounding errors; for an unchanged length it copies.
+    # Pillow adds up the steps, with their rounding errors. It copies an unchanged length.
     steps = np.full(new, old / new)
     steps[0] = 0.0 if old == new else steps[0] / 2
     return np.add.accumulate(steps).astype(np.intp)
 
 
 def _take(label: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """``label[rows][:, columns]``; both ascend. Lines are copied fast, single labels are not."""
+    """``label[rows][:, columns]``, both ascending. Whole rows are copied faster than labels."""
     needed = label[rows[0] : rows[-1] + 1]
     if len(needed) > len(rows):
         return label.take(rows, 0).take(columns, 1)
@@ -210,17 +209,17 @@ def _take(label: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarra
 
 
 def _interpolate(img: np.ndarray, factors: tuple[float, float]) -> np.ndarray:
-    """Between four pixels, by OpenCV."""
+    """Resize by bilinear interpolation between four pixels, with OpenCV."""
     fy, fx = factors
     resized = cv2.resize(img, None, fx=fx, fy=fy, interpolation=cv2.INTER_LINEAR)
     return resized.reshape(*resized.shape[:2], *img.shape[2:])
 
 
 def _average(img: np.ndarray, factors: tuple[float, float]) -> np.ndarray:
-    """With antialiasing, by PyTorch, which is several times faster than Pillow; factors <= 1."""
+    """Reduce with antialiasing, with PyTorch, which is faster than Pillow; factors <= 1."""
     writable = np.require(np.atleast_3d(img), requirements="W")  # or PyTorch warns
     channels_first = torch.from_numpy(writable).permute(2, 0, 1)[None]
-    # PyTorch rounds the size down, and the product of a factor and a length may be just below it.
+    # PyTorch rounds the size down; length times factor may lie just below a whole number.
     fy, fx = (factor * (1 + 1e-9) if factor < 1 else 1.0 for factor in factors)
     resized = F.interpolate(channels_first, scale_factor=(fy, fx), mode="bilinear", antialias=True)[
         0
