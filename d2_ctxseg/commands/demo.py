@@ -30,9 +30,15 @@ WINDOW_NAME = "Semantic segmentation (Esc ends)"
 ESCAPE_KEY = 27
 
 
-def load_predictor(args) -> SemSegPredictor:
+def load_predictor(args, logger) -> SemSegPredictor:
     """The model that the command line names."""
-    return SemSegPredictor(config_of(args))
+    predictor = SemSegPredictor(config_of(args))
+    if (args.unsure_below or args.blank_below) and not predictor.is_calibrated:
+        logger.info(
+            "No temperature was fitted to these weights, so confidences may be too high or too "
+            "low; 'd2-ctxseg calibrate' fits one."
+        )
+    return predictor
 
 
 def run_on_images(args, logger) -> None:
@@ -42,7 +48,7 @@ def run_on_images(args, logger) -> None:
     if args.output:
         outputs = plan_outputs(inputs, args.output)
         confirm_overwrite(outputs, args.overwrite)
-    predictor = load_predictor(args)
+    predictor = load_predictor(args, logger)
     unreadable = []
     with logging_redirect_tqdm(_loggers(logger)):  # the progress bar stays one line
         for path, output in zip(tqdm.tqdm(inputs, disable=not args.output), outputs):
@@ -52,10 +58,12 @@ def run_on_images(args, logger) -> None:
                 unreadable.append(str(error))
                 continue
             start = time.perf_counter()
-            labels = predictor(image)
+            labels, unsure = predict(args, predictor, image)
             seconds = time.perf_counter() - start
-            logger.info(f"{path}: predicted {len(np.unique(labels))} classes in {seconds:.2f}s")
-            overlay = draw_overlay(shown, labels, predictor.metadata)
+            said = "" if unsure is None else f", {unsure.mean():.1%} of the pixels unsure"
+            classes = len(np.unique(labels[labels >= 0]))
+            logger.info(f"{path}: predicted {classes} classes in {seconds:.2f}s{said}")
+            overlay = draw_overlay(shown, labels, predictor.metadata, unsure=unsure)
             if output:
                 save_image(overlay, output)
             elif show(overlay, wait_ms=0) == ESCAPE_KEY:
@@ -71,7 +79,7 @@ def run_on_video(args, logger) -> None:
         output = plan_video_output(args.video_input, args.output)
         confirm_overwrite([output], args.overwrite)
     video = VideoReader(0 if args.webcam else args.video_input)
-    predictor = load_predictor(args)
+    predictor = load_predictor(args, logger)
     count, promised = 0, video.num_frames
     with ExitStack() as stack:
         stack.callback(video.close)
@@ -79,7 +87,7 @@ def run_on_video(args, logger) -> None:
         writer = None
         if output:
             writer = stack.enter_context(VideoWriter(output, video.frames_per_second))
-        for frame in tqdm.tqdm(draw_frames(video, predictor), total=promised):
+        for frame in tqdm.tqdm(draw_frames(args, video, predictor), total=promised):
             count += 1
             if writer:
                 writer.write(frame)
@@ -97,7 +105,22 @@ def _loggers(logger: logging.Logger) -> list[logging.Logger]:
     return [logger, *(logging.getLogger(name) for name in ("d2_ctxseg", "fvcore"))]
 
 
-def draw_frames(video, predictor):
+def predict(args, predictor, image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """The label map, -1 where ``--blank-below`` says so, and which pixels are unsure, bool.
+
+    None in their place if nobody asked about them.
+    """
+    threshold = args.unsure_below or args.blank_below
+    if threshold is None:
+        return predictor(image), None
+    labels, confidence = predictor.with_confidence(image)
+    unsure = confidence < threshold
+    if args.blank_below:
+        labels[unsure] = -1
+    return labels, unsure
+
+
+def draw_frames(args, video, predictor):
     """Yield each frame as an overlay with a legend; all have one size.
 
     The legend lists all classes if they take at most half the width of the frame, otherwise those
@@ -105,8 +128,8 @@ def draw_frames(video, predictor):
     """
     metadata = predictor.metadata
     for frame in video:
-        labels = predictor(frame)
-        overlay = draw_overlay(frame, labels, metadata, legend=False)
+        labels, unsure = predict(args, predictor, frame)
+        overlay = draw_overlay(frame, labels, metadata, legend=False, unsure=unsure)
         height, width = overlay.shape[:2]
         shares = class_shares(labels)
         legend = draw_legend(metadata, height, shares, all_classes=True)

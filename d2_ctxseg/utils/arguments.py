@@ -4,6 +4,17 @@ import argparse
 from collections.abc import Callable
 
 
+def share(text: str) -> float:
+    """A number above 0 and at most 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not above 0 and at most 1")
+    return value
+
+
 def integer_from(low: int) -> Callable[[str], int]:
     """An integer that is ``low`` at least."""
 

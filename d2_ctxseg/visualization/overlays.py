@@ -28,6 +28,7 @@ def draw_overlay(
     legend: bool = True,
     *,
     hatch_ignored: bool = False,
+    unsure=None,
 ):
     """Lay the classes' colours over an image and name the regions that are large enough.
 
@@ -40,15 +41,22 @@ def draw_overlay(
         legend: whether the classes that occur are listed on the right, with their shares of the
             image.
         hatch_ignored: whether ignored pixels are hatched in grey; otherwise they show the image.
+        unsure: bool array (H, W): pixels of classes that are hatched in black, or None.
 
     Returns:
         uint8 RGB array (k * H, W', 3), where k > 1 if the image is small.
 
     Raises:
-        ValueError: the image is not uint8 (H, W, 3), or the label map has another size.
+        ValueError: the image is not uint8 (H, W, 3), or a map has another size.
     """
     image, labels = _checked(image_rgb, sem_seg)
-    overlay = _overlay(*_enlarged(image, labels), metadata, alpha, hatch_ignored)
+    unsure = np.zeros(labels.shape, bool) if unsure is None else np.asarray(unsure, bool)
+    if unsure.shape != labels.shape:
+        raise ValueError(f"unsure pixels {unsure.shape}, label map {labels.shape}: sizes differ")
+            f"unsure pixels {unsure.shape} and label map {labels.shape} differ in size"
+        )
+    large, large_labels, large_unsure = _enlarged(image, labels, unsure)
+    overlay = _overlay(large, large_labels, metadata, alpha, hatch_ignored, large_unsure)
     if not legend:
         return overlay
     return np.hstack([overlay, draw_legend(metadata, overlay.shape[0], class_shares(labels))])
@@ -203,7 +211,9 @@ def draw_legend_strip(metadata, labels: np.ndarray, width: int) -> np.ndarray:
     return np.asarray(drawing)
 
 
-def _overlay(image, labels, metadata, alpha, hatch_ignored=False) -> np.ndarray:
+def _overlay(
+    image, labels, metadata, alpha, hatch_ignored=False, unsure: np.ndarray | None = None
+) -> np.ndarray:
     """The image under the classes' colours, white outlines and names: uint8 RGB (H, W, 3)."""
     names = metadata.stuff_classes
     is_class = (labels >= 0) & (labels < len(names))
@@ -212,12 +222,19 @@ def _overlay(image, labels, metadata, alpha, hatch_ignored=False) -> np.ndarray:
     drawing[is_class] += alpha * (colors[labels[is_class]] - drawing[is_class])
     outlines = _borders(labels)
     drawing[outlines] += 0.45 * (255 - drawing[outlines])
+    if unsure is not None:
+        drawing[unsure & is_class & _stripes(labels.shape, 8, 3)] *= 0.25
     if hatch_ignored:
-        y, x = np.indices(labels.shape)
-        stripes = (x + y) % 14 < 4
+        stripes = _stripes(labels.shape, 14, 4)
         drawing[~is_class] += 0.85 * (np.float32(IGNORED_DARK) - drawing[~is_class])
         drawing[~is_class & stripes] = IGNORED_LIGHT
     return _with_names(np.rint(drawing).astype(np.uint8), labels, metadata)
+
+
+def _stripes(shape: tuple[int, int], period: int, width: int) -> np.ndarray:
+    """bool (H, W): slanted stripes."""
+    y, x = np.indices(shape)
+    return (x + y) % period < width
 
 
 def _with_names(drawing: np.ndarray, labels: np.ndarray, metadata) -> np.ndarray:

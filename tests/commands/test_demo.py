@@ -56,6 +56,44 @@ def photos(tmp_path):
     return folder
 
 
+class TestUnsurePixels:
+    """A model of two classes is at least half sure, and never as sure as 1."""
+
+    def drawn(self, run, photos, tmp_path, *arguments, **options):
+        run("--input", photos / "one.png", "--output", tmp_path / "out.png", *arguments, **options)
+        return np.array(Image.open(tmp_path / "out.png").convert("RGB")).astype(int)
+
+    def test_are_hatched_and_the_rest_stays(self, run, photos, tmp_path, caplog):
+        plain = self.drawn(run, photos, tmp_path)
+        caplog.set_level(logging.INFO)
+        assert (self.drawn(run, photos, tmp_path, "-y", "--unsure-below", "0.5") == plain).all()
+        assert "0.0% of the pixels unsure" in caplog.text and "d2-ctxseg calibrate" in caplog.text
+        hatched = self.drawn(run, photos, tmp_path, "-y", "--unsure-below", "1")
+        assert "predicted 2 classes" in caplog.text and "100.0% of the pixels" in caplog.text
+        darker = (hatched < plain - 20).any(axis=-1).mean()
+        assert 0.15 < darker < 0.45
+
+    def test_are_left_blank(self, run, photos, tmp_path, caplog):
+        caplog.set_level(logging.INFO)
+        blank = self.drawn(run, photos, tmp_path, "--blank-below", "1")
+        image = np.kron(half_bright(), np.ones((5, 5, 1))).astype(int)
+        assert "predicted 0 classes" in caplog.text
+        assert np.abs(blank[:, : image.shape[1]] - image).mean() < 10
+
+    def test_depend_on_the_temperature_alone(self, run, photos, tmp_path, caplog):
+        caplog.set_level(logging.INFO)
+        options = {"opts": ["TEST.TEMPERATURE", "1000.0"]}
+        self.drawn(run, photos, tmp_path, "--unsure-below", "0.6", **options)
+        assert "100.0% of the pixels unsure" in caplog.text
+        assert "d2-ctxseg calibrate" not in caplog.text
+
+    @pytest.mark.parametrize("value", ["0", "1.1", "-1", "nan", "sure"])
+    def test_a_threshold_that_is_no_share_is_refused(self, value, capsys):
+        with pytest.raises(SystemExit):
+            get_parser().parse_args(["--model", "x", "--webcam", "--unsure-below", value])
+        assert "not above 0 and at most 1" in capsys.readouterr().err
+
+
 @pytest.fixture
 def video(tmp_path):
     """Twelve frames of 128x96 at 10 frames a second."""

@@ -3,8 +3,10 @@
     d2-ctxseg demo --model camvid/fpn_efficientnet_lite0_linear --input photos/*.jpg \\
         --output pictures
     d2-ctxseg demo --run output/mymodel --video-input drive.mp4 --output drive_classes.mp4
+    d2-ctxseg demo --run output/mymodel --input photos --output pictures --unsure-below 0.7
 """
 
+from ...utils.arguments import share
 from ..command_parser import CommandParser
 
 
@@ -23,5 +25,18 @@ def get_parser() -> CommandParser:
     )
     parser.add_argument(
         "-y", "--overwrite", action="store_true", help="overwrite existing files without asking"
+    )
+    unsure = parser.add_mutually_exclusive_group()
+    unsure.add_argument(
+        "--unsure-below",
+        type=share,
+        metavar="CONFIDENCE",
+        help="hatch pixels whose confidence is lower, such as 0.7",
+    )
+    unsure.add_argument(
+        "--blank-below",
+        type=share,
+        metavar="CONFIDENCE",
+        help="give no class to pixels whose confidence is lower",
     )
     return parser
