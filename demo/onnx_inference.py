@@ -2,6 +2,10 @@
 """Segment an image with an ONNX file of tools/export_model.py.
 
     python demo/onnx_inference.py model.onnx photo.jpg classes.png
+    python demo/onnx_inference.py model.onnx photo.jpg classes.png --blank-below 0.7
+
+The second one leaves pixels black that the model is less sure of; the file has to be exported with
+--outputs labels+confidence.
 
 It needs numpy, pillow and onnxruntime; neither PyTorch nor this project.
 """
@@ -21,6 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("model", "image", "output"):
         parser.add_argument(name, metavar=name.upper())
+    parser.add_argument("--blank-below", type=float, metavar="CONFIDENCE", default=0.0)
     files = parser.parse_args()
     try:
         session = onnxruntime.InferenceSession(files.model, providers=["CPUExecutionProvider"])
@@ -36,19 +41,29 @@ def main() -> None:
     except Exception as error:  # damaged data makes the decoders raise almost anything
         sys.exit(f"error: {files.image} cannot be read as an image: {error}")
 
-    labels = segment(session, metadata, image)
+    if files.blank_below > 0 and metadata["output"] != "labels+confidence":
+        sys.exit(f"error: {files.model} gives no confidence: export --outputs labels+confidence")
+    labels, confidence = segment(session, metadata, image)
+    unsure = confidence < files.blank_below
     colors, classes = (json.loads(metadata[name]) for name in ("colors", "classes"))
-    picture = Image.fromarray(np.uint8(colors)[labels])
+    pixels = np.uint8(colors)[labels]
+    pixels[unsure] = 0
+    picture = Image.fromarray(pixels)
     try:
         picture.resize(image.size, Image.NEAREST).save(files.output)
     except (OSError, ValueError) as error:  # ValueError: of an unknown kind
         sys.exit(f"error: {files.output} cannot be written: {error}")
-    for label, count in zip(*np.unique(labels, return_counts=True)):
+    for label, count in zip(*np.unique(labels[~unsure], return_counts=True)):
         print(f"{count / labels.size:6.1%}  {classes[label]}")
+    if unsure.any():
+        print(f"{unsure.mean():6.1%}  unsure")
 
 
-def segment(session, metadata: dict[str, str], image: Image.Image) -> np.ndarray:
-    """The class of each pixel (h, w), at the size that the model works in."""
+def segment(session, metadata: dict[str, str], image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """The class of each pixel (h, w), at the size that the model works in, and its confidence.
+
+    The confidence is 1 where the file gives none.
+    """
     # The image keeps its proportions; what it leaves of the model's size is padding.
     width, height = image.size
     size = json.loads(metadata["input_size"])
@@ -60,8 +75,10 @@ def segment(session, metadata: dict[str, str], image: Image.Image) -> np.ndarray
     pixels = np.tile(np.float32(json.loads(metadata["padding"])), (*(size or (h, w)), 1))
     rgb = np.asarray(image.resize((w, h), Image.BILINEAR))
     pixels[:h, :w] = rgb if metadata["image_format"] == "RGB" else rgb[..., ::-1]
-    output = session.run(None, {"image": pixels.transpose(2, 0, 1)[None]})[0][0]
-    return (output if metadata["output"] == "labels" else output.argmax(0))[:h, :w]
+    output, *confidence = session.run(None, {"image": pixels.transpose(2, 0, 1)[None]})
+    labels = output.argmax(1) if metadata["output"] == "logits" else output
+    confidence = confidence[0] if confidence else np.ones(labels.shape)
+    return labels[0, :h, :w], confidence[0, :h, :w]
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from ..deployment.export import (
     export_segmentor,
 )
 from ..deployment.export_check import Agreement
+from ..engine.calibration import with_fitted_temperatures
+from ..modeling import Temperatures
 from ..utils.errors import UserError
 from ..utils.outputs import check_output_file
 from .model_config import config_of
@@ -43,7 +45,8 @@ def metadata(cfg, shape: ImageShape, outputs: str) -> dict[str, str]:
     ``input_size`` is [height, width], or null for any size; images are then brought to
     ``test_size``: [shortest, longest] side, 0 for as they are. ``padding`` is the pixel value that
     the model takes for no image. ``value_range`` is what the values of images with more than 8 bits
-    range over, which become 0 to 255, or null.
+    range over, which become 0 to 255, or null. ``temperature`` is what logits are divided by before
+    they become confidences.
     """
     num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     dataset = metadata_of(cfg, cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else {}
@@ -60,6 +63,7 @@ def metadata(cfg, shape: ImageShape, outputs: str) -> dict[str, str]:
     return {
         "image_format": cfg.INPUT.FORMAT,
         "output": outputs,
+        "temperature": str(Temperatures.from_config(cfg).single),
         "d2_ctxseg_version": __version__,
         **{name: json.dumps(value) for name, value in lists.items()},
     }
@@ -67,7 +71,7 @@ def metadata(cfg, shape: ImageShape, outputs: str) -> dict[str, str]:
 
 def config_of_one_view(arguments: argparse.Namespace):
     """The config, and what of it the file will not do is logged and switched off."""
-    cfg = config_of(arguments)
+    cfg = with_fitted_temperatures(config_of(arguments))
     if not cfg.MODEL.WEIGHTS:
         raise UserError(
             "MODEL.WEIGHTS is empty: only a trained model is worth exporting. Name its checkpoint "
@@ -104,6 +108,10 @@ def report(arguments: argparse.Namespace, cfg, shape: ImageShape, agreement: Agr
     if arguments.outputs == "logits":
         num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         result = f"float32 ({batch}, {num_classes}, {height}, {width})"
+    if arguments.outputs == "labels+confidence":
+        temperature = Temperatures.from_config(cfg).single
+        fitted = "" if cfg.TEST.TEMPERATURE else ", which nobody fitted: see d2-ctxseg calibrate"
+        result += f", float32 of the same shape at temperature {temperature:.4g}{fitted}"
     lines = [
         f"Wrote '{path}', {num_bytes(path) / 1e6:.1f} MB.",
         f"input   {INPUT_NAME}: float32 ({batch}, {channels}, {height}, {width}), "
@@ -143,6 +151,7 @@ def main(arguments: argparse.Namespace) -> None:
         arguments.format,
         shape,
         output=arguments.outputs,
+        temperature=Temperatures.from_config(cfg).single,
         metadata=metadata(cfg, shape, arguments.outputs),
         overwrite=arguments.overwrite,
     )

@@ -6,7 +6,7 @@ import torch
 
 from detectron2.modeling import build_model
 
-from ..checkpoint import load_weights, strip_training_only
+from ..checkpoint import copy_temperatures, load_weights, strip_training_only
 from ..utils.errors import UsageError, UserError
 from ..utils.files import atomic_write
 from ..utils.outputs import check_output_file
@@ -25,4 +25,5 @@ def main(arguments: argparse.Namespace) -> None:
     removed = strip_training_only(model)
     with atomic_write(arguments.output, "wb") as file:
         torch.save({"model": model.state_dict(), "config": cfg.dump()}, file)
+    copy_temperatures(cfg.MODEL.WEIGHTS, arguments.output)
     print(f"Removed {', '.join(removed) or 'no part of the model'}; wrote '{arguments.output}'.")

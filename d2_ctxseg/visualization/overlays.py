@@ -53,8 +53,6 @@ def draw_overlay(
     unsure = np.zeros(labels.shape, bool) if unsure is None else np.asarray(unsure, bool)
     if unsure.shape != labels.shape:
         raise ValueError(f"unsure pixels {unsure.shape}, label map {labels.shape}: sizes differ")
-            f"unsure pixels {unsure.shape} and label map {labels.shape} differ in size"
-        )
     large, large_labels, large_unsure = _enlarged(image, labels, unsure)
     overlay = _overlay(large, large_labels, metadata, alpha, hatch_ignored, large_unsure)
     if not legend:

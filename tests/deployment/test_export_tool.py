@@ -134,6 +134,19 @@ class TestOnnxInference:
         assert (picture[:, 72:] == DAY).all(axis=2).mean() > 0.9
         assert "night" in printed and "day" in printed
 
+    def test_leaves_unsure_pixels_black(self, export_model, tmp_path, path):
+        needs("onnx")
+        options = ["--size", 96, 128, "--outputs", "labels+confidence"]
+        arguments = ["--format", "onnx", "--output-file", path("onnx"), *options]
+        printed = export_model(*arguments, opts=["TEST.TEMPERATURE", "1000.0"])
+        assert "int64 (1, 96, 128), float32 of the same shape at temperature 1000\n" in printed
+        Image.fromarray(half_bright()).save(tmp_path / "photo.png")
+        files = path("onnx"), tmp_path / "photo.png", tmp_path / "out.png"
+        assert "unsure" not in run_onnx_inference(*files)
+        assert "100.0%  unsure" in run_onnx_inference(*files, "--blank-below", 0.6)
+        assert not np.asarray(Image.open(tmp_path / "out.png")).any()
+        assert "unsure" not in run_onnx_inference(*files, "--blank-below", 0.4)
+
     def test_reverses_the_channels_for_a_model_of_bgr(self, export_model, tmp_path, path):
         """What it gives to the model is what the demos give to it."""
         needs("onnx")

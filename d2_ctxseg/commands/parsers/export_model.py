@@ -11,9 +11,12 @@ Formats:
 
 The file takes a batch of images, float32 (B, C, H, W), pixel values 0 to 255 with the channels in
 the order of INPUT.FORMAT ("ALL": as in the image files). It gives the class of every pixel, int64
-(B, H, W), or with --outputs logits the classes' scores, (B, K, H, W). Names and colours of the
-classes are inside. The file is read again and compared with the model; if it computes something
-else, nothing is written.
+(B, H, W), or with --outputs logits the classes' scores, (B, K, H, W). With --outputs
+labels+confidence it gives two: the classes, and how sure the model is of them, float32 (B, H, W) in
+[0, 1], at the temperature that d2-ctxseg calibrate fitted (TEST.TEMPERATURE).
+
+Names and colours of the classes are inside. The file is read again and compared with the model; if
+it computes something else, nothing is written.
 
 With --dynamic, batch and image may have any size. Not all models can be exported so: pyramid
 pooling (PSPHead, UPerHead) and Swin are bound to one size. One view of the whole image is exported,
@@ -26,7 +29,7 @@ from ...utils.arguments import integer_from
 from ..command_parser import CommandParser
 
 FORMATS = ("torchscript", "onnx", "torch_export")
-OUTPUTS = ("labels", "logits")
+OUTPUTS = ("labels", "logits", "labels+confidence")
 
 
 def get_parser() -> CommandParser:
