@@ -19,6 +19,8 @@ from .prototype_similarity import HUBER_DELTA, PrototypeSimilarity, as_similarit
 # devices 256 MiB, enough for large matrix products, with no assumption about caches.
 _CHUNK_ELEMENTS = {"cpu": 2**21}
 _CHUNK_ELEMENTS_ELSEWHERE = 2**26
+# Fewer pixels than this make the matrix products of many thousands of prototypes slow.
+_MIN_CHUNK_PIXELS = 128
 # Lower bound of exponents. Smaller ones lead to denormal numbers, with which a CPU computes about a
 # hundred times slower. exp(-50) is negligible beside exp(0) = 1.
 _LEAST_EXPONENT = -50.0
@@ -147,7 +149,8 @@ def _table(prototypes: Tensor, dtype: torch.dtype) -> Tensor:
 def _chunk_length(embeddings: Tensor, table: Tensor) -> int:
     """The number of pixels per chunk."""
     return max(
-        1, _CHUNK_ELEMENTS.get(embeddings.device.type, _CHUNK_ELEMENTS_ELSEWHERE) // len(table)
+        _MIN_CHUNK_PIXELS,
+        _CHUNK_ELEMENTS.get(embeddings.device.type, _CHUNK_ELEMENTS_ELSEWHERE) // len(table),
     )
 
 

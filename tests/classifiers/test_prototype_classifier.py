@@ -137,6 +137,7 @@ def unit_vectors(*shape, dtype=torch.float32):
 class TestSimilarity:
     def test_values_and_gradients_in_chunks_equal_the_equations(self, distance, monkeypatch):
         monkeypatch.setattr("d2_ctxseg.classifiers.chunked_similarity._CHUNK_ELEMENTS", {"cpu": 99})
+        monkeypatch.setattr("d2_ctxseg.classifiers.chunked_similarity._MIN_CHUNK_PIXELS", 1)
         embeddings = unit_vectors(40, 8, dtype=torch.float64).requires_grad_()
         prototypes = unit_vectors(5, 3, 8, dtype=torch.float64)
         labels = torch.randint(0, 5, (40,))

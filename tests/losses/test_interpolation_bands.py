@@ -18,6 +18,7 @@ both_corners = pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("size", [(13, 9), (5, 7), (3, 2), (1, 1)])
 def test_all_bands_together_are_the_interpolated_logits(monkeypatch, size, align_corners):
     monkeypatch.setattr(module, "_BAND_ELEMENTS", {"cpu": 2 * 2 * 3 * size[1]})  # two rows
+    monkeypatch.setattr(module, "_MIN_BAND_ROWS", 1)
     logits = torch.randn(2, 3, 5, 7, dtype=torch.float64)
     rows = [
         band.row_weights @ logits[:, :, band.in_rows] @ band.column_weights.T

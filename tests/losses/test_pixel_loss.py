@@ -59,6 +59,7 @@ class TestAgainstPyTorch:
     @pytest.mark.parametrize("align_corners", [False, True])
     def test_value_and_gradient(self, label_size, weights, smoothing, align_corners, monkeypatch):
         monkeypatch.setattr(bands, "_BAND_ELEMENTS", {"cpu": 2 * 2 * NUM_CLASSES * label_size[1]})
+        monkeypatch.setattr(bands, "_MIN_BAND_ROWS", 1)
         logits, labels = batch(label_size=label_size)
         loss = PixelLoss(
             class_weights=weights, label_smoothing=smoothing, align_corners=align_corners
@@ -262,6 +263,7 @@ def test_values_out_of_range_are_refused(options, message):
 def test_memory_does_not_grow_with_classes_times_pixels(monkeypatch):
     """With every option on, too, the largest tensor of a training step is a band."""
     monkeypatch.setattr(bands, "_BAND_ELEMENTS", {"cpu": 2**12})
+    monkeypatch.setattr(bands, "_MIN_BAND_ROWS", 1)
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):

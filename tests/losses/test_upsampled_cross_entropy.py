@@ -41,6 +41,7 @@ class TestAgainstInterpolation:
         band = {"cpu": rows * 2 * 3 * label_size[1]}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(bands, "_BAND_ELEMENTS", band)
+            patch.setattr(bands, "_MIN_BAND_ROWS", 1)
             result = value_and_gradient(
                 lambda x: segmentation_cross_entropy(x, labels, 255, align_corners), logits
             )
@@ -100,6 +101,7 @@ def test_a_label_that_is_no_class_is_an_error(label_size):
 def test_memory_does_not_grow_with_classes_times_pixels(monkeypatch):
     """The largest tensor of a training step is a band, not K x H x W numbers."""
     monkeypatch.setattr(bands, "_BAND_ELEMENTS", {"cpu": 2**12})
+    monkeypatch.setattr(bands, "_MIN_BAND_ROWS", 1)
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):

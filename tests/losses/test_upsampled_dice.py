@@ -101,6 +101,7 @@ def test_any_sizes_in_bands_of_any_number_of_rows(
     arguments = (*batch(size, label_size, classes, seed=seed), align_corners)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bands, "_BAND_ELEMENTS", {"cpu": rows * 2 * classes * label_size[1]})
+        patch.setattr(bands, "_MIN_BAND_ROWS", 1)
         result = value_and_gradient(upsampled_dice, *arguments)
     torch.testing.assert_close(result, value_and_gradient(plain_upsampled_dice, *arguments))
 
@@ -115,6 +116,7 @@ def test_sizes_count_the_valid_pixels_of_each_class():
 def test_memory_does_not_grow_with_classes_times_pixels(monkeypatch):
     """The largest tensor of a training step is a band, not K x H x W numbers."""
     monkeypatch.setattr(bands, "_BAND_ELEMENTS", {"cpu": 2**12})
+    monkeypatch.setattr(bands, "_MIN_BAND_ROWS", 1)
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
