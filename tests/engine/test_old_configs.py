@@ -4,10 +4,14 @@ import logging
 
 import pytest
 import yaml
+from train_net_runs import ROOT
 
 from d2_ctxseg.engine import setup_config
 from d2_ctxseg.utils.errors import UserError
 from detectron2.modeling import build_model
+
+# Written before MODEL.PIXEL_LOSS, MODEL.SEM_SEG_HEAD.IN_FEATURES and the newer classifiers' keys.
+EARLIER = ROOT / "tests" / "fixtures" / "config_of_earlier_version.yaml"
 
 
 @pytest.fixture
@@ -36,6 +40,30 @@ def test_the_default_of_before_is_no_choice(saved_earlier, meta_architecture, ca
     build_model(cfg)
     warned = "was saved by an earlier version" in caplog.text
     assert warned == (meta_architecture != "LinearSegmentor")
+
+
+def test_the_file_of_an_earlier_version_means_what_it_meant():
+    cfg = setup_config(str(EARLIER), [], for_inference=True)
+    model = build_model(cfg)
+    assert type(model).__name__ == "ContextAwareSegmentor"
+    assert type(model.classifier).__name__ == "ContextAwareClassifier"
+    assert model.pixel_mean.flatten().tolist() == pytest.approx(cfg.MODEL.PIXEL_MEAN)
+
+    changed = {"MODEL.CLASSIFIER.NAME", "MODEL.ENCODER.WEIGHTS"}  # the default; for_inference
+    saved = flat(yaml.safe_load(EARLIER.read_text()))
+    read = flat(yaml.safe_load(cfg.dump()))
+    assert {key for key in saved if key not in read or read[key] != saved[key]} <= changed
+
+
+def flat(values, prefix=""):
+    """Nested keys to one level: {"MODEL.DEVICE": "cpu", ...}."""
+    items = {}
+    for key, value in values.items():
+        nested = (
+            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+        items |= nested
+    return items
 
 
 def test_where_it_had_an_effect_it_still_has(saved_earlier):
