@@ -34,6 +34,9 @@ CLASSIFIERS = {
     "GaussianMixtureSegmentor": GaussianMixtureClassifier,
 }
 
+#: Without losses: a bank of features is filled, not trained.
+NOT_TRAINED = ("FeatureBankClassifier", "FeatureBankSegmentor")
+
 
 def batch(*sizes, num_classes=5):
     """One image of random pixels and labels for each (height, width)."""

@@ -305,7 +305,7 @@ class TestHeadContract:
         # Dropout is the classifier's now.
         torch.testing.assert_close(head.layers(features), head.layers(features))
         assert head.layers(features).shape == (2, 8, 16, 24)
-        with pytest.raises(UserError, match="predictor was taken by a classifier"):
+        with pytest.raises(UserError, match="a classifier has replaced its predictor"):
             head.logits(features)
 
     def test_forward_as_detectron2_expects_it(self):

@@ -76,6 +76,21 @@ class TestUsersHeads:
         model.sem_seg_head = other
         assert model.head.head is other
 
+    def test_a_head_without_any_of_its_feature_maps_is_explained(self, tiny_config, monkeypatch):
+        """Detectron2's heads fail with "max() arg is an empty sequence"."""
+
+        def fail(self, cfg, input_shape):
+            raise ValueError("max() arg is an empty sequence")
+
+        monkeypatch.setattr(PlainTestHead, "__init__", fail)
+        tiny_config.MODEL.SEM_SEG_HEAD.NAME = "PlainTestHead"
+        shapes = {"res5": ShapeSpec(channels=4, stride=32)}
+        with pytest.raises(UserError, match=r"IN_FEATURES is .*p2.*, but the backbone has res5"):
+            build_head(tiny_config, shapes)
+        tiny_config.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res5"]
+        with pytest.raises(ValueError, match="empty sequence"):
+            build_head(tiny_config, shapes)
+
     def test_an_unknown_loss_type_is_refused_where_it_is_read(self, tiny_config):
         tiny_config.MODEL.SEM_SEG_HEAD.LOSS_TYPE = "focal"
         build_model(tiny_config)  # SMPDecoderHead does not read it

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from segmentor_cases import NOT_TRAINED
 from torch import nn
 
 from d2_ctxseg.modeling.segmentors import PixelClassifierSegmentor
@@ -91,6 +92,7 @@ SEGMENTORS = [
     if isinstance(architecture, type)
     and issubclass(architecture, PixelClassifierSegmentor)
     and architecture.classifier_class is not None
+    and name not in NOT_TRAINED
 ]
 inputs = [
     {
