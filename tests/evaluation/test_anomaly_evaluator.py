@@ -7,6 +7,7 @@ import pytest
 import torch
 from data_folders import unique_name, write_image, write_yaml
 from test_anomaly import brute_force
+from two_processes import run_in_two_processes
 
 from d2_ctxseg.data import register_folder_dataset
 from d2_ctxseg.data.registration import register_builtin_datasets
@@ -100,6 +101,28 @@ class TestEvaluator:
         register_builtin_datasets(["camvid_sem_seg_val"])
         with pytest.raises(UserError, match="does not say which pixels are unknown"):
             AnomalyEvaluator("camvid_sem_seg_val", ["energy"])
+
+
+def one_of_two_workers(rank, yaml, name, maps):
+    """Each worker has one image; the first has the counts of both."""
+    register_folder_dataset(yaml)
+    evaluator = AnomalyEvaluator(name, ["energy"])
+    evaluator.reset()
+    evaluator.process([DatasetCatalog.get(name)[rank]], [{"anomaly_energy": maps[rank]}])
+    results = evaluator.evaluate()
+    assert (results is None) == (rank == 1)
+    if rank == 0:
+        alone = AnomalyEvaluator(name, ["energy"], distributed=False)
+        alone.reset()
+        for record, score in zip(DatasetCatalog.get(name), maps):
+            alone.process([record], [{"anomaly_energy": score}])
+        assert results == alone.evaluate()
+
+
+def test_two_workers_count_what_one_counts(dataset, tmp_path):
+    maps = torch.randint(0, 9, (2, *SIZE), generator=torch.Generator().manual_seed(0)).float()
+    (yaml,) = tmp_path.glob("*.yaml")
+    run_in_two_processes(one_of_two_workers, tmp_path, yaml, dataset[0], maps)
 
 
 @pytest.fixture
