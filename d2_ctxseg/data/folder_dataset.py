@@ -55,7 +55,7 @@ class SplitFiles(NamedTuple):
     Attributes:
         images: the folder of the images.
         labels: the folder of the labels. None: the images have none.
-        list: a text file with the names of the images that count, one a line: the path below
+        list: a text file with the names of the images to use, one per line: the path below
             ``images`` without the suffix. None: all of them.
     """
 
@@ -99,7 +99,7 @@ class FolderDataset:
             one.
         aliases: further names of splits in DatasetCatalog -> split.
         value_range: what the values of images with more than 8 bits range over, (low, high).
-        anomaly: of a dataset with pixels of no class that shall be told from the others.
+        anomaly: for a dataset with anomalous pixels, which belong to no class.
     """
 
     source: Path

@@ -73,7 +73,7 @@ def register_folder_dataset(yaml_path: str | Path) -> list[str]:
     nothing.
 
     Returns:
-        the names registered, one a split (``<name>_sem_seg_<split>``) and the aliases.
+        the registered names, one per split (``<name>_sem_seg_<split>``) and the aliases.
 
     Raises:
         DatasetError: the description is not valid, or one of the names is another dataset's.

@@ -20,7 +20,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _OF_LIBRARIES = {
     r"^Loss became infinite or NaN|^Must set MODEL\.": "{message}.",
     r"^Expected more than 1 value per channel when training": (
-        "A normalization has one value a channel to take statistics of: {message}. In training, "
+        "A normalization gets a single value per channel: {message}. In training, "
         "let more images go through the model at once: raise SOLVER.IMS_PER_BATCH, or lower the "
         "number of processes or SOLVER.ACCUMULATION_STEPS. In a prediction, the image is too small."
     ),

@@ -95,7 +95,7 @@ class ImageFile:
 
     Attributes:
         source: the official image.
-        target: where it shall be.
+        target: path of the link or copy.
         short_side: larger images are reduced (bilinear, as public preparations do) until their
             shorter side has this many pixels. None: as they are.
         copy: copy rather than link. Where links cannot be made, images are copied in any case.
