@@ -131,7 +131,8 @@ class AnomalyEvaluator(DatasetEvaluator):
         )
         metrics = {f"{m}-{name}": value for name, of in found.items() for m, value in of.items()}
         if self._output_dir:
-            content = {"dataset": self.dataset_name, "task": TASK, "weights": self._weights}
+            content: dict[str, object] = {"dataset": self.dataset_name, "task": TASK}
+            content |= {"weights": self._weights}
             content |= {"num_images": len(self._images), "metrics": metrics}
             content |= {"known_pixels": known, "unknown_pixels": unknown}
             write_json(self._output_dir / "results.json", content)
