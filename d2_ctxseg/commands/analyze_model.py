@@ -9,7 +9,7 @@ import textwrap
 from fvcore.nn import parameter_count_table
 from tabulate import tabulate
 
-from ..deployment import analysis
+from ..deployment import analysis, loading
 from .model_config import config_of
 
 PARTS = ("backbone", "head", "classifier", "auxiliary", "other")
@@ -47,7 +47,29 @@ def analyze(arguments: argparse.Namespace) -> dict:
         batch_size = arguments.batch_size
         memory = analysis.measure_memory(cfg, model, size[:2], batch_size=batch_size)
         result["memory"] = {**memory, "training_batch_size": batch_size}
+    if "loader" in arguments.tasks:
+        result["loader"] = measure_loader(cfg)
     return result
+
+
+def measure_loader(cfg) -> dict[str, object]:
+    """Times of loading and of training, and which is the bottleneck."""
+    image = loading.measure_loading(cfg)
+    step_seconds = analysis.measure_training_step(cfg)
+    setting = {
+        "batch_size": cfg.SOLVER.IMS_PER_BATCH,
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+        "cores": loading.number_of_cores(),
+        "device": cfg.MODEL.DEVICE,
+    }
+    return {
+        "image_seconds": image.seconds,
+        "slowest": image.slowest,
+        "images": image.images,
+        "step_seconds": step_seconds,
+        **setting,
+        **loading.compare_loading_with_training(image.seconds, step_seconds, **setting),
+    }
 
 
 def as_text(result: dict) -> str:
@@ -80,6 +102,8 @@ def as_text(result: dict) -> str:
             f"{memory['training_step']} in a training step of "
             f"{result['memory']['training_batch_size']}",
         ]
+    if "loader" in result:
+        lines += ["", loading.loading_as_text(result["loader"])]
     if "tree" in result:
         lines += ["", result["tree"]]
     return "\n".join(lines)

@@ -10,10 +10,11 @@ Tasks:
   speed       time of one prediction on MODEL.DEVICE
   memory      peak of one prediction and of one training step on MODEL.DEVICE
   structure   the modules with their parameters
+  loader      whether a training waits for its data or for the model, and DATALOADER.NUM_WORKERS
 
 Images have the size of the training crop, or --input-size. Weights are random and none are fetched;
-the dataset need not be on the disk. Sliding windows are switched off. With --json, standard output
-is one JSON object and nothing else.
+only the task loader needs the dataset on the disk. Sliding windows are switched off. With --json,
+standard output is one JSON object and nothing else.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from ...utils.arguments import integer_from
 from ...utils.errors import suggest
 from ..command_parser import CommandParser
 
-TASKS = ("parameters", "flops", "speed", "memory", "structure")
+TASKS = ("parameters", "flops", "speed", "memory", "structure", "loader")
 # These take seconds, and no memory to speak of, for a model of any size.
 QUICK_TASKS = ("parameters", "flops")
 
