@@ -7,6 +7,7 @@ import re
 import socket
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -60,7 +61,9 @@ def metadata_of(names, colors=None):
 
 
 def prediction(labels, names=("night", "day"), colors=(NIGHT, DAY), model="linear"):
-    return app_result.Prediction(model, np.asarray(labels), metadata_of(names, colors), 0.5)
+    labels = np.asarray(labels)
+    confidence = np.linspace(0, 1, labels.size, dtype=np.float32).reshape(labels.shape)
+    return app_result.Prediction(model, labels, metadata_of(names, colors), 0.5, confidence)
 
 
 HALVES = np.repeat([[0] * 30 + [1] * 10], 20, axis=0)
@@ -105,8 +108,9 @@ def test_each_panel_holds_what_the_browser_draws_and_reads():
     (photo,), (colors,), (numbers,) = map(page.pictures, ("photo", "colors", "numbers"))
     assert np.abs(np.asarray(photo).astype(int) - 90).max() <= 2
     np.testing.assert_array_equal(np.asarray(colors), app_result.color_layer(labels, many.metadata))
-    red, green, _ = np.moveaxis(np.asarray(numbers).astype(int), -1, 0)
+    red, green, blue = np.moveaxis(np.asarray(numbers).astype(int), -1, 0)
     np.testing.assert_array_equal(red + 256 * green, labels)
+    np.testing.assert_allclose(blue / 255, many.confidence, atol=0.5 / 255 + 1e-6)
     (stage,) = page.of_class("stage")
     assert json.loads(stage["data-tips"]) == {"2": "class 2 · 75.0 %", "300": "class 300 · 25.0 %"}
 
@@ -242,7 +246,8 @@ def test_a_failing_model_is_an_alert_and_its_traceback_goes_to_the_terminal(phot
     def fail(image):
         raise RuntimeError("out of memory at 0x1234")
 
-    failing = app_session.Session({"linear": fail}, {}, max_megapixels=20)
+    predictor = SimpleNamespace(with_confidence=fail)
+    failing = app_session.Session({"linear": predictor}, {}, max_megapixels=20)
     page = Page(failing.segment(photo, ["linear"]))
     assert page.of_class("problem") and "street.png (RuntimeError)" in page.text
     assert "0x1234" not in page.text and "0x1234" in caplog.text and "Traceback" in caplog.text

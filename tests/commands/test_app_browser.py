@@ -1,6 +1,7 @@
 """demo/app.py as people use it: its page in a headless Chromium, with two small trained models."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -182,9 +183,35 @@ def test_the_class_under_the_pointer_is_said_in_both_panels(page, folder):
     assert [tip.split(" · ")[0] for tip in tips(page)] == ["night", "night"]
     point_at(page, 0.9, 0.9, panel=1)
     assert [tip.split(" · ")[0] for tip in tips(page)] == ["day", "day"]
-    assert all(tip.endswith(" %") for tip in tips(page))
+    assert all(re.search(r" · [\d.]+ % · \d+ % sure$", tip) for tip in tips(page))
     page.mouse.move(1, 1)
     assert tips(page) == []
+
+
+def test_unsure_pixels_are_hatched_or_lose_their_class_without_the_server(page, folder):
+    upload(page, folder / "street.png")
+    wait_for_panels(page)
+    page.locator("#opacity input[type=range]").fill("1")
+    page.wait_for_timeout(500)
+    asked = len(page.addresses)
+
+    def choose(mode, threshold):
+        page.locator("#threshold input[type=range]").fill(str(threshold))
+        page.get_by_label(mode).check()
+        page.wait_for_timeout(300)
+        return colors_seen(page, folder)[1], page.locator(".unsure-share").first.inner_text()
+
+    plain, note = choose("Shown like the others", 1)
+    assert note == ""
+    hatched, note = choose("Hatched", 1)
+    assert (hatched < plain - 30).any() and "less than 100 % sure (confidence is not" in note
+    blank, _ = choose("Without a class", 1)
+    np.testing.assert_allclose(blank, blended(DAY, "right", 0), atol=25)
+    # Of two classes the likelier one has half at least.
+    sure, note = choose("Without a class", 0.49)
+    np.testing.assert_allclose(sure, plain, atol=2)
+    assert note.startswith("0.0 % of the pixels")
+    assert len(page.addresses) == asked
 
 
 def test_the_opacity_changes_at_once_and_without_the_server(page, folder):

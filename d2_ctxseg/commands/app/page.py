@@ -33,6 +33,10 @@ OPACITY = 0.6
 NO_MODEL = "none"
 SYSTEM_FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
 SET_OPACITY = "(value) => document.documentElement.style.setProperty('--class-opacity', value)"
+# What happens to pixels whose confidence is below the threshold; app.js knows the first letters.
+UNSURE_MODES = ["Shown like the others", "Hatched", "Without a class"]
+THRESHOLD = 0.7
+SHOW_UNSURE = "(mode, threshold) => window.showUnsure(mode, threshold)"
 HOUR = 3600
 
 logger = logging.getLogger("d2_ctxseg.app")
@@ -65,7 +69,7 @@ def build_page(session: Session) -> gr.Blocks:
         gr.Markdown(
             "# Semantic segmentation\n"
             "Predictions of models for an image. Point at the image to read the class of a pixel "
-            "and the share of the class."
+            "and the confidence of the model in it."
         )
         with gr.Row():
             with gr.Column(scale=1, min_width=260):
@@ -91,6 +95,12 @@ def build_page(session: Session) -> gr.Blocks:
                     elem_id="beside",
                 )
                 opacity = gr.Slider(0, 1, OPACITY, step=0.01, label="Opacity", elem_id="opacity")
+                unsure = gr.Radio(
+                    UNSURE_MODES, value=UNSURE_MODES[0], label="Unsure pixels", elem_id="unsure"
+                )
+                threshold = gr.Slider(
+                    0, 1, THRESHOLD, step=0.01, label="Unsure below", elem_id="threshold"
+                )
             with gr.Column(scale=4, min_width=320):
                 result = gr.HTML(session.segment(None, []), elem_id="result")
                 with gr.Accordion("Inside the classifier", open=False, elem_id="inside"):
@@ -112,6 +122,8 @@ def build_page(session: Session) -> gr.Blocks:
         )
         opacity.change(None, opacity, None, js=SET_OPACITY, api_visibility="private")
         page.load(None, opacity, None, js=SET_OPACITY, api_visibility="private")
+        for choice in (unsure, threshold):
+            choice.change(None, [unsure, threshold], None, js=SHOW_UNSURE, api_visibility="private")
     return page
 
 

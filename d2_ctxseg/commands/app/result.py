@@ -34,12 +34,16 @@ class Prediction:
         metadata: Detectron2 ``Metadata`` with ``stuff_classes`` and, if the classes have colours
             of their own, ``stuff_colors``.
         seconds: how long the prediction took.
+        confidence: of each pixel's class, float array (H, W) in [0, 1].
+        is_calibrated: whether a temperature was fitted for it.
     """
 
     model: str
     labels: np.ndarray
     metadata: object
     seconds: float
+    confidence: np.ndarray
+    is_calibrated: bool = False
 
 
 def draw_result(image_rgb: np.ndarray, predictions: list[Prediction], file_stem: str) -> str:
@@ -154,13 +158,20 @@ def color_layer(labels: np.ndarray, metadata) -> np.ndarray:
     return colors
 
 
-def number_layer(labels: np.ndarray) -> np.ndarray:
-    """uint8 RGB (H, W, 3): class number = red + 256 * green, as the page's script reads it."""
-    return np.stack([labels % 256, labels // 256, np.zeros_like(labels)], axis=-1).astype(np.uint8)
+def number_layer(labels: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """uint8 RGB (H, W, 3) for the page's script to read.
+
+    Class number = red + 256 * green, confidence in [0, 1] = blue / 255.
+    """
+    blue = np.rint(255 * confidence)
+    return np.stack([labels % 256, labels // 256, blue], axis=-1).astype(np.uint8)
 
 
 def shrink(pixels: np.ndarray, longest: int) -> np.ndarray:
-    """An image (H, W, 3) or label map (H, W) with sides of at most ``longest`` pixels."""
+    """An image (H, W, 3), or a map (H, W), with sides of at most ``longest`` pixels.
+
+    Values of a map are taken from the nearest pixel.
+    """
     height, width = pixels.shape[:2]
     factor = longest / max(height, width)
     if factor >= 1:
@@ -168,7 +179,8 @@ def shrink(pixels: np.ndarray, longest: int) -> np.ndarray:
     size = max(round(width * factor), 1), max(round(height * factor), 1)
     if pixels.ndim == 3:
         return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    nearest = cv2.resize(pixels.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST)
+    kind = np.float32 if pixels.dtype.kind == "f" else np.uint16
+    nearest = cv2.resize(pixels.astype(kind), size, interpolation=cv2.INTER_NEAREST)
     return nearest.astype(pixels.dtype)
 
 
@@ -176,7 +188,7 @@ def _panel(photo: str, prediction: Prediction, file_stem: str) -> str:
     labels, metadata = prediction.labels, prediction.metadata
     small = shrink(labels, LONGEST_SHOWN)
     colors = encode_png(color_layer(small, metadata), compression=9)
-    numbers = encode_png(number_layer(small))
+    numbers = encode_png(number_layer(small, shrink(prediction.confidence, LONGEST_SHOWN)))
     names = metadata.stuff_classes
     tips = {i: f"{names[i]} · {percent(share)}" for i, share in class_shares(labels).items()}
     # Names of trained models are paths below configs/.
@@ -187,12 +199,15 @@ def _panel(photo: str, prediction: Prediction, file_stem: str) -> str:
     <b>{escape(prediction.model)}</b>
     <span>{labels.shape[1]} x {labels.shape[0]} pixels in {prediction.seconds:.2f} s</span>
   </figcaption>
-  <div class="stage" data-tips="{escape(json.dumps(tips))}">
+  <div class="stage" data-tips="{escape(json.dumps(tips))}"
+       data-calibrated="{str(prediction.is_calibrated).lower()}">
     <img class="photo" alt="the image" src="{photo}">
     <img class="colors" alt="its classes" src="{_data_url(colors, "png")}">
     <img class="numbers" alt="" hidden src="{_data_url(numbers, "png")}">
+    <canvas class="unsure"></canvas>
     <span class="mark"></span><span class="tip"></span>
   </div>
+  <p class="unsure-share"></p>
   <a class="download" download="{file_name}"
      href="{_data_url(label_map_png(labels, metadata), "png")}">Label map: {file_name}</a>
 </figure>"""

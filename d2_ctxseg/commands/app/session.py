@@ -77,8 +77,11 @@ class Session:
     def _predict(self, name: str, image: np.ndarray) -> Prediction:
         predictor = self.models[name]
         start = time.perf_counter()
-        labels = predictor(image)
-        return Prediction(name, labels, predictor.metadata, time.perf_counter() - start)
+        labels, confidence = predictor.with_confidence(image)
+        seconds = time.perf_counter() - start
+        return Prediction(
+            name, labels, predictor.metadata, seconds, confidence, predictor.is_calibrated
+        )
 
 
 def _explain(error: Exception, path: str) -> str:
