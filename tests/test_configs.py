@@ -114,6 +114,7 @@ class TestEveryLeaf:
         for cfg in (ours, vanilla):
             cfg.defrost()
             cfg.OUTPUT_DIR = cfg.MODEL.META_ARCHITECTURE = ""
+            cfg.INPUT.SIZE_DIVISIBILITY_TEST = 1  # SSA-Seg tests on ADE20K in a way of its own
             cfg.MODEL.SEGVIT_HEAD.CLASS_EMBEDDINGS = ""
             if leaf_id(path) in OTHER_SCHEDULE:
                 cfg.SOLVER.MAX_ITER = cfg.SOLVER.WARMUP_ITERS = cfg.SOLVER.CHECKPOINT_PERIOD = 0

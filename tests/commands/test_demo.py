@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -322,7 +323,8 @@ def test_frames_have_one_size_and_a_fixed_legend(model_folder):
     opts = ["MODEL.WEIGHTS", str(model_folder / "model_final.pth")]
     predictor = demo.SemSegPredictor(setup_config(str(model_folder / "config.yaml"), opts))
     dark, bright = np.zeros((200, 400, 3), np.uint8), np.full((200, 400, 3), 220, np.uint8)
-    first, second = demo.draw_frames([dark, bright], predictor)
+    args = SimpleNamespace(unsure_below=None, blank_below=None)
+    first, second = demo.draw_frames(args, [dark, bright], predictor)
     assert first.shape == second.shape and first.shape[1] > 800  # enlarged, with a legend
     names = slice(800, 860)  # in the same places, whatever their shares
     np.testing.assert_array_equal(first[:, names], second[:, names])

@@ -173,8 +173,8 @@ class TestEveryScript:
         MINIATURES[name](tmp_path)
         assert prepare(name, tmp_path) == 0
         monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-        (hint,) = (line for line in capsys.readouterr().out.splitlines() if "check_data" in line)
-        for registered in hint.split("check_dataset.py ")[1].split():
+        (hint,) = (line for line in capsys.readouterr().out.splitlines() if "check-dataset" in line)
+        for registered in hint.split("check-dataset ")[1].split():
             report = check_dataset(registered, num_workers=1)
             assert report.num_pairs > 0 and report.problems == []
 
@@ -397,14 +397,14 @@ def test_ctrl_c_ends_before_all_is_done_and_the_next_start_goes_on(tmp_path):
         line = run.stderr.readline()
         assert line, f"it ended without a word: {error}"
         error += line
-    for writer in writers:
+    for pipe, writer in zip(pipes, writers):
+        pipe.unlink()  # nobody waits for it again
         os.close(writer)
     error += run.communicate(timeout=60)[1]
     assert run.returncode == 130 and "Traceback" not in error
     done = contents(made)
     assert [path.name for path in done] == ["0.png", "1.png", "2.png"]
     for pipe in pipes:
-        pipe.unlink()
         write_image(pipe, values)
     assert prepare("ade20k", tmp_path) == 0
     assert len(contents(made)) == 9 and done.items() <= contents(made).items()
