@@ -15,7 +15,7 @@ from .descriptions import metadata_of, register_datasets_of
 from .errors import DatasetError
 from .folder_dataset import FolderDataset, read_folder_dataset
 from .labels import LabelFormat, check_label_values, check_same_size, read_label
-from .mapper import SemanticSegmentorMapper, build_augmentations
+from .mapper import SemanticSegmentorMapper, build_augmentations, label_formats
 from .palette import generate_palette
 from .registration import (
     dataset_names,
@@ -26,6 +26,7 @@ from .registration import (
     register_folder_datasets,
     unshared_names,
 )
+from .resize import ResizeForTest
 
 __all__ = [
     "BrightnessShift",
@@ -39,6 +40,7 @@ __all__ = [
     "RandomFlip",
     "ResizeAndCrop",
     "ResizeRatioRange",
+    "ResizeForTest",
     "SemanticSegmentorMapper",
     "build_augmentations",
     "check_dataset",
@@ -50,6 +52,7 @@ __all__ = [
     "generate_context_shapes",
     "generate_missing",
     "generate_palette",
+    "label_formats",
     "metadata_of",
     "read_folder_dataset",
     "read_label",

@@ -66,6 +66,20 @@ def register_datasets_of(cfg: CfgNode, *, for_inference: bool = False) -> None:
     ]
 
 
+def register_what_there_is(cfg: CfgNode) -> None:
+    """As :func:`register_datasets_of` for a config that was not read by ``setup_config``.
+
+    The config stays as it is. What cannot be registered is left to whoever needs it; names that
+    are taken stay.
+    """
+    try:
+        for dataset in folder_datasets(cfg.DATASETS.FOLDERS, cfg.DATASETS.DESCRIPTIONS):
+            register_dataset(dataset)
+    except DatasetError as error:
+        logger.debug("Not registered: %s", error)
+    register_builtin_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+
+
 def folder_datasets(
     folders: Iterable[str], descriptions: Sequence[dict] = ()
 ) -> Iterator[FolderDataset]:

@@ -23,7 +23,7 @@ from .crop import ResizeAndCrop
 from .errors import DatasetError
 from .images import check_channels, read_image
 from .labels import LabelFormat, check_label_values, check_same_size, read_label
-from .registration import dataset_names, has_labels, register_builtin_datasets
+from .registration import NEEDS_MAPPER, dataset_names, has_labels, register_builtin_datasets
 from .resize import ResizeForTest, ResizeShortestEdge
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class SemanticSegmentorMapper:
             "augmentations": build_augmentations(cfg, is_train),
             "image_format": cfg.INPUT.FORMAT,
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
-            "label_formats": _label_formats(cfg.DATASETS.TRAIN) if is_train else {},
+            "label_formats": label_formats(cfg.DATASETS.TRAIN) if is_train else {},
             "num_channels": len(cfg.MODEL.PIXEL_MEAN),
             "keep_original": not is_train and cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.FROM_ORIGINAL,
         }
@@ -106,6 +106,7 @@ class SemanticSegmentorMapper:
                 index nor ignored.
         """
         record = dict(record)
+        record.pop(NEEDS_MAPPER, None)  # this is the mapper
         image = self._read_image(record)
         record["height"], record["width"] = image.shape[:2]
         if self.keep_original:
@@ -209,7 +210,12 @@ def build_resize(cfg) -> T.Augmentation:
     return ResizeRatioRange(sizes, max_size, ratios, sampling, aspects, antialias)
 
 
-def _label_formats(names: Sequence[str]) -> dict[str, LabelFormat]:
+def label_formats(names: Sequence[str]) -> dict[str, LabelFormat]:
+    """What the label files of some datasets hold, by dataset: an argument of the mapper.
+
+    Raises:
+        DatasetError: a dataset is not registered, or has no labels.
+    """
     register_builtin_datasets(names)
     unknown = [name for name in names if name not in DatasetCatalog]
     if unknown:

@@ -13,9 +13,13 @@ from ..utils.errors import counted, suggest
 from .context_shapes import generate_context_shapes
 from .errors import DatasetError
 from .folder_dataset import FolderDataset, read_folder_dataset
+from .images import open_image
 from .pairing import SKIPPED_FILE, check_complete, list_images, pair_split
 
 BUILTIN_FOLDER = Path(__file__).resolve().parent / "datasets"
+
+#: The entry of a record whose label Detectron2's DatasetMapper would misread, and says why.
+NEEDS_MAPPER = "needs_mapper"
 
 logger = logging.getLogger(__name__)
 
@@ -239,6 +243,26 @@ def _load_split(name: str, dataset: FolderDataset, split: str) -> list[dict]:
     vars(MetadataCatalog.get(name)).update({key: str(root) for key, root in roots.items()})
     logger.info("Dataset '%s': %s in %s", name, counted(len(files), "image"), roots["image_root"])
     common = {"dataset_name": name}
+    if dataset.has_labels(split):
+        reason = _why_misread(dataset, next((f["sem_seg_file_name"] for f in files.values()), None))
+        common |= {NEEDS_MAPPER: reason} if reason else {}
     if dataset.value_range is not None:
         common["value_range"] = dataset.value_range
     return [{**record, "image_id": key, **common} for key, record in files.items()]
+
+
+def _why_misread(dataset: FolderDataset, label: str | None) -> str:
+    """What Detectron2's DatasetMapper would get wrong of the labels; "" if it reads them right.
+
+    It reads a label as a grey image and takes its brightness for the class index.
+    """
+    if dataset.id_map is not None:
+        return "their values are mapped by 'id_map'"
+    if dataset.ignore_label != 255:
+        return f"their ignore label is {dataset.ignore_label}"
+    try:
+        mode = open_image(label, lambda image: image.mode, "label")
+    except DatasetError:  # reading it says what is wrong
+        return ""
+    kinds = {"P": "they are palette images, whose colours it turns into brightnesses"}
+    return "" if mode == "L" else kinds.get(mode, f"they are images of mode {mode}")

@@ -23,6 +23,8 @@ from ..classifiers import (
     PrototypeClassifier,
     SemanticSpatialClassifier,
 )
+from ..data.descriptions import register_what_there_is
+from ..data.registration import NEEDS_MAPPER
 from ..utils.errors import UserError, suggest
 from .build_classifier import build_classifier, choose_classifier
 from .build_pixel_loss import build_pixel_loss, set_pixel_loss
@@ -92,6 +94,8 @@ class PixelClassifierSegmentor(nn.Module):
 
     @classmethod
     def from_config(cls, cfg):
+        # Detectron2's DefaultPredictor and DefaultTrainer build the model first.
+        register_what_there_is(cfg)
         backbone = build_backbone(cfg)
         shape = backbone.output_shape()
         head = build_head(cfg, shape)
@@ -139,6 +143,7 @@ class PixelClassifierSegmentor(nn.Module):
             (K, height, width).
         """
         if self.training:
+            _refuse_misread_labels(batched_inputs)
             images = self.normalized_images(batched_inputs)
             labels = self.padded_labels(batched_inputs, images.tensor.shape[-2:])
             return self.losses(images.tensor, labels, sizes_if_padded(images))
@@ -412,3 +417,16 @@ def _build_auxiliary_head(cfg, input_shape) -> AuxiliaryFCNHead | None:
         ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         align_corners=cfg.MODEL.CLASSIFIER.ALIGN_CORNERS,
     )
+
+
+def _refuse_misread_labels(batched_inputs: list[dict]) -> None:
+    """Refuse inputs of Detectron2's DatasetMapper whose labels it has misread."""
+    for inputs in batched_inputs:
+        if NEEDS_MAPPER in inputs:
+            raise UserError(
+                f"The labels of '{inputs.get('dataset_name')}' were read by Detectron2's "
+                f"DatasetMapper, which misreads them: {inputs[NEEDS_MAPPER]}. Train with "
+                "d2_ctxseg.engine.Trainer, or give the loader this project's mapper: "
+                "build_detection_train_loader(cfg, mapper=SemanticSegmentorMapper(cfg, True)) of "
+                "d2_ctxseg.data."
+            )
