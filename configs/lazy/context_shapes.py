@@ -1,6 +1,6 @@
-"""ContextShapes in Detectron2's LazyConfig, for its tools/lazyconfig_train_net.py.
+"""ContextShapes in Detectron2's LazyConfig, for its lazyconfig_train_net.py.
 
-    python tools/lazyconfig_train_net.py --config-file configs/lazy/context_shapes.py
+    python DETECTRON2/tools/lazyconfig_train_net.py --config-file configs/lazy/context_shapes.py
 
 It needs Detectron2. The same model in YAML is configs/quickstart.yaml.
 """

@@ -74,7 +74,7 @@ class TestDefaultPredictor:
 
     @with_embedded
     def test_the_embedded_runtime_names_load_segmentor(self):
-        with pytest.raises(ImportError, match=r"Use d2_ctxseg\.load_segmentor, or install"):
+        with pytest.raises(ImportError, match=r"Use d2_ctxseg\.model_zoo\.load_segmentor"):
             from detectron2.engine import DefaultPredictor  # noqa: F401
 
 
