@@ -46,8 +46,8 @@ REFERENCES = {
 
 
 def contenders() -> dict[str, type[nn.Module]]:
-    """The plain convolution first, the classifiers, the class-by-class ways."""
-    own = {cls.__name__: cls for _, cls in CLASSIFIER_REGISTRY}
+    """The plain convolution first, the classifiers that are trained, the class-by-class ways."""
+    own = {cls.__name__: cls for _, cls in CLASSIFIER_REGISTRY if cls.is_trained}
     return {"Convolution": Convolution, **own, **REFERENCES}
 
 
