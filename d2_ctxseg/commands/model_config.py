@@ -11,10 +11,8 @@ from .. import model_zoo
 from ..engine.config_files import find_config_file
 from ..engine.read_config import stated_imports
 from ..engine.setup import setup_config
+from ..model_zoo.load import WEIGHTS
 from ..utils.errors import MissingFileError, UsageError
-
-# Of a run, in the order in which they are looked for.
-RUN_WEIGHTS = ("model_final.pth", "model_best.pth")
 
 
 def config_of(arguments: argparse.Namespace, *extra: object, for_inference: bool = True) -> CfgNode:
@@ -94,11 +92,11 @@ def run_config_file(folder: str | os.PathLike) -> Path:
 
 
 def run_weights(folder: str | os.PathLike) -> Path:
-    """The first of ``RUN_WEIGHTS`` in a training's folder; MissingFileError if there is none."""
-    for name in RUN_WEIGHTS:
+    """The first of ``WEIGHTS`` in a training's folder; MissingFileError if there is none."""
+    for name in WEIGHTS:
         if (Path(folder) / name).is_file():
             return Path(folder) / name
     raise MissingFileError(
-        f"--run {folder}: there is no {' or '.join(RUN_WEIGHTS)}; name the output folder of a "
+        f"--run {folder}: there is no {' or '.join(WEIGHTS)}; name the output folder of a "
         "training that ended"
     )

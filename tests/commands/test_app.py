@@ -269,7 +269,7 @@ def test_folders_that_are_no_runs_are_errors(runs, tmp_path):
     with pytest.raises(MissingFileError, match="no config.yaml"):
         app_session.load_runs([tmp_path], [])
     (tmp_path / "config.yaml").write_text((runs[0] / "config.yaml").read_text())
-    with pytest.raises(MissingFileError, match=r"no model_final.pth or model_best.pth"):
+    with pytest.raises(MissingFileError, match=r"no model_final.pth or model_best.pth or"):
         app_session.load_runs([tmp_path], [])
     with pytest.raises(UserError, match="two folders are called linear"):
         app_session.load_runs([runs[0], runs[0]], [])
