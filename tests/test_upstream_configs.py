@@ -64,7 +64,7 @@ def test_deeplab_trains_on_hard_pixels_as_its_own_loss_does(head, caplog):
     overrides += ["MODEL.SEM_SEG_HEAD.LOSS_TYPE", "cross_entropy"]
     model = build_model(setup_config(path, overrides))
     assert model.classifier.pixel_loss.hard_pixel_share == 1.0
-    with pytest.raises(UserError, match="LOSS_TYPE is 'focal', expected one of cross_entropy"):
+    with pytest.raises(UserError, match="LOSS_TYPE is 'focal', expected one of 'cross_entropy'"):
         build_model(setup_config(path, [*overrides[:-1], "focal"]))
 
 
