@@ -28,13 +28,15 @@ _NAMES = (
 def refuse_other_run(cfg: CfgNode) -> None:
     """Refuse to resume a run with another model or optimizer.
 
-    Without a config.yaml in OUTPUT_DIR nothing is checked.
+    Without a config.yaml and a checkpoint in OUTPUT_DIR nothing is checked: there is no run to
+    continue, and a config.yaml alone may have been cut off by a full disk.
 
     Raises:
         UserError: the message has each key that differs, with both values.
     """
-    path = Path(cfg.OUTPUT_DIR) / "config.yaml"
-    if not path.exists():
+    folder = Path(cfg.OUTPUT_DIR)
+    path = folder / "config.yaml"
+    if not path.exists() or not any(folder.glob("model_*.pth")):
         return
     saved = read_yaml(path)
     differences = []

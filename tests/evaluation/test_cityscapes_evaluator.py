@@ -234,6 +234,7 @@ class TestWhichDataSets:
 
 
 def one_worker(rank, folder, shares):
+    register_builtin_datasets([NAME])
     records = DatasetCatalog.get(NAME)
     evaluator = CityscapesScriptsEvaluator(NAME)
     evaluator.reset()
