@@ -106,7 +106,7 @@ def class_names(dataset_name: str) -> list[str]:
     if dataset_name not in known:
         raise UserError(
             f"No dataset is registered as '{dataset_name}'.{suggest(dataset_name, known)} Your "
-            "own is described in a YAML file (datasets/README.md): name that with --folder."
+            "own is described in a YAML file (docs/DATASETS.md): name that with --folder."
         )
     metadata = MetadataCatalog.get(dataset_name)
     LabelFormat.from_metadata(metadata)  # raises if there are no classes

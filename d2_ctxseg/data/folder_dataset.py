@@ -1,6 +1,6 @@
 """What a folder dataset is, and how its YAML description is read and checked.
 
-``datasets/README.md`` explains every key of the YAML format.
+``docs/DATASETS.md`` explains every key of the YAML format.
 """
 
 import math

@@ -54,7 +54,7 @@ class AnomalyEvaluator(DatasetEvaluator):
         if ids is None:
             raise UserError(
                 f"TEST.ANOMALY.SCORES: '{dataset_name}' does not say which pixels are unknown. Add "
-                "'anomaly' to its YAML (datasets/README.md), evaluate on a dataset that has it, "
+                "'anomaly' to its YAML (docs/DATASETS.md), evaluate on a dataset that has it, "
                 "such as camvid_withheld_sem_seg_val, or set TEST.ANOMALY.SCORES to []."
             )
         self.dataset_name, self.scores = dataset_name, list(scores)

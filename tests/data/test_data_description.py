@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from d2_ctxseg.data import DatasetError, generate_palette, read_folder_dataset
 
-README = Path(__file__).parents[2] / "datasets" / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "DATASETS.md"
 
 
 def test_a_minimal_description_gets_the_documented_defaults(tmp_path):
@@ -231,12 +231,12 @@ def test_generated_colours_differ_and_do_not_depend_on_their_number(number):
     assert all(0 <= value <= 255 for color in palette for value in color)
 
 
-def test_the_example_in_the_readme_is_a_valid_description(tmp_path):
-    text = README.read_text(encoding="utf-8")
+def test_the_examples_of_the_page_are_valid_descriptions(tmp_path):
+    text = PAGE.read_text(encoding="utf-8")
     examples = [part.split("```")[0] for part in text.split("```yaml\n")[1:]]
-    assert examples
-    for example in examples:
-        assert "classes" in yaml.safe_load(example)
+    descriptions = [text for text in examples if "classes" in yaml.safe_load(text)]
+    assert len(descriptions) == 3
+    for example in descriptions:
         path = tmp_path / "example.yaml"
         path.write_text(example)
         read_folder_dataset(path)

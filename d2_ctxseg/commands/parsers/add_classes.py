@@ -25,7 +25,7 @@ def get_parser() -> CommandParser:
     for option, metavar, required, text in (
         ("--images", "NAME", True, "registered name of the labelled images"),
         ("--output", "DIR", True, "folder to write to"),
-        ("--folder", "YAML", False, "describes the dataset of --images (datasets/README.md)"),
+        ("--folder", "YAML", False, "describes the dataset of --images (docs/DATASETS.md)"),
         ("--evaluate", "NAME", False, "dataset on which both models are evaluated"),
     ):
         parser.add_argument(option, required=required, metavar=metavar, help=text)
