@@ -1,4 +1,4 @@
-"""Checkpoints: reading, writing, and the names that the authors of the papers gave."""
+"""Reading, writing and conversion of checkpoints."""
 
 from .checkpointer import (
     Checkpointer,

@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, read safely, checked when they are loaded."""
+"""Write checkpoints atomically, read them safely, and check them against the model."""
 
 import glob
 import logging
@@ -33,10 +33,10 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, with the same files, made safe against interruptions.
+    """Detectron2's checkpointer, with the same files, but safe against interruptions.
 
-    Checkpoints are written atomically. Resuming skips truncated or damaged files in favour of the
-    latest complete one. Only tensors and plain containers are unpickled.
+    Checkpoints are written atomically. Resuming skips damaged files and takes the latest complete
+    checkpoint. Only tensors and plain containers are unpickled.
     """
 
     def save(self, name: str, **kwargs) -> None:
@@ -46,7 +46,7 @@ class Checkpointer(DetectionCheckpointer):
             name: name of the file ``{save_dir}/{name}.pth``.
 
         Raises:
-            WriteError: the disk is full or read-only, or ``save_dir`` does not exist any more.
+            WriteError: the disk is full or read-only, or ``save_dir`` no longer exists.
         """
         self.write(name, **kwargs)
         if self.save_dir and self.save_to_disk:
@@ -78,12 +78,12 @@ class Checkpointer(DetectionCheckpointer):
     def get_checkpoint_file(self) -> str:
         """The path of the checkpoint to resume from, or "" if there is none.
 
-        ``last_checkpoint`` names it. If that file is missing or damaged, it is the complete
-        checkpoint of the latest iteration.
+        The file ``last_checkpoint`` names it. If that file, or the checkpoint it names, is missing
+        or damaged, resuming starts from the complete checkpoint of the latest iteration.
 
         Raises:
-            UserError: there are checkpoints, but none is complete; ``last_checkpoint`` is a
-                folder, or names a file in another folder or without the trainer's state.
+            UserError: none of the checkpoints is complete, ``last_checkpoint`` is a folder, or it
+                names a file in another folder or without the trainer's state.
         """
         last = _named_last(self.save_dir)
         if last:
@@ -99,33 +99,39 @@ class Checkpointer(DetectionCheckpointer):
         if last or others:
             raise UserError(
                 f"No complete checkpoint to resume from: those in '{self.save_dir}' are damaged or "
-                "contain weights alone. Start a new training without --resume in another folder."
+                "contain only weights. Start a new training without --resume in another folder."
             )
         return ""
 
     def _missing(self, path: str) -> set[str]:
-        """The entries that a checkpoint lacks and that resuming needs."""
+        """The entries that resuming needs and the checkpoint lacks."""
         return {"trainer"} & self.checkpointables.keys() - peek_checkpoint(path).keys()
 
     def _complete(self, path: str) -> str:
         if self._missing(path):
             raise UserError(
                 f"'{path}' contains weights, but not the state of a training (optimizer, schedule, "
-                "iteration), so that --resume cannot continue it. Start a new training with "
+                "iteration), so --resume cannot continue it. Start a new training with "
                 f"MODEL.WEIGHTS {path} in another OUTPUT_DIR, or delete "
                 f"'{os.path.join(self.save_dir, LAST_FILE)}' to resume from another checkpoint."
             )
         return path
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
-        """As in DetectionCheckpointer, but raises MissingFileError for a missing file."""
+        """Load as DetectionCheckpointer does.
+
+        Raises:
+            MissingFileError: the file does not exist.
+            UserError: it is damaged, holds NaN or other objects than weights, or fits nothing of
+                the model.
+        """
         if path:
             _local_file(path)
         return super().load(path, checkpointables)
 
     def _load_file(self, path: str) -> dict:
         if path.endswith(".pkl") and not is_embedded():
-            # A file of Detectron2's zoo, whose keys Detectron2 renames.
+            # A file of Detectron2's model zoo; Detectron2 renames its keys.
             return read_pickled_arrays(path)
         state = read_checkpoint(path)
         if "model" not in state:
@@ -135,7 +141,7 @@ class Checkpointer(DetectionCheckpointer):
         return state
 
     def _load_model(self, checkpoint: dict):
-        """Load the weights that fit, as for fine-tuning; the log lists the others."""
+        """Load the weights that fit the model, as for fine-tuning; the log lists the others."""
         incompatible = super()._load_model(checkpoint)
         unfilled = {*incompatible.missing_keys, *(key for key, *_ in incompatible.incorrect_shapes)}
         refuse_what_does_not_fit(self.model.state_dict(), unfilled, incompatible.unexpected_keys)
@@ -146,18 +152,18 @@ def read_checkpoint(path: str) -> dict:
     """The content of a .pth or .safetensors file, on the CPU. No code in it is executed.
 
     Args:
-        path: a local path or a URL that Detectron2's PathManager knows.
+        path: a local path or a URL that Detectron2's PathManager supports.
 
     Raises:
         MissingFileError: the file does not exist.
-        UserError: it cannot be fetched, is damaged, or contains other objects than tensors and
+        UserError: it cannot be downloaded, is damaged, or contains other objects than tensors and
             plain containers.
     """
     local_path = _local_file(path)
     if local_path.endswith(".pkl"):
         raise UserError(
-            f"'{path}' cannot be read here: .pkl files are those of Detectron2's model zoo. "
-            "train_net.py can start from them if Detectron2 is installed "
+            f"'{path}' cannot be read here: a .pkl file is a checkpoint of Detectron2's model zoo. "
+            "train_net.py can start from one if Detectron2 is installed "
             "(docs/GETTING_STARTED.md). Give a .pth or .safetensors file."
         )
     try:
@@ -176,7 +182,10 @@ def read_checkpoint(path: str) -> dict:
 
 
 def peek_checkpoint(path: str) -> dict:
-    """As :func:`read_checkpoint` for a .pth file, but tensors are read only when they are used.
+    """The content of a .pth file; its tensors are read from the disk when they are used.
+
+    Args:
+        path: a local path.
 
     Raises:
         UserError: the file is damaged or is not a checkpoint.
@@ -191,30 +200,36 @@ def peek_checkpoint(path: str) -> dict:
 
 
 def _local_file(path: str) -> str:
-    """The local path of a checkpoint, which is fetched if needed."""
+    """The local path of a checkpoint; a URL is downloaded if needed."""
     try:
         local_path = PathManager.get_local_path(path)
     except Exception as error:  # the handlers of different URL schemes raise different classes
-        raise UserError(f"The weights '{path}' could not be fetched: {error}") from error
+        raise UserError(f"The weights '{path}' could not be downloaded: {error}") from error
     if os.path.isdir(local_path):
         raise UserError(f"'{path}' is a folder, expected a checkpoint: name a file in it.")
     if not os.path.isfile(local_path):
-        raise MissingFileError(f"No weights at '{path}': no file '{os.path.abspath(local_path)}'.")
+        raise MissingFileError(
+            f"No weights at '{path}': '{os.path.abspath(local_path)}' does not exist."
+        )
     return local_path
 
 
 def _reason(error: Exception) -> str:
-    """The reason why torch.load failed, without its advice to load the file unsafely."""
+    """The reason why torch.load failed, without torch's advice to load the file unsafely."""
     if isinstance(error, pickle.UnpicklingError):
         classes = sorted(set(re.findall(r"GLOBAL ([\w.]+)", str(error))))
         if classes:
             return f"it holds objects of {', '.join(classes)}, which could run code."
-        return "it is no such file."
+        return "it has another format."
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def read_state_dict(path: str) -> dict[str, Tensor]:
-    """The model's weights in a checkpoint: the entry "model" or "state_dict", or all of it."""
+    """The weights in a checkpoint: its entry "model" or "state_dict", or the whole content.
+
+    Raises:
+        MissingFileError, UserError: see :func:`read_checkpoint`.
+    """
     state = read_checkpoint(path)
     for key in ("model", "state_dict"):
         if isinstance(state.get(key), dict):
@@ -225,10 +240,12 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
 def load_weights(model: nn.Module, path: str) -> None:
     """Load the whole model from a checkpoint, for evaluation and inference.
 
-    If the checkpoint was stripped of modules that only training needs, the model is stripped, too.
+    If the checkpoint was stripped of the modules that only training needs, the model is stripped
+    as well.
 
     Raises:
-        UserError: a key is missing, unexpected or has another shape; the message lists them.
+        UserError: ``path`` is "", weights are missing, unexpected or of another shape (the message
+            lists them), or they hold NaN or infinity.
         MissingFileError: the file does not exist.
     """
     if not path:
@@ -253,7 +270,8 @@ def load_weights(model: nn.Module, path: str) -> None:
 def strip_training_only(model: nn.Module) -> list[str]:
     """Remove the modules that only training needs: auxiliary heads, a classifier's oracle.
 
-    Predictions do not change. The model can no longer be trained or loaded from a full checkpoint.
+    Predictions do not change. The model can no longer be trained, nor loaded from a complete
+    checkpoint.
 
     Returns:
         The names of the removed submodules.
@@ -265,7 +283,7 @@ def strip_training_only(model: nn.Module) -> list[str]:
 
 
 def training_only_modules(model: nn.Module) -> list[str]:
-    """Names of the submodules that modules of ``model`` list as ``training_only``."""
+    """Names of the submodules that the modules of ``model`` list as ``training_only``."""
     return [
         f"{prefix}.{name}" if prefix else name
         for prefix, module in model.named_modules()
@@ -280,7 +298,7 @@ def _remove(model: nn.Module, name: str) -> None:
 
 
 def _numbered(folder: str) -> list[str]:
-    """The checkpoints of a training: ``model_0001999.pth``, ``model_best.pth`` ..."""
+    """The paths of a training's checkpoints: ``model_0001999.pth``, ``model_best.pth``, ..."""
     paths = sorted(glob.glob(os.path.join(glob.escape(folder), "model_*.pth")))
     return [path for path in paths if not path.endswith("_ema.pth")]
 
@@ -290,7 +308,7 @@ def _named_last(folder: str) -> str:
     path = os.path.join(folder, LAST_FILE)
     if os.path.isdir(path):
         raise UserError(
-            f"'{path}' is a folder, expected a file with a checkpoint's name. Delete it."
+            f"'{path}' is a folder, expected a file with the name of a checkpoint. Delete it."
         )
     try:
         with open(path, encoding="utf-8") as file:
@@ -306,13 +324,13 @@ def _named_last(folder: str) -> str:
     if os.path.basename(name) != name:
         raise UserError(
             f"'{path}' names '{name}', which is not in that folder. Write the name of a checkpoint "
-            "of that folder into it, or delete it to resume from the latest."
+            "in that folder to it, or delete it to resume from the latest checkpoint."
         )
     return os.path.join(folder, name)
 
 
 def _problem_of(path: str) -> str | None:
-    """The reason why a file cannot be resumed from, or None; reads the whole file."""
+    """The reason why a run cannot resume from a file, or None. The whole file is read."""
     if not os.path.isfile(path):
         return "is missing"
     try:
@@ -321,14 +339,14 @@ def _problem_of(path: str) -> str | None:
         if damaged is None:
             peek_checkpoint(path)
     except UserError as error:
-        return f"is no checkpoint: {error}"
+        return f"is not a checkpoint: {error}"
     except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error) as error:
-        return f"is not whole: {error}"
+        return f"is incomplete: {error}"
     return None if damaged is None else f"is damaged in '{damaged}'"
 
 
 def _iteration_of(path: str) -> tuple[int, float]:
-    """The iteration of a checkpoint, -1 for a damaged one, and the time of its last change."""
+    """A checkpoint's iteration (-1 if it is damaged) and the time of its last modification."""
     try:
         iteration = peek_checkpoint(path).get("iteration", -1)
     except UserError:

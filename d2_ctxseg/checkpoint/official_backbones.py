@@ -1,8 +1,9 @@
-"""Names of backbones in the authors' code, and what they are called in timm's and smp's encoders.
+"""Rules that rename the weights of published backbones to those of timm's and smp's encoders.
 
-The codes are mmsegmentation 0.x and 1.x (https://github.com/open-mmlab/mmsegmentation), the Swin
-repositories (https://github.com/microsoft/Swin-Transformer), SegFormer
-(https://github.com/NVlabs/SegFormer) and HRNet (https://github.com/HRNet).
+The weights come from these repositories: mmsegmentation 0.x and 1.x
+(https://github.com/open-mmlab/mmsegmentation), the Swin repositories
+(https://github.com/microsoft/Swin-Transformer), SegFormer (https://github.com/NVlabs/SegFormer) and
+HRNet (https://github.com/HRNet).
 """
 
 import re
@@ -14,20 +15,20 @@ from torch import Tensor
 
 from ..utils.errors import UserError
 
-# A pattern for the beginning of a key, up to a dot or the end, and what to put in its place: a
-# template as of re.Match.expand, or a function of the match.
+# Pattern -> replacement. A pattern matches the beginning of a key, up to a dot or the end. The
+# replacement is a template for re.Match.expand, or a function of the match.
 Rules = Mapping[str, str | Callable[[re.Match], str]]
-# Makes, of a new name and its tensor, the tensors that the module here has, by their names.
+# Converts a tensor under its new name to this project's layout: name -> tensor.
 Rearrange = Callable[[str, Tensor], dict[str, Tensor]]
 
 
 def keep(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """The tensor as it is."""
+    """Return the tensor unchanged, as the default of :data:`Rearrange`."""
     return {name: tensor}
 
 
 def rename(key: str, rules: Rules) -> str | None:
-    """The key with its beginning renamed by the first rule that matches; None if none does."""
+    """Rename the beginning of a key with the first matching rule; None if no rule matches."""
     for pattern, replacement in rules.items():
         match = re.match(rf"(?:{pattern})(?=\.|$)", key)
         if match:
@@ -37,10 +38,15 @@ def rename(key: str, rules: Rules) -> str | None:
 
 
 class BackboneNames(NamedTuple):
-    """How one code names a backbone.
+    """The names that one repository gives to the weights of a backbone.
 
-    ``marker`` is a pattern for a key that no other code has; ``rules`` give the names in timm's or
-    smp's encoder; ``output_norms`` those of EncoderBackbone's norms of its feature maps.
+    Attributes:
+        code: the repository and the backbone, for messages.
+        marker: a pattern of a key by which the repository is recognised; see ``BACKBONES``.
+        rules: the repository's names -> the names in timm's or smp's encoder.
+        output_norms: the repository's names -> the names of EncoderBackbone's ``output_norms``,
+            the norms of its feature maps.
+        rearrange: converts each tensor of the encoder to its layout in this project.
     """
 
     code: str
@@ -51,15 +57,15 @@ class BackboneNames(NamedTuple):
 
 
 def _one_more(template: str) -> Callable[[re.Match], str]:
-    """A replacement with the first group, a number, plus 1 in place of ``{}``."""
+    """A replacement in which ``{}`` is the number in the first group plus 1."""
     return lambda match: match.expand(template.format(int(match[1]) + 1))
 
 
 def _from_unfold(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """The channels of mmsegmentation's patch merging in the order of the Swin repository.
+    """Reorder the channels of mmsegmentation's patch merging as in the Swin repository.
 
-    Four neighbours' channels stand side by side: there by channel, row and column (nn.Unfold),
-    here by column, row and channel.
+    Patch merging concatenates the channels of four neighbours. mmsegmentation orders them by
+    channel, row and column (nn.Unfold), the Swin repository by column, row and channel.
     """
     if re.search(r"downsample\.(norm|reduction)\.", name):
         by_neighbour = tensor.unflatten(-1, (-1, 2, 2))
@@ -68,7 +74,11 @@ def _from_unfold(name: str, tensor: Tensor) -> dict[str, Tensor]:
 
 
 def _split_attention(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """mmsegmentation's MiT: joint query, key and value; 1x1 convolutions for linear layers."""
+    """Convert mmsegmentation's MiT to SegFormer's layout.
+
+    mmsegmentation has one projection for query, key and value, and 1x1 convolutions in place of
+    linear layers.
+    """
     attention, found, kind = name.partition("in_proj_")
     if found:
         channels = tensor.shape[0] // 3
@@ -79,13 +89,13 @@ def _split_attention(name: str, tensor: Tensor) -> dict[str, Tensor]:
     return {name: tensor}
 
 
-# timm counts a stage's patch merging as part of the next stage.
+# In timm, patch merging belongs to the next stage.
 _SWIN_DOWNSAMPLE = _one_more("layers_{}.downsample")
 _SWIN_OUTPUT_NORMS = {r"norm([0-3])": lambda match: f"res{int(match[1]) + 2}"}
 
 
 def _mobilenet_layer(match: re.Match) -> str:
-    """timm has names for the convolutions of a block; the first block has no expansion."""
+    """The name in timm of a convolution or norm of a block; the first block has no expansion."""
     stage, block, conv, kind = match.groups()
     convs = ["conv_dw", "conv_pw"] if stage == "1" else ["conv_pw", "conv_dw", "conv_pwl"]
     number = int(conv)
@@ -93,7 +103,7 @@ def _mobilenet_layer(match: re.Match) -> str:
     return f"blocks.{int(stage) - 1}.{block}.{layer}"
 
 
-# In the order of detection: an earlier marker may be more special than a later one.
+# In the order of detection: an earlier marker may be more specific than a later one.
 BACKBONES = (
     BackboneNames(
         "mmsegmentation's Swin",
@@ -159,7 +169,7 @@ BACKBONES = (
         "ResNet",
         r"layer1\.0\.conv1\.weight",
         {
-            # The deep stem: of ResNetV1c, three convolutions with norm and activation.
+            # The deep stem of ResNetV1c: three convolutions, each with norm and activation.
             r"stem\.([01346])": r"conv1.\1",
             r"stem\.7": "bn1",
             r"(conv1|bn1|layer[1-4])": r"\1",
@@ -169,19 +179,19 @@ BACKBONES = (
 
 
 def find_backbone_names(keys: Iterable[str]) -> BackboneNames:
-    """The code that named a backbone.
+    """The first entry of ``BACKBONES`` whose marker is among the keys.
 
     Args:
-        keys: of the backbone alone, without a prefix.
+        keys: the names of a backbone's weights, without a prefix.
 
     Raises:
-        UserError: it is none of those known.
+        UserError: the keys match no entry.
     """
     keys = list(keys)
     for names in BACKBONES:
         if any(re.fullmatch(names.marker, key) for key in keys):
             return names
     raise UserError(
-        f"The backbone's weights ({', '.join(keys[:5]) or 'none'}, ...) are named as in no code "
-        f"known here; known are {', '.join(names.code for names in BACKBONES)}."
+        f"The names of the backbone's weights ({', '.join(keys[:5]) or 'none'}, ...) are unknown. "
+        f"Supported backbones are {', '.join(names.code for names in BACKBONES)}."
     )

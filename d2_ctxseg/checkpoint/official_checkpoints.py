@@ -1,13 +1,13 @@
-"""Weights released by the authors, under the names of this project."""
+"""Convert published weights of classifiers and of ECENet's head to the names of this project."""
 
 import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..utils.errors import UserError, suggest
+from ..utils.errors import UserError, counted, suggest
 
-# The authors' module names (regular expressions) and ours; "" for what has no place here.
+# The authors' module names (regular expressions) -> ours; "" if there is no counterpart.
 CONTEXT_AWARE_NAMES = {
     r"conv_seg": r"predictor",
     r"proj\.([02])": r"estimated_projector.\1",
@@ -29,7 +29,7 @@ PROTOTYPE_NAMES = {
     r"feat_norm": r"feature_norm",
     r"mask_norm": r"score_norm",
     r"proj_head\.proj\.0": r"projection.0",
-    # Their BatchNorm and ReLU are a sequence in the sequence.
+    # The authors nest BatchNorm and ReLU in an inner nn.Sequential.
     r"proj_head\.proj\.1\.0": r"projection.1",
     r"proj_head\.proj\.2": r"projection.3",
 }
@@ -43,7 +43,7 @@ GAUSSIAN_MIXTURE_NAMES = {
     r"mask_norm": r"score_norm",
     r"projection\.conv": r"projection.0",
     r"projection\.bn": r"projection.1",
-    # Ones, and the vanilla classifier, which nothing reads.
+    # A matrix of ones, and the vanilla classifier, which is unused.
     r"eye_matrix|conv_seg": "",
 }
 EXPLICIT_CLASS_NAMES = {
@@ -67,7 +67,7 @@ EXPLICIT_CLASS_NAMES = {
     r"transfer\.(\d+)\.cross_attn\.kv": r"attentions.\1.key_value",
     r"transfer\.(\d+)\.cross_attn\.proj": r"attentions.\1.projection",
     r"transfer\.(\d+)\.mlp\.([01])": r"attentions.\1.mlp.\2",
-    # Their dropout is a layer in between.
+    # The authors have a dropout layer in between.
     r"transfer\.(\d+)\.mlp\.4": r"attentions.\1.mlp.3",
     r"gated_tokens\.(\d+)\.dynamic_layer": r"updaters.\1.extracted_layer",
     r"gated_tokens\.(\d+)\.input_layer": r"updaters.\1.current_layer",
@@ -80,7 +80,7 @@ EXPLICIT_CLASS_NAMES = {
     r"ghost_up_layers\.(\d+)\.layers\.(\d+)\.(primary|cheap)\.bn": r"upsamplers.\1.\2.\3.1",
 }
 _TENSOR = r"(?:\.(?:weight|bias|running_mean|running_var|num_batches_tracked))?"
-# What comes before the module's name in a checkpoint of a whole model.
+# The prefix of a module's name in a checkpoint of a whole model.
 _HEAD = r"(?:module\.)?decode_head\.(?:(?P<stage>\d+)\.)?"
 _METHODS = {
     "cac": (CONTEXT_AWARE_NAMES, _HEAD),
@@ -95,54 +95,57 @@ def convert_official_state_dict(state_dict: Mapping[str, Tensor], method: str) -
     """Rename weights of the authors' code to those of this project's classifier or head.
 
     Args:
-        state_dict: of the classifier (of ECENet: the decode head) alone, or of a whole model, of
-            which the other parts are left out. It may lie under the key "state_dict".
-        method: "cac" (https://github.com/tianzhuotao/CAC) for ContextAwareClassifier, "ssa"
-            (https://github.com/xwmaxwma/SSA-Seg) for SemanticSpatialClassifier, "protoseg"
-            (https://github.com/tfzhou/ProtoSeg) for PrototypeClassifier, with ``projection=True``
-            where the checkpoint has one, "gmmseg" (https://github.com/leonnnop/GMMSeg) for
-            GaussianMixtureClassifier, whose ``memory_size`` must be the checkpoint's unless the
-            keys that begin with "memory." are left out, or "ecenet" for ECEHead with its default
-            switches.
+        state_dict: the weights of the classifier ("ecenet": of the decode head) or of a whole
+            model, of which the other modules are ignored. They may be the entry "state_dict".
+        method: the authors' code, and the module that the weights are for:
+
+            - "cac" (https://github.com/tianzhuotao/CAC): ContextAwareClassifier;
+            - "ssa" (https://github.com/xwmaxwma/SSA-Seg): SemanticSpatialClassifier;
+            - "protoseg" (https://github.com/tfzhou/ProtoSeg): PrototypeClassifier, with
+              ``projection=True`` if the checkpoint has a projection head;
+            - "gmmseg" (https://github.com/leonnnop/GMMSeg): GaussianMixtureClassifier. Its
+              ``memory_size`` must equal the checkpoint's, unless the keys that begin with
+              "memory." are left out;
+            - "ecenet": ECEHead with its default options.
 
     Returns:
-        The same tensors, ready for ``load_state_dict`` of that module.
+        The same tensors under the names of that module, for its ``load_state_dict``.
 
     Raises:
-        UserError: the method is unknown, keys of the head are not known, or there are none.
+        UserError: the method is unknown, or the weights contain nothing of it, or unknown keys.
     """
     if method not in _METHODS:
         raise UserError(
-            f"No official checkpoints of method '{method}'; there are {', '.join(_METHODS)}."
+            f"Unknown method '{method}', expected one of {', '.join(_METHODS)}."
             f"{suggest(method, _METHODS)}"
         )
     modules, prefix = _METHODS[method]
     state_dict = state_dict.get("state_dict", state_dict)
     candidates, is_whole_model = _strip_prefix(state_dict, prefix)
     names = {key: _rename(key, modules) for key in candidates}
-    # Around a classifier there is more in a head and a model; an ECEHead is a whole head.
+    # The head of a whole model holds more than the classifier. An ECEHead is the whole head.
     unknown = [key for key, name in names.items() if name is None]
     if unknown and (method == "ecenet" or not is_whole_model):
         raise UserError(
-            f"These keys are not of the authors' {method}: {', '.join(unknown)}. Expected names "
-            f"such as {_examples(modules)}, alone or in a whole model."
+            f"These keys do not belong to the authors' {method}: {', '.join(unknown)}. Expected "
+            f"names such as {_examples(modules)}, alone or in a whole model."
         )
     converted = {name: candidates[key] for key, name in names.items() if name}
     if not converted:
         raise UserError(
-            f"There is nothing of the authors' {method} in these {len(state_dict)} weights: "
-            f"expected names such as {_examples(modules)}."
+            f"The state dict ({counted(len(state_dict), 'key')}) contains nothing of the authors' "
+            f"{method}: expected names such as {_examples(modules)}."
         )
     return converted
 
 
 def _strip_prefix(state_dict: Mapping[str, Tensor], prefix: str) -> tuple[dict, bool]:
-    """The part of a whole model that the method is in, and whether it is one."""
+    """The weights without the prefix of a whole model, and whether they are of a whole model."""
     matches = {key: re.match(prefix, key) for key in state_dict}
     in_head = {key: match for key, match in matches.items() if match}
     if not in_head:
         return dict(state_dict), any(key.startswith("backbone.") for key in state_dict)
-    # Of a cascade of heads the last one has the classifier.
+    # In a cascade of heads, the last head has the classifier.
     stages = [match.groupdict().get("stage") for match in in_head.values()]
     last = max(stages, key=lambda stage: int(stage or 0))
     return {
@@ -156,7 +159,7 @@ def _rename(key: str, modules: Mapping[str, str]) -> str | None:
     for pattern, name in modules.items():
         match = re.fullmatch(f"({pattern})({_TENSOR})", key)
         if match:
-            # The pattern's own groups are counted from 1 in the table, from 2 here.
+            # The groups of the table's pattern start at 1; here they start at 2.
             return name and re.sub(pattern, name, match[1]) + match[match.lastindex]
     return None
 

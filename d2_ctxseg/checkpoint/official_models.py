@@ -1,9 +1,10 @@
-"""Whole models and backbones released by the authors, under the names of this project.
+"""Convert published weights of whole models and backbones to the names of this project.
 
-Models are those of mmsegmentation and of codes built on it, CAC among them
+The models are those of mmsegmentation and of code built on it, such as CAC
 (https://github.com/tianzhuotao/CAC), of SegFormer (https://github.com/NVlabs/SegFormer) and of
-ProtoSeg (https://github.com/tfzhou/ProtoSeg). The first two take RGB images, normalised as the
-configs of this project do it; ProtoSeg takes BGR images, normalised with the numbers of RGB.
+ProtoSeg (https://github.com/tfzhou/ProtoSeg). The models of mmsegmentation and SegFormer take RGB
+images, normalised as in the configs of this project. ProtoSeg takes BGR images, normalised with the
+mean and standard deviation of RGB.
 """
 
 import logging
@@ -31,14 +32,14 @@ from .official_checkpoints import (
 
 logger = logging.getLogger(__name__)
 
-# Derived from the model's shape, and therefore not kept here.
+# Buffers that follow from the shape of the network. Models of this project do not store them.
 _DERIVED = r"(?:.*\.)?(?:relative_position_index|attn_mask)"
-# Only counts training steps; old checkpoints do not have it.
+# BatchNorm's counter of training steps. Old checkpoints do not have it.
 _COUNTER = "num_batches_tracked"
 
 
 def _fcn_layer(number: int):
-    """Each convolution has a norm and an activation after it, all in one sequence."""
+    """The index of a convolution, its norm and its activation in FCNHead's nn.Sequential."""
     return lambda match: f"convs.{3 * int(match[1]) + number}"
 
 
@@ -51,7 +52,7 @@ _PYRAMID = {
     r"psp_modules\.(\d+)\.1": r"pyramid.branches.\1.1",
     r"bottleneck": "pyramid.bottleneck",
 }
-# The authors' modules in each head, without the classifier. Of their ConvModule, "bn" is "norm".
+# Head -> the authors' module names -> ours, without the classifier. "bn" becomes "norm" below.
 _HEADS = {
     "FCNHead": _FCN,
     "PSPHead": _PYRAMID,
@@ -77,7 +78,7 @@ _HEADS = {
         r"bottleneck": "bottleneck",
     },
     "SMPDecoderHead": {
-        # The decoder goes from the deepest feature map to the shallowest.
+        # The decoder's order is from the deepest feature map to the shallowest.
         r"linear_c([1-4])\.proj": lambda match: f"decoder.mlp_stage.{4 - int(match[1])}.linear",
         r"linear_fuse\.conv": "decoder.fuse_stage.0",
         r"linear_fuse\.bn": "decoder.fuse_stage.1",
@@ -86,7 +87,7 @@ _HEADS = {
 }
 # The first head of OCRNet's cascade.
 _COARSE = {r"convs\.0": "coarse.conv", r"conv_seg": "coarse.predictor"}
-# ProtoSeg's models have their parts side by side.
+# ProtoSeg's models have no common prefix for the head.
 _PROTOSEG_HEAD = {r"cls_head\.0": "convs.0", r"cls_head\.1\.0": "convs.1"}
 _CLASSIFIERS = {
     "LinearClassifier": {r"conv_seg|linear_pred": "predictor"},
@@ -96,22 +97,22 @@ _CLASSIFIERS = {
 }
 
 _ABOUT_PROTOSEG = (
-    "ProtoSeg's models take BGR images, normalised with the numbers of RGB: set INPUT.FORMAT to "
-    "'BGR', and all the same MODEL.PIXEL_MEAN to [123.675, 116.28, 103.53] and MODEL.PIXEL_STD to "
-    "[58.395, 57.12, 57.375]. They resize feature maps with align_corners: set "
-    "MODEL.CLASSIFIER.ALIGN_CORNERS to True. Inside HRNet this project does without, so that "
-    "predictions differ a little from the authors'."
+    "ProtoSeg's models take BGR images, normalised with the mean and standard deviation of RGB: "
+    "set INPUT.FORMAT to 'BGR', MODEL.PIXEL_MEAN to [123.675, 116.28, 103.53] and MODEL.PIXEL_STD "
+    "to [58.395, 57.12, 57.375]. They resize feature maps with align_corners: set "
+    "MODEL.CLASSIFIER.ALIGN_CORNERS to True. This project's HRNet resizes without align_corners, "
+    "so predictions differ slightly from the authors'."
 )
 
-# What computes otherwise than the model of the same name here.
+# Networks that compute something else than the network of the same name in this project.
 _UNSUPPORTED = {
     r"decode_head\.fusion_conv\.": (
-        "It is mmsegmentation's SegformerHead, whose feature maps go through a norm and an "
-        "activation each before they are joined; SegFormer's own, the decoder here, has neither. "
-        "Convert a checkpoint of https://github.com/NVlabs/SegFormer."
+        "It is mmsegmentation's SegformerHead, which applies a norm and an activation to each "
+        "feature map before it concatenates them. SegFormer's original decoder, which this project "
+        "has, does not. Convert a checkpoint of https://github.com/NVlabs/SegFormer."
     ),
     r"decode_head\.decoder_1\.": (
-        "It is SegViT, whose transformer blocks do without a class token; the models of "
+        "It is SegViT, whose transformer blocks have no class token; the models of "
         "VisionTransformerBackbone have one."
     ),
     r"(ocr_distri_head|conv3x3)\.": (
@@ -119,42 +120,42 @@ _UNSUPPORTED = {
     ),
 }
 
-# What to do about keys of a kind.
+# (kind of problem, pattern of a key) -> what to do about it.
 _HINTS = {
-    ("left over of the file", r"^auxiliary_head\."): (
-        "For the auxiliary head, set MODEL.AUXILIARY_HEAD.ENABLED to True."
+    ("not used from the file", r"^auxiliary_head\."): (
+        "The file has an auxiliary head: set MODEL.AUXILIARY_HEAD.ENABLED to True."
     ),
     ("missing for the model", r"^auxiliary_head\."): (
-        "Without an auxiliary head, set MODEL.AUXILIARY_HEAD.ENABLED to False."
+        "The file has no auxiliary head: set MODEL.AUXILIARY_HEAD.ENABLED to False."
     ),
-    ("left over of the file", r"^backbone\.norm[0-3]\."): (
-        "For the norms of the feature maps, set MODEL.ENCODER.OUTPUT_NORM to True."
+    ("not used from the file", r"^backbone\.norm[0-3]\."): (
+        "The file has norms for the feature maps: set MODEL.ENCODER.OUTPUT_NORM to True."
     ),
-    ("left over of the file", r"^decode_head\.(\d\.)?(apd_)?proj\.[02]\."): (
-        "With the authors' context-aware classifier, set MODEL.META_ARCHITECTURE to "
+    ("not used from the file", r"^decode_head\.(\d\.)?(apd_)?proj\.[02]\."): (
+        "The file has the context-aware classifier: set MODEL.META_ARCHITECTURE to "
         "'ContextAwareSegmentor'."
     ),
-    ("left over of the file", r"^decode_head\.(\d\.)?((gt_)?center_|get_feat_pos\.)"): (
-        "With the authors' semantic and spatial adaptive classifier, set MODEL.META_ARCHITECTURE "
+    ("not used from the file", r"^decode_head\.(\d\.)?((gt_)?center_|get_feat_pos\.)"): (
+        "The file has the semantic and spatial adaptive classifier: set MODEL.META_ARCHITECTURE "
         "to 'SemanticSpatialSegmentor'."
     ),
     ("missing for the model", r"^classifier\.projection\."): (
-        "Without a projection head, set MODEL.CLASSIFIER.PROTOTYPE.PROJECTION to False."
+        "The file has no projection head: set MODEL.CLASSIFIER.PROTOTYPE.PROJECTION to False."
     ),
-    ("left over of the file", r"^proj_head\."): (
-        "For the projection head, set MODEL.CLASSIFIER.PROTOTYPE.PROJECTION to True."
+    ("not used from the file", r"^proj_head\."): (
+        "The file has a projection head: set MODEL.CLASSIFIER.PROTOTYPE.PROJECTION to True."
     ),
     ("of another shape", r"(conv_seg|linear_pred|mask_norm)\."): (
-        "For other classes, set MODEL.SEM_SEG_HEAD.NUM_CLASSES."
+        "If the number of classes differs, set MODEL.SEM_SEG_HEAD.NUM_CLASSES."
     ),
     ("of another shape", r"relative_position_bias_table"): (
-        "For another window size, choose the encoder with the file's (MODEL.ENCODER.NAME)."
+        "If the window size differs, set MODEL.ENCODER.NAME to an encoder with the file's."
     ),
 }
 
 
-class _Part(NamedTuple):
-    """Keys that begin with ``official`` belong to the module ``ours``, renamed by ``rules``."""
+class _Module(NamedTuple):
+    """A module: its prefix in the authors' code and in ours, and the rules for names below."""
 
     official: str
     ours: str
@@ -163,31 +164,31 @@ class _Part(NamedTuple):
 
 
 class _Converted(NamedTuple):
-    """A tensor under its new name, and the key it comes from."""
+    """A converted tensor, and the key of the file that it comes from."""
 
     key: str
     tensor: Tensor
 
 
 def convert_official_model(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Weights of a whole model of the authors' as a state dict of a model of this project.
+    """Convert the weights of a published model to a state dict of a model of this project.
 
-    Converted are the backbones in ``official_backbones.BACKBONES``, FCNHead, UPerHead, PSPHead,
-    DepthwiseSeparableASPPHead, OCRHead, ECEHead and SMPDecoderHead "Segformer", the auxiliary head,
-    and the linear, the context-aware, the semantic and spatial, and the prototype classifier.
+    Supported are the backbones in ``official_backbones.BACKBONES``; the heads FCNHead, UPerHead,
+    PSPHead, DepthwiseSeparableASPPHead, OCRHead, ECEHead and SMPDecoderHead "Segformer"; the
+    auxiliary head; and the linear, context-aware, semantic and spatial, and prototype classifiers.
 
     Args:
-        state_dict: the weights by the authors' names, or a checkpoint that has them under the key
+        state_dict: the weights under the authors' names, or a checkpoint with them as the entry
             "state_dict" or "model".
-        model: the model of the config that describes the same network; it is not changed.
+        model: the model built from a config of the same network; it is not changed.
 
     Returns:
-        A value for every key of ``model.state_dict()``, in its order. Where the file does not have
-        the counters ``num_batches_tracked`` of BatchNorm, they are those of ``model``.
+        A tensor for every key of ``model.state_dict()``, in its order. Counters
+        ``num_batches_tracked`` of BatchNorm that the file lacks are taken from ``model``.
 
     Raises:
-        UserError: a network that cannot be converted, or that is not the model's: keys that are
-            missing, left over or of another shape; the message lists them.
+        UserError: the network is not supported or is not the model's: keys are missing, unused or
+            of another shape. The message lists them.
     """
     weights = official_weights(state_dict)
     _refuse_unsupported(weights)
@@ -195,32 +196,33 @@ def convert_official_model(state_dict: Mapping[str, Tensor], model: nn.Module) -
     is_protoseg = "cls_head.0.weight" in weights
     if is_protoseg:
         logger.warning(_ABOUT_PROTOSEG)
-    converted, unknown = _convert(weights, _parts(model, names, is_protoseg))
+    converted, unknown = _convert(weights, _modules(model, names, is_protoseg))
     return _fit(converted, unknown, model.state_dict())
 
 
 def convert_official_backbone(
     state_dict: Mapping[str, Tensor], backbone: nn.Module
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Weights of a backbone, such as those of ImageNet, for MODEL.ENCODER.WEIGHTS.
+    """Convert weights of a backbone, such as ImageNet weights, for MODEL.ENCODER.WEIGHTS.
 
     Args:
-        state_dict: as for ``convert_official_model``; of the backbone alone, or of a whole model.
+        state_dict: the weights of the backbone or of a whole model, in a format of
+            :func:`convert_official_model`.
         backbone: an EncoderBackbone of the same network; it is not changed.
 
     Returns:
-        A value for every key of its encoder, and the keys of the file that it has no place for: a
-        classifier, the norms of feature maps, and all that is not of the backbone.
+        A state dict of the encoder, and the unused keys of the file: those of a classifier, of
+        norms of feature maps, and of other modules than the backbone.
 
     Raises:
-        UserError: the code that the names are of is not known, or there are keys that are missing
-            or of another shape; the message lists them.
+        UserError: the backbone is not supported, or keys are missing or of another shape. The
+            message lists them.
     """
     weights = official_weights(state_dict)
     prefix = "backbone." if any(key.startswith("backbone.") for key in weights) else ""
     names = find_backbone_names(_below(weights, prefix))
-    part = _Part(prefix, "", names.rules, names.rearrange)
-    converted, unknown = _convert(weights, [part])
+    encoder = _Module(prefix, "", names.rules, names.rearrange)
+    converted, unknown = _convert(weights, [encoder])
     expected = _encoder(backbone).state_dict()
     unused = [item.key for name, item in converted.items() if name not in expected]
     known = {name: item for name, item in converted.items() if name in expected}
@@ -228,10 +230,10 @@ def convert_official_backbone(
 
 
 def official_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights in a checkpoint, without DistributedDataParallel's prefix and derived tables.
+    """The weights in a checkpoint, without DistributedDataParallel's prefix.
 
-    Left out are ``relative_position_index`` and ``attn_mask``, which follow from the shape of the
-    network, and a predictor of SegFormer's base class that it does not use.
+    ``relative_position_index`` and ``attn_mask``, which follow from the shape of the network, are
+    left out. So is the predictor of the base class of SegFormer's head, which is unused.
     """
     for key in ("state_dict", "model"):
         if isinstance(state_dict.get(key), Mapping):
@@ -253,41 +255,41 @@ def _refuse_unsupported(weights: Mapping[str, Tensor]) -> None:
             raise UserError(f"This checkpoint cannot be converted. {reason}")
     if not any(key.startswith("backbone.") for key in weights):
         raise UserError(
-            "This is no checkpoint of a whole model: no key begins with 'backbone.'. Where it is a "
-            "backbone, convert it with --backbone-only; where it is a checkpoint of this project, "
-            "it needs no conversion."
+            "This is not a checkpoint of a whole model: no key begins with 'backbone.'. If it is a "
+            "backbone, convert it with --backbone-only; if it is a checkpoint of this project, it "
+            "needs no conversion."
         )
 
 
-def _parts(model: nn.Module, names: BackboneNames, is_protoseg: bool) -> list[_Part]:
-    """Where which keys belong, in the order in which they are tried."""
+def _modules(model: nn.Module, names: BackboneNames, is_protoseg: bool) -> list[_Module]:
+    """The modules of the model, in the order in which a key's module is searched."""
     backbone = _module_name(model, _encoder(model.backbone))
-    parts = [
-        _Part("backbone.", backbone + ".", names.rules, names.rearrange),
-        _Part("backbone.", "backbone.output_norms.", names.output_norms),
-        _Part("auxiliary_head.", "auxiliary_head.", _FCN | {r"conv_seg": "predictor"}),
+    modules = [
+        _Module("backbone.", backbone + ".", names.rules, names.rearrange),
+        _Module("backbone.", "backbone.output_norms.", names.output_norms),
+        _Module("auxiliary_head.", "auxiliary_head.", _FCN | {r"conv_seg": "predictor"}),
     ]
     head = type(model.sem_seg_head).__name__
     if head not in _HEADS:
         raise UserError(
-            f"MODEL.SEM_SEG_HEAD.NAME: no checkpoints are converted for {head}, only for "
+            f"MODEL.SEM_SEG_HEAD.NAME: checkpoints cannot be converted for {head}, only for "
             f"{', '.join(_HEADS)}."
         )
     prefix, rules = "decode_head.", _HEADS[head]
     if head == "OCRHead":
         prefix = "decode_head.1."
-        parts.append(_Part("decode_head.0.", "sem_seg_head.", _COARSE, _norm_names))
+        modules.append(_Module("decode_head.0.", "sem_seg_head.", _COARSE, _norm_names))
     elif is_protoseg:
         prefix, rules = "", _PROTOSEG_HEAD
-    parts.append(_Part(prefix, "sem_seg_head.", rules, _norm_names))
+    modules.append(_Module(prefix, "sem_seg_head.", rules, _norm_names))
     classifier = type(getattr(model, "classifier", None)).__name__
     if classifier in _CLASSIFIERS:
-        parts.append(_Part(prefix, "classifier.", _CLASSIFIERS[classifier]))
-    return parts
+        modules.append(_Module(prefix, "classifier.", _CLASSIFIERS[classifier]))
+    return modules
 
 
 def _encoder(backbone: nn.Module) -> nn.Module:
-    """What has the names of timm or smp; timm's encoders are one level down."""
+    """The module with timm's or smp's names; timm's encoders are wrapped once more."""
     if not hasattr(backbone, "encoder"):
         raise UserError(
             f"The backbone of this config is a {type(backbone).__name__}; checkpoints are "
@@ -305,23 +307,23 @@ def _below(weights: Iterable[str], prefix: str) -> list[str]:
 
 
 def _norm_names(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """mmsegmentation's ConvModule calls "bn" what ConvNormActivation calls "norm"."""
+    """Rename "bn" of mmsegmentation's ConvModule to "norm" of ConvNormActivation."""
     return {name.replace(".bn.", ".norm."): tensor}
 
 
 def _convert(
-    weights: Mapping[str, Tensor], parts: Iterable[_Part]
+    weights: Mapping[str, Tensor], modules: Iterable[_Module]
 ) -> tuple[dict[str, _Converted], list[str]]:
-    """All tensors that have a place, by their new names, and the keys of the others."""
+    """New name -> converted tensor, and the keys that no rule matches."""
     converted, unknown = {}, []
     for key, tensor in weights.items():
-        for part in parts:
-            name = key.startswith(part.official) and rename(
-                key.removeprefix(part.official), part.rules
+        for module in modules:
+            name = key.startswith(module.official) and rename(
+                key.removeprefix(module.official), module.rules
             )
             if name:
-                pieces = part.rearrange(part.ours + name, tensor)
-                converted |= {piece: _Converted(key, pieces[piece]) for piece in pieces}
+                tensors = module.rearrange(module.ours + name, tensor)
+                converted |= {name: _Converted(key, value) for name, value in tensors.items()}
                 break
         else:
             unknown.append(key)
@@ -330,7 +332,7 @@ def _convert(
 
 
 def _fold_bias(converted: dict[str, _Converted], bias: str, mean: str) -> None:
-    """Put a convolution's bias into the mean of the BatchNorm behind it, which takes it away."""
+    """Fold a convolution's bias into the running mean of the BatchNorm that follows it."""
     if bias in converted and mean in converted:
         key, running_mean = converted[mean]
         converted[mean] = _Converted(key, running_mean - converted.pop(bias).tensor)
@@ -342,11 +344,11 @@ def _fit(
     """The converted tensors in the order of the ``expected`` ones.
 
     Raises:
-        UserError: they are not those.
+        UserError: the keys or shapes differ from the expected ones.
     """
-    left_over = [*unknown, *(item.key for name, item in converted.items() if name not in expected)]
+    unused = [*unknown, *(item.key for name, item in converted.items() if name not in expected)]
     problems = {
-        "left over of the file": left_over,
+        "not used from the file": unused,
         "missing for the model": [
             name for name in expected if name not in converted and not name.endswith(_COUNTER)
         ],
@@ -362,8 +364,7 @@ def _fit(
             f"{len(keys)} {problem}: {_some(keys)}" for problem, keys in problems.items() if keys
         )
         raise UserError(
-            f"The checkpoint is not of the network that the config describes. {details}."
-            f"{_hints(problems)}"
+            f"The checkpoint does not fit the network of the config. {details}.{_hints(problems)}"
         )
     return {
         name: converted[name].tensor if name in converted else tensor.clone()

@@ -1,4 +1,4 @@
-"""The temperatures that were fitted to a checkpoint, in a file beside it."""
+"""The file beside a checkpoint that holds the temperatures fitted to it."""
 
 import hashlib
 import json
@@ -17,14 +17,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FittedTemperature:
-    """A temperature, and how it was found.
+    """A fitted temperature and the data of the fit.
 
     Attributes:
-        temperature: that class scores are divided by.
-        dataset: that it was fitted on.
-        pixels: of that dataset it was fitted on.
+        temperature: the number that class scores are divided by.
+        dataset: name of the dataset of the fit.
+        pixels: number of pixels of the fit.
         nll_before, nll_after: mean negative log-likelihood of these pixels at temperature 1 and at
-            this one.
+            the fitted temperature.
     """
 
     temperature: float
@@ -35,14 +35,15 @@ class FittedTemperature:
 
 
 def temperature_file(weights: str | os.PathLike) -> Path:
-    """The file beside a checkpoint: ``model_final.temperature.json`` for ``model_final.pth``."""
+    """The path of the file: ``model_final.temperature.json`` for ``model_final.pth``."""
     return Path(weights).with_suffix(".temperature.json")
 
 
 def read_temperatures(weights: str | os.PathLike) -> dict[str, FittedTemperature]:
-    """What was fitted to a checkpoint, by task ("sem_seg", "sem_seg_TTA"); empty if nothing was.
+    """The temperatures fitted to a checkpoint, by task: "sem_seg", "sem_seg_TTA".
 
-    A file that was written for other weights of this name is passed over with a warning.
+    The result is empty if no temperature was fitted. A file that was written for other weights of
+    the same name is ignored with a warning.
 
     Raises:
         UserError: the file is damaged.
@@ -61,8 +62,8 @@ def read_temperatures(weights: str | os.PathLike) -> dict[str, FittedTemperature
         raise _damaged(path, "a temperature is not a positive number")
     if not is_of_these:
         logger.warning(
-            "%s was fitted to other weights than %s holds now, and is not used: confidences are "
-            "not calibrated. Run tools/calibrate.py again.",
+            "%s is ignored, because it was fitted to other weights than those in %s: confidences "
+            "are not calibrated. Run tools/calibrate.py again.",
             path,
             weights,
         )
@@ -73,10 +74,10 @@ def read_temperatures(weights: str | os.PathLike) -> dict[str, FittedTemperature
 def write_temperatures(
     weights: str | os.PathLike, temperatures: Mapping[str, FittedTemperature]
 ) -> Path:
-    """Keep what was fitted to a checkpoint beside it; returns the file's path.
+    """Write the temperatures fitted to a checkpoint to a file beside it; returns the path.
 
     Raises:
-        WriteError: the folder cannot be written to.
+        WriteError: the folder is not writable.
     """
     content = {
         "weights": Path(weights).name,
@@ -89,7 +90,10 @@ def write_temperatures(
 
 
 def copy_temperatures(weights: str | os.PathLike, to: str | os.PathLike) -> None:
-    """Keep what was fitted to a checkpoint beside another file of the same weights, too."""
+    """Copy the temperatures of a checkpoint to another file with the same weights.
+
+    If ``weights`` has no temperatures, those beside ``to`` are deleted.
+    """
     temperatures = read_temperatures(weights)
     if temperatures:
         write_temperatures(to, temperatures)
@@ -104,6 +108,6 @@ def _sha256(path: str | os.PathLike) -> str:
 
 def _damaged(path: Path, problem: str) -> UserError:
     return UserError(
-        f"'{path}' cannot be read as temperatures ({problem}). Delete it, and run "
+        f"'{path}' is not a valid temperature file ({problem}). Delete it, and run "
         "tools/calibrate.py again."
     )

@@ -1,4 +1,4 @@
-"""Whether the weights of a file are those of a model, and numbers at all."""
+"""Checks whether the weights in a file are finite and fit a model."""
 
 from collections.abc import Iterable, Mapping
 
@@ -7,16 +7,16 @@ from torch import Tensor
 
 from ..utils.errors import UserError, shown
 
-# Counters of batch norm: every model with batch norm has them, whatever its weights are.
+# Counters of batch norm. Every model with batch norm has them, so they tell nothing about a file.
 _COUNTERS = ("num_batches_tracked",)
 
 
 def describe_differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """What the weights of a file lack, have besides and have in another shape; "" if nothing.
+    """The keys that are missing, unexpected or of another shape, as text; "" if there are none.
 
     Args:
-        found: in the file.
-        expected: by the model.
+        found: the weights in the file.
+        expected: the weights of the model.
     """
     problems = {
         "missing in the file": [key for key in expected if key not in found],
@@ -35,27 +35,27 @@ def describe_differences(found: Mapping[str, Tensor], expected: Mapping[str, Ten
 def refuse_what_does_not_fit(
     expected: Iterable[str], unfilled: Iterable[str], not_used: Iterable[str]
 ) -> None:
-    """Raise UserError if a file filled nothing of a model but counters.
+    """Raise UserError if a file provided nothing for a model but counters.
 
     Args:
         expected: names of the model's weights.
-        unfilled: those that the file did not fill.
-        not_used: names of the file that the model does not have.
+        unfilled: names of those that the file did not provide.
+        not_used: names in the file that the model does not have.
     """
     weights = [key for key in expected if not key.endswith(_COUNTERS)]
     if weights and set(weights) <= set(unfilled):
         raise UserError(
             "Nothing in the weights fits the model of this config. The model has "
-            f"{some(weights)}; not used of the file: {some(not_used)}."
+            f"{some(weights)}; not used from the file: {some(not_used)}."
         )
 
 
 def refuse_not_finite(weights: Mapping[str, Tensor], source: str) -> None:
-    """Raise UserError if weights hold NaN or infinity: whatever they predict means nothing.
+    """Raise UserError if weights hold NaN or infinity.
 
     Args:
-        weights: by name, on any device; what is no floating-point tensor is passed over.
-        source: where they come from.
+        weights: name -> value, on any device; only floating-point tensors are checked.
+        source: where they come from, for the message.
     """
     bad = [
         name
@@ -66,35 +66,36 @@ def refuse_not_finite(weights: Mapping[str, Tensor], source: str) -> None:
     ]
     if bad:
         raise UserError(
-            f"The weights in '{source}' are not all numbers: NaN or infinity in {some(bad)}. A "
-            "training that diverged leaves such a file; take an earlier checkpoint."
+            f"The weights in '{source}' are not finite: NaN or infinity in {some(bad)}. Training "
+            "that diverged writes such a file; use an earlier checkpoint."
         )
 
 
 def refuse_other_content(weights: object, source: str) -> None:
-    """Raise UserError if something is no mapping from names to tensors or arrays."""
+    """Raise UserError if ``weights`` is not a mapping from names to tensors or arrays."""
     if not isinstance(weights, Mapping):
-        raise UserError(f"'{source}' holds {shown(weights)}, expected weights by their names.")
+        raise UserError(f"'{source}' holds {shown(weights)}, expected a dict of weights.")
     other = [name for name, value in weights.items() if not hasattr(value, "shape")]
     if other:
+        are = "is not a tensor" if len(other) == 1 else "are not tensors"
         raise UserError(
-            f"'{source}' holds no tensors under {some(other)}: it is no checkpoint of a model. "
-            "Expected weights by their names, or those as the entry 'model' or 'state_dict'."
+            f"'{source}' is not a checkpoint of a model: {some(other)} {are}. Expected a dict of "
+            "weights, or one as the entry 'model' or 'state_dict'."
         )
 
 
 def refuse_other_names(content: Mapping, source: str) -> None:
-    """Raise UserError if the keys of a file are no names, as those of weights are."""
+    """Raise UserError if a key of a file is not a string."""
     other = [key for key in content if not isinstance(key, str)]
     if other:
         raise UserError(
-            f"'{source}' has the keys {some(map(repr, other))}, expected the names of weights. "
-            "It is no checkpoint of a model."
+            f"'{source}' is not a checkpoint of a model: it has the keys "
+            f"{some(map(repr, other))}, expected the names of weights."
         )
 
 
 def some(keys: Iterable[str], count: int = 10) -> str:
-    """The first of some names, and how many there are more."""
+    """The first ``count`` names as text, with the number of further names."""
     keys = list(keys)
     more = f" and {len(keys) - count} more" if len(keys) > count else ""
     return (", ".join(keys[:count]) or "nothing") + more

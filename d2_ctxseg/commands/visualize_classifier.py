@@ -86,7 +86,7 @@ def check_output(folder: Path, images: list[Path]) -> None:
         if count > 1:
             raise UserError(
                 f"{count} images are called {stem}: their views would overwrite one another in "
-                f"{folder}; run them one after the other with different --output folders"
+                f"{folder}; process them separately with different --output folders"
             )
 
 

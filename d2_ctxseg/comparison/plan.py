@@ -161,7 +161,7 @@ def plan_runs(
     negative = next((seed for seed in seeds if seed < 0), None)
     if negative is not None:
         raise UserError(
-            f"--seeds: {negative} would be another seed at each start; expected numbers from 0 on."
+            f"--seeds: {negative} would be a new seed at each start, expected 0 or more."
         )
     _check_base(config_file, opts)
     runs = []

@@ -50,7 +50,7 @@ def convert_color_labels(
             f"{dataset.source} has no split '{split}', only {', '.join(dataset.splits)}."
         )
     if output.exists():
-        raise DatasetError(f"{output} exists already: name a folder that does not.")
+        raise DatasetError(f"{output} already exists: name a new folder.")
     codes, values = _color_table(dataset, ignored_colors)
     pairing = pair_split(dataset, split)
     labels = sorted([label for _, label in pairing.pairs.values()] + pairing.labels_without_image)

@@ -74,7 +74,7 @@ class ResizeForTest(T.Augmentation):
         super().__init__()
         if divisor < 1:
             raise UserError(
-                f"INPUT.SIZE_DIVISIBILITY_TEST is {divisor}, expected a whole number from 1 on."
+                f"INPUT.SIZE_DIVISIBILITY_TEST is {divisor}, expected a whole number of at least 1."
             )
         self._init(locals())
 

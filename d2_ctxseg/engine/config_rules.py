@@ -60,16 +60,16 @@ _WEIGHT = number(0)
 _POSITIVE = number(0, above=True)
 _SHARE = number(0, 1, below=True)
 _PROBABILITY = number(0, 1)
-_SIDES = several(_COUNT, length=2, called="height and width, two integers from 1")
+_SIDES = several(_COUNT, length=2, called="height and width, two integers of at least 1")
 _NAMES = several(text(empty=False), least=0, called="a list of names")
 _FEATURES = several(text(empty=False), called="a list of one or more names of feature maps")
 _FEATURE = text(empty=False)
 _STEPS = Expectation(
-    "a list of growing integers from 0",
+    "a list of increasing integers of at least 0",
     lambda value: several(_SIZE, least=0).holds(value) and list(value) == sorted(set(value)),
 )
 _CLASS_WEIGHTS = Expectation(
-    "None, 'balanced' or a list of numbers from 0, one per class and not all 0",
+    "None, 'balanced' or a list of numbers of at least 0, one per class and not all 0",
     lambda value: (
         value is None
         or value == "balanced"

@@ -12,7 +12,7 @@ class Expectation:
     """An expectation on a value.
 
     Attributes:
-        words: the words after "expected", such as "an integer from 1".
+        words: the words after "expected", such as "an integer of at least 1".
         holds: whether a value of any type meets the expectation.
         names: the valid names, of which the message suggests the nearest; empty for other values.
     """
@@ -104,7 +104,7 @@ def _is_between(value: float, low: float | None, high: float | None) -> bool:
 
 
 def _limits(low, high, above: bool = False, below: bool = False) -> str:
+    if high is None:
+        return "" if low is None else f" above {low}" if above else f" of at least {low}"
     words = "" if low is None else f" above {low}" if above else f" from {low}"
-    if high is not None:
-        words += f" to below {high}" if below else f" to {high}"
-    return words
+    return words + (f" to below {high}" if below else f" to {high}")

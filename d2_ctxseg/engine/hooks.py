@@ -1,4 +1,4 @@
-"""Predictions drawn while a model is trained."""
+"""A training hook that draws predictions."""
 
 import copy
 import logging
@@ -28,10 +28,10 @@ class PredictionOverlays(HookBase):
     Args:
         period: iterations between two drawings; 0: only at the end of training.
         model: a semantic segmentor, not wrapped for distributed training.
-        mapper: from a record of the dataset to the model's input.
+        mapper: maps a record of the dataset to the model's input.
         records: the records to draw, with "file_name" and "sem_seg_file_name".
-        load_labels: from a label file to labels (H, W).
-        metadata: of the dataset: class names, colours, ignore label.
+        load_labels: reads a label file as an integer array (H, W).
+        metadata: the dataset's metadata: class names, colours, ignore label.
         output_dir: the run's folder.
     """
 
@@ -54,7 +54,7 @@ class PredictionOverlays(HookBase):
         self.folder = os.path.join(output_dir, "overlays")
 
     def after_step(self) -> None:
-        """Draw every ``period`` iterations, except for the last one."""
+        """Draw every ``period`` iterations, except after the last iteration."""
         done = self.trainer.iter + 1
         if self.period > 0 and done % self.period == 0 and done != self.trainer.max_iter:
             self._draw(done)

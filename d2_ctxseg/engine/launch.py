@@ -1,4 +1,4 @@
-"""Starts the processes of a run: Detectron2's launch, or those that torchrun has started."""
+"""Start the processes of a run with Detectron2's launch, or join those of torchrun."""
 
 import logging
 import multiprocessing
@@ -22,20 +22,25 @@ from .interrupts import SIGNALS
 from .launch_arguments import check_launch_arguments
 
 TIMEOUT = timedelta(minutes=30)
-_SECONDS_TO_SAY_IT = 3
+_SECONDS_TO_REPORT = 3
 
 
 def launch_or_join(main: Callable, args) -> None:
     """Run ``main(args)`` in every process of the run.
 
-    Under ``torchrun`` this process is one of them and joins their group. Otherwise
-    ``args.num_gpus`` processes are started on this machine, one of ``args.num_machines``.
-    Processes talk through nccl where GPUs are present and through gloo where not. Ctrl-C and
-    SIGTERM to this process alone reach them, too.
+    Under ``torchrun`` this process joins the process group that torchrun describes. Otherwise it
+    starts ``args.num_gpus`` processes on this machine, which is one of ``args.num_machines``. The
+    backend is NCCL on GPUs and Gloo on the CPU. Ctrl-C and SIGTERM sent to this process are passed
+    on to the processes it started.
+
+    Args:
+        main: the function to run; it is called as ``main(args)``.
+        args: ``num_gpus`` (processes on this machine), ``num_machines``, ``machine_rank`` and
+            ``dist_url``, as Detectron2's ``default_argument_parser`` gives them.
 
     Raises:
-        UsageError: the processes asked for cannot be, or have no address to meet at.
-        UserError: more processes than GPUs are asked for on a machine that has GPUs.
+        UsageError: a number of processes or machines, or the rendezvous address, is invalid.
+        UserError: the machine has GPUs, but fewer than processes are requested.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _join_torchrun()
@@ -57,18 +62,22 @@ def launch_or_join(main: Callable, args) -> None:
                 args=(main, args),
             )
         except ProcessExitedException as error:
-            # The process has said why.
+            # The process has logged the reason.
             sys.exit(128 + received[0] if received else error.exit_code)
 
 
 @contextmanager
 def _passed_on_signals(num_processes: int) -> Iterator[list[int]]:
-    """Yields the signals that came to this process, and passes them on to those it started.
+    """Pass signals on to the processes that this one started.
 
-    These finish their step and save; this one waits for them.
+    Those processes finish their step and save a checkpoint; this one waits for them.
 
     Args:
-        num_processes: how many will be started; 0: this process does the work itself.
+        num_processes: how many processes will be started. 0: this process does the work itself,
+            and its signal handlers stay as they are.
+
+    Yields:
+        The signal numbers received so far.
     """
     received = []
 
@@ -78,7 +87,7 @@ def _passed_on_signals(num_processes: int) -> Iterator[list[int]]:
         for process in processes:
             with suppress(ProcessLookupError):
                 os.kill(process.pid, number)
-        if len(processes) < num_processes:  # they are being started, or have ended
+        if len(processes) < num_processes:  # some have not started yet, or have ended
             raise KeyboardInterrupt(number)
 
     signals = SIGNALS if num_processes else ()
@@ -91,7 +100,7 @@ def _passed_on_signals(num_processes: int) -> Iterator[list[int]]:
 
 
 def _main_of_process(main: Callable, args) -> None:
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as the script leaves it for its imports
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # the script resets it for its imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
     with exit_on_user_error(), _first_process_first():
         try:
@@ -102,7 +111,7 @@ def _main_of_process(main: Callable, args) -> None:
 
 
 def _close_log_files() -> None:
-    """Give up lines that the disk did not take; at Python's exit they would be a traceback."""
+    """Discard unwritten log lines. Flushing them when Python exits would print a traceback."""
     for name in ("detectron2", "fvcore", "d2_ctxseg"):
         for handler in logging.getLogger(name).handlers:
             stream = getattr(handler, "stream", None)
@@ -113,17 +122,17 @@ def _close_log_files() -> None:
 
 @contextmanager
 def _first_process_first() -> Iterator[None]:
-    """Lets the first process say what is wrong for all; its end ends the others, which wait."""
+    """Let rank 0 report an error that all processes share; the exit of rank 0 ends the others."""
     try:
         yield
     except Exception:
         if comm.get_rank() > 0:
-            time.sleep(_SECONDS_TO_SAY_IT)
+            time.sleep(_SECONDS_TO_REPORT)
         raise
 
 
 def _join_torchrun() -> None:
-    """Join the group described by the variables that torchrun sets."""
+    """Join the process group described by torchrun's environment variables."""
     has_gpu = torch.cuda.is_available()
     if has_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -21,8 +21,8 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
     """The schedule of SOLVER.LR_SCHEDULER_NAME; "WarmupPolyLR" ends at SOLVER.MIN_LR.
 
     Raises:
-        UserError: a minimum below 0, above BASE_LR, or together with another schedule; an
-            unknown schedule or warm-up.
+        UserError: SOLVER.MIN_LR is negative, above BASE_LR, or set for another schedule; or the
+            schedule or warm-up method is unknown.
     """
     solver = cfg.SOLVER
     if not 0 <= solver.MIN_LR <= solver.BASE_LR:
@@ -40,9 +40,9 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
             ) from error
     if solver.LR_SCHEDULER_NAME != "WarmupPolyLR" or solver.POLY_LR_CONSTANT_ENDING:
         raise UserError(
-            "SOLVER.MIN_LR belongs to LR_SCHEDULER_NAME 'WarmupPolyLR' without "
-            f"POLY_LR_CONSTANT_ENDING, but the schedule is '{solver.LR_SCHEDULER_NAME}' with "
-            f"{solver.POLY_LR_CONSTANT_ENDING}. Set it to 0."
+            "SOLVER.MIN_LR needs LR_SCHEDULER_NAME 'WarmupPolyLR' and POLY_LR_CONSTANT_ENDING 0, "
+            f"but the schedule is '{solver.LR_SCHEDULER_NAME}' and POLY_LR_CONSTANT_ENDING is "
+            f"{solver.POLY_LR_CONSTANT_ENDING}. Set SOLVER.MIN_LR to 0."
         )
     return WarmupPolyMinimumLR(
         optimizer,
@@ -58,18 +58,21 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
 class WarmupPolyMinimumLR(LRScheduler):
     """``(base - minimum) * (1 - iteration / max_iters) ** power + minimum``, times the warm-up.
 
-    mmsegmentation's poly schedule (``min_lr``, before its version 1.0). The minimum is the same
-    number for all parameter groups; a group whose own rate is lower keeps that.
+    This is mmsegmentation's poly schedule (``min_lr``, before its version 1.0). All parameter
+    groups have the same minimum; a group whose base learning rate is lower keeps that rate.
 
     Args:
         optimizer: the optimizer.
         max_iters: the iteration at which the minimum is reached.
-        minimum: the last rate.
-        warmup_factor: the first rate is this times the schedule's.
-        warmup_iters: length of the warm-up.
+        minimum: the final learning rate.
+        warmup_factor: the first learning rate is this times the schedule's.
+        warmup_iters: length of the warm-up in iterations.
         warmup_method: "linear" or "constant".
-        power: of the poly.
-        last_epoch: the last iteration done; -1 at the start.
+        power: exponent of the polynomial.
+        last_epoch: the last finished iteration; -1 at the start.
+
+    Raises:
+        UserError: ``warmup_method`` is neither "linear" nor "constant".
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class WarmupPolyMinimumLR(LRScheduler):
         power: float = 0.9,
         last_epoch: int = -1,
     ):
-        if warmup_method not in ("linear", "constant"):
+        if warmup_method not in WARMUP_METHODS:
             raise UserError(
                 f"SOLVER.WARMUP_METHOD: '{warmup_method}' is not one of 'linear', 'constant'."
             )
@@ -97,7 +100,7 @@ class WarmupPolyMinimumLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
-        """The rates of the groups at the iteration ``last_epoch``."""
+        """The learning rate of each parameter group at the iteration ``last_epoch``."""
         poly = max(1 - self.last_epoch / self.max_iters, 0) ** self.power
         warmup = self._warmup()
         return [

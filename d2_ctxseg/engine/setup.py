@@ -1,4 +1,4 @@
-"""From a config file and overrides to the frozen config of a run."""
+"""Build the frozen config of a run from a config file and overrides."""
 
 import logging
 from pathlib import Path
@@ -20,8 +20,8 @@ from .old_configs import forget_old_default
 from .read_config import merge_config, read_files
 from .validate_config import default_config, validate_config, validate_datasets
 
-# What it says of normalisation is for encoders that say nothing themselves, and for programs that
-# read configs without setup_config.
+# Its PIXEL_MEAN and PIXEL_STD serve encoders without their own, and programs that read configs
+# without setup_config.
 _DEFAULTS_FILE = "Base-Segmentor.yaml"
 
 logger = logging.getLogger(__name__)
@@ -31,22 +31,22 @@ def setup_config(config_file: str, opts: list[str], *, for_inference: bool = Fal
     """Read ``config_file``, apply ``opts``, register its folder datasets, choose a device.
 
     MODEL.PIXEL_MEAN and PIXEL_STD are the encoder's (``modeling/backbones/normalization``), unless
-    the overrides or a file other than Base-Segmentor.yaml state them.
+    the overrides or a file other than Base-Segmentor.yaml set them.
 
     Args:
         config_file: path of a YAML file, or the name of a config of this project; its ``_BASE_``
             files are read first. "" for defaults.
         opts: alternating keys and values, as on the command line.
         for_inference: MODEL.WEIGHTS will fill the whole model, so pretrained weights for the
-            encoder are not fetched.
+            encoder are not downloaded.
 
     Returns:
         The frozen config.
 
     Raises:
-        MissingFileError: no such config file, and no config of that name.
-        UserError: a file that is no config, an unknown key or name (the message names the nearest),
-            or a value that cannot be meant; see ``read_config`` and ``validate_config``.
+        MissingFileError: neither a config file nor a config of that name exists.
+        UserError: the file is not a config, a key or name is unknown (the message suggests the
+            nearest), or a value is invalid; see ``read_config`` and ``validate_config``.
     """
     if config_file:
         config_file = find_config_file(config_file)
@@ -56,7 +56,7 @@ def setup_config(config_file: str, opts: list[str], *, for_inference: bool = Fal
     validate_config(cfg, training=not for_inference)
     forget_old_default(cfg, config_file, opts)
     _adapt_to_machine(cfg)
-    # Before the encoder's weights are left out, which have a say in it.
+    # Before ENCODER.WEIGHTS is cleared: the normalisation depends on the encoder's weights.
     complete_normalization(cfg, _stated_normalization(config_file, opts))
     check_channels(cfg)
     if for_inference:
@@ -71,7 +71,7 @@ def setup_config(config_file: str, opts: list[str], *, for_inference: bool = Fal
 
 
 def refuse_untrained_classifier(cfg: CfgNode) -> None:
-    """Raise UserError where there is nothing to train: the classifier is a bank to be filled."""
+    """Raise UserError if the config's classifier is not trained, as a feature bank."""
     if not getattr(classifier_class(cfg), "is_trained", True):
         raise UserError(
             f"MODEL.META_ARCHITECTURE '{cfg.MODEL.META_ARCHITECTURE}' is not trained: "
@@ -81,7 +81,7 @@ def refuse_untrained_classifier(cfg: CfgNode) -> None:
 
 
 def _stated_normalization(config_file: str, opts: list[str]) -> set[str]:
-    """Which of MODEL.PIXEL_MEAN and PIXEL_STD the config itself states."""
+    """The ones of MODEL.PIXEL_MEAN and PIXEL_STD that the config itself sets."""
     stated = {key for key in NORMALIZATION_KEYS if f"MODEL.{key}" in opts[::2]}
     for path, values in read_files(config_file) if config_file else ():
         if Path(path).name != _DEFAULTS_FILE:
@@ -95,16 +95,16 @@ def _warn_of_frozen_random_weights(cfg: CfgNode) -> None:
     if has_encoder(cfg) and has_random_weights and model.BACKBONE.FREEZE_AT > 0:
         logger.warning(
             "MODEL.BACKBONE.FREEZE_AT is %d, but MODEL.ENCODER.WEIGHTS and MODEL.WEIGHTS are "
-            "empty: random weights would stay as they are. Set FREEZE_AT to 0, or name weights.",
+            "empty: random weights would stay untrained. Set FREEZE_AT to 0, or set weights.",
             model.BACKBONE.FREEZE_AT,
         )
 
 
 def _adapt_to_machine(cfg: CfgNode) -> None:
-    """Switch off what this machine cannot do, and say so."""
+    """Switch off what this machine does not support, with a warning."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-        logger.warning("No GPU is present: MODEL.DEVICE is set to 'cpu'.")
+        logger.warning("No GPU is available: MODEL.DEVICE is set to 'cpu'.")
     amp = cfg.SOLVER.AMP
     if cfg.MODEL.DEVICE == "cpu" and amp.ENABLED and amp.PRECISION == "float16":
         amp.ENABLED = False
@@ -121,6 +121,6 @@ def _warn_of_unused_pixel_loss(cfg: CfgNode) -> None:
     if not ours and default_config().MODEL.PIXEL_LOSS != cfg.MODEL.PIXEL_LOSS:
         logger.warning(
             "MODEL.PIXEL_LOSS has no effect with MODEL.META_ARCHITECTURE '%s', which computes its "
-            "losses itself. 'LinearSegmentor' is this project's in the place of SemanticSegmentor.",
+            "losses itself. Use 'LinearSegmentor' instead of SemanticSegmentor.",
             name,
         )

@@ -41,7 +41,7 @@ from ..evaluation.anomaly_evaluator import AnomalyEvaluator
 from ..evaluation.cityscapes import cityscapes_evaluators
 from ..evaluation.evaluator import label_loader
 from ..modeling import LabelMapPredictor, Temperatures, TestTimeAugmentation
-from ..utils.errors import UserError
+from ..utils.errors import UserError, counted
 from .checkpoints import BestCheckpoint, PeriodicCheckpoint, StopOnInterrupt
 from .cost import CostOfTraining, TimedModel, count_test_parameters, record_cost
 from .data_loader import ResumableLoader
@@ -68,20 +68,26 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer(ResumableTrainer):
-    """Trains, evaluates and keeps the checkpoints of one run, as ``cfg`` says.
+    """Trains and evaluates the model of a config, and keeps its checkpoints.
 
-    Differs from DefaultTrainer in that it trains with several CPU processes as well, goes on after
-    an interruption as if there had been none, keeps the best checkpoint and draws predictions, and
-    in gradient accumulation, bfloat16, EMA and the other keys of this project.
+    It adds the following to DefaultTrainer: training in several CPU processes, resuming that gives
+    the same result as an uninterrupted run, the best checkpoint, overlays of predictions, gradient
+    accumulation, bfloat16, EMA and the other config keys of this project.
+
+    Args:
+        cfg: the config of the run; a frozen config is not changed.
+
+    Raises:
+        UserError: SOLVER.IMS_PER_BATCH cannot be divided into micro-batches.
     """
 
     def __init__(self, cfg):
-        # DefaultTrainer's constructor cannot wrap a model on the CPU for several processes, and
-        # fixes the class of the checkpointer.
+        # DefaultTrainer's constructor cannot wrap a CPU model for several processes, and it fixes
+        # the class of the checkpointer.
         TrainerBase.__init__(self)
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size()).clone()
         settle_seed(cfg)
-        _micro_batch_size(cfg)  # where it cannot be, say so before the model is built
+        _micro_batch_size(cfg)  # report an impossible size before the model is built
         model = self.build_model(cfg)
         if cfg.MODEL.SYNC_BN:
             model = synchronize_batch_norm(model)
@@ -104,7 +110,7 @@ class Trainer(ResumableTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_seeded_loader(self):
-        """The loader of ``build_train_loader``; checkpoints know where it stands."""
+        """The loader of ``build_train_loader``, whose position checkpoints store."""
         return self._build_loader("train", self.cfg)
 
     def _build_loader(self, name: str, cfg):
@@ -114,16 +120,16 @@ class Trainer(ResumableTrainer):
             self.run_state.loaders[name] = loader
         else:
             logger.warning(
-                "build_train_loader returns no ResumableLoader: after an interruption the order of "
-                "images will be another one."
+                "build_train_loader does not return a ResumableLoader: after an interruption the "
+                "order of the images will differ."
             )
         return loader
 
     def build_hooks(self) -> list[HookBase]:
-        """What happens around the steps, in this order.
+        """The hooks in the order in which they run.
 
-        Everything that changes weights comes before the checkpoint, the evaluation after it, and
-        what the others have measured is written last.
+        Hooks that change weights run before the checkpoint is written, the evaluation runs after
+        it, and the metrics that the other hooks measured are written last.
         """
         cfg = self.cfg
         all_hooks = [
@@ -142,12 +148,12 @@ class Trainer(ResumableTrainer):
         return [hook for hook in all_hooks if hook is not None]
 
     def build_writers(self) -> list[EventWriter]:
-        """To the log, ``metrics.json`` and TensorBoard's files in OUTPUT_DIR."""
+        """Writers for the log, ``metrics.json`` and TensorBoard's files in OUTPUT_DIR."""
         folder = self.cfg.OUTPUT_DIR
         return [
             CommonMetricPrinter(self.max_iter),
             MetricsWriter(os.path.join(folder, "metrics.json")),
-            # TensorBoard forgets what an earlier process wrote of the iterations to come.
+            # TensorBoard drops later iterations that an interrupted process has written.
             TensorboardXWriter(folder, purge_step=self.start_iter),
         ]
 
@@ -160,7 +166,7 @@ class Trainer(ResumableTrainer):
         options = self.cfg.TEST.PRECISE_BN
         if not (options.ENABLED and get_bn_modules(self.model)):
             return None
-        # A data loader of its own leaves the batches of the training as they are.
+        # A separate data loader does not change the batches of the training.
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0
@@ -168,8 +174,8 @@ class Trainer(ResumableTrainer):
         return hooks.PreciseBN(self.cfg.TEST.EVAL_PERIOD, self.model, loader, options.NUM_ITER)
 
     def _evaluate(self) -> OrderedDict:
-        """Evaluate the weights and, where there is one, their EMA."""
-        # Batch statistics differ between processes; checkpoints have those of the main one.
+        """Evaluate the weights and, if enabled, their EMA."""
+        # Batch statistics differ between processes; checkpoints hold those of the main process.
         broadcast_buffers(self.model)
         results = self.test(self.cfg, self.model)
         if self.ema is not None:
@@ -211,7 +217,7 @@ class Trainer(ResumableTrainer):
 
     @classmethod
     def build_model(cls, cfg) -> nn.Module:
-        """The config's model on its device, in the memory format and compiled as MODEL says."""
+        """The config's model on MODEL.DEVICE; see MODEL.CHANNELS_LAST and MODEL.COMPILE."""
         model = super().build_model(cfg)
         if cfg.MODEL.CHANNELS_LAST:
             use_channels_last(model)
@@ -231,7 +237,7 @@ class Trainer(ResumableTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg) -> ResumableLoader:
-        """Endless batches of training images and labels, SOLVER.ACCUMULATION_STEPS a step."""
+        """An endless loader of micro-batches; a step takes SOLVER.ACCUMULATION_STEPS of them."""
         loader = build_detection_train_loader(
             cfg,
             mapper=SemanticSegmentorMapper(cfg, is_train=True),
@@ -241,7 +247,7 @@ class Trainer(ResumableTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name: str):
-        """Test images one by one, each on exactly one process, with a progress bar."""
+        """A loader of single test images, each on exactly one process, with a progress bar."""
         loader = build_detection_test_loader(
             cfg, dataset_name, mapper=SemanticSegmentorMapper(cfg, is_train=False)
         )
@@ -252,9 +258,14 @@ class Trainer(ResumableTrainer):
     def build_evaluator(
         cls, cfg, dataset_name: str, task: str = "sem_seg", prediction_key: str = "label_map"
     ):
-        """The evaluator of a dataset, as TEST says.
+        """The evaluator of a dataset as configured by the keys of TEST.
 
         It writes to ``{OUTPUT_DIR}/inference/{task}/{dataset_name}``.
+
+        Args:
+            dataset_name: a registered dataset.
+            task: the key of the metrics in the results: "sem_seg", "sem_seg_EMA", "sem_seg_TTA".
+            prediction_key: the entry of the model's outputs that holds the label map (H, W).
         """
         evaluator = SegmentationEvaluator(
             dataset_name,
@@ -281,12 +292,13 @@ class Trainer(ResumableTrainer):
 
     @classmethod
     def test(cls, cfg, model: nn.Module, evaluators=None) -> OrderedDict:
-        """As DefaultTrainer's; without ``evaluators``, full scores are never made.
+        """Evaluate on DATASETS.TEST, as DefaultTrainer does.
 
-        Random numbers drawn meanwhile do not change a training.
+        Without ``evaluators``, the model returns label maps and the scores of whole images are
+        never held in memory. Random numbers drawn during the evaluation do not affect a training.
 
         Raises:
-            KeyboardInterrupt: on Ctrl-C or SIGTERM, after the image under way.
+            KeyboardInterrupt: on Ctrl-C or SIGTERM, after the current image.
         """
         segmentor, timed = _unwrapped(model), None
         if evaluators is None:
@@ -312,7 +324,7 @@ class Trainer(ResumableTrainer):
 
     @classmethod
     def test_with_TTA(cls, cfg, model: nn.Module) -> OrderedDict:
-        """Evaluate single-scale, "sem_seg", and as TEST.AUG says, "sem_seg_TTA", in one pass."""
+        """Evaluate with TEST.AUG ("sem_seg_TTA") and without ("sem_seg") in one pass."""
         logger.info("Running inference with test-time augmentation ...")
         model = getattr(model, "module", model)
         augmentation = TestTimeAugmentation.from_config(cfg)
@@ -333,12 +345,12 @@ def _temperatures(cfg) -> Temperatures | None:
 
 
 def _confidence_key(cfg, prediction_key: str) -> str | None:
-    """The name of the confidences that LabelMapPredictor gives beside its label maps."""
+    """The entry of LabelMapPredictor's outputs that holds the confidences of a label map."""
     return prediction_key.replace("label_map", "confidence") if cfg.TEST.CALIBRATION else None
 
 
 def merge_results(results: dict, others: dict) -> None:
-    """Add the tasks of ``others`` to ``results``: task -> metrics, or dataset -> that."""
+    """Add ``others`` to ``results`` in place; each maps task -> metrics, or dataset -> that."""
     for key, value in others.items():
         if isinstance(results.get(key), dict):
             results[key].update(value)
@@ -347,7 +359,7 @@ def merge_results(results: dict, others: dict) -> None:
 
 
 def _build_step(cfg, model: nn.Module, data_loader, optimizer) -> SimpleTrainer:
-    """What does a step: Detectron2's SimpleTrainer where no key asks for more."""
+    """The trainer of single steps: Detectron2's SimpleTrainer unless a key needs more."""
     amp, steps = cfg.SOLVER.AMP, cfg.SOLVER.ACCUMULATION_STEPS
     if steps == 1 and not amp.ENABLED:
         return SimpleTrainer(model, data_loader, optimizer)
@@ -358,14 +370,14 @@ def _build_step(cfg, model: nn.Module, data_loader, optimizer) -> SimpleTrainer:
 
 
 def _micro_batch_size(cfg) -> int:
-    """Images, over all processes, that go through the model at once."""
+    """The number of images in a micro-batch, over all processes."""
     batch, steps = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATION_STEPS
     processes = comm.get_world_size()
     if steps < 1 or batch % (steps * processes):
         raise UserError(
             f"SOLVER.ACCUMULATION_STEPS is {steps}, but SOLVER.IMS_PER_BATCH {batch} cannot be "
-            f"divided into so many micro-batches for {processes} process(es): it must be a "
-            "multiple of their product."
+            f"divided into so many micro-batches for {counted(processes, 'process', 'processes')}: "
+            "it must be a multiple of their product."
         )
     return batch // steps
 
@@ -375,7 +387,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _wrap_for_processes(model: nn.Module) -> nn.Module:
-    """DistributedDataParallel where there are several processes, on GPUs and on the CPU."""
+    """The model in DistributedDataParallel if there are several processes."""
     on_cpu = next(model.parameters()).device.type == "cpu"
     options = {"device_ids": None} if on_cpu else {}
     return create_ddp_model(model, broadcast_buffers=False, **options)

@@ -198,7 +198,7 @@ def _wrong_crop(crop: CfgNode) -> Iterator[str]:
         if max(crop.SIZE) > 1:
             yield f"{size} parts of the image, at most 1.0, with INPUT.CROP.TYPE '{crop.TYPE}'."
     elif not all(isinstance(side, int) for side in crop.SIZE):
-        yield f"{size} pixels, integers from 1, with INPUT.CROP.TYPE '{crop.TYPE}'."
+        yield f"{size} pixels, integers of at least 1, with INPUT.CROP.TYPE '{crop.TYPE}'."
     elif crop.TYPE == "absolute_range" and crop.SIZE[0] > crop.SIZE[1]:
         yield f"{size} [least, greatest] with INPUT.CROP.TYPE '{crop.TYPE}'."
 

@@ -1,11 +1,11 @@
-"""Types of command line arguments; argparse ends the program with exit code 2 where they fail."""
+"""Types of command-line arguments. argparse exits with code 2 if a value is invalid."""
 
 import argparse
 from collections.abc import Callable
 
 
 def share(text: str) -> float:
-    """A number above 0 and at most 1."""
+    """Parse a number above 0 and at most 1."""
     try:
         value = float(text)
     except ValueError:
@@ -16,7 +16,7 @@ def share(text: str) -> float:
 
 
 def integer_from(low: int) -> Callable[[str], int]:
-    """An integer that is ``low`` at least."""
+    """A parser of integers that are at least ``low``."""
 
     def parse(text: str) -> int:
         try:
@@ -24,7 +24,7 @@ def integer_from(low: int) -> Callable[[str], int]:
         except ValueError:
             value = None
         if value is None or value < low:
-            raise argparse.ArgumentTypeError(f"'{text}' is not an integer from {low}")
+            raise argparse.ArgumentTypeError(f"'{text}' is not an integer of at least {low}")
         return value
 
     return parse

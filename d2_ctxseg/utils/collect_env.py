@@ -1,4 +1,4 @@
-"""``python -m d2_ctxseg.utils.collect_env``: the Detectron2 that runs, and the versions."""
+"""``python -m d2_ctxseg.utils.collect_env`` prints the Detectron2 in use and library versions."""
 
 from importlib import metadata
 
@@ -11,7 +11,7 @@ PACKAGES = ("timm", "segmentation-models-pytorch", "fvcore", "iopath", "pycocoto
 
 
 def collect_env_info() -> str:
-    """Detectron2's report of the machine, and the versions of this project's libraries."""
+    """Detectron2's report on the machine, and the versions of this project's libraries."""
     from detectron2.utils.collect_env import collect_env_info as collect_detectron2_env_info
 
     versions = [("d2_ctxseg", __version__)]

@@ -1,4 +1,4 @@
-"""Synchronisation with a device, and its memory."""
+"""Synchronisation with a device, and measurements of its memory."""
 
 import json
 import os
@@ -19,9 +19,13 @@ def wait_for(device: torch.device) -> None:
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int:
-    """Peak memory of PyTorch's allocator during a call, in bytes beyond the memory before it.
+    """Peak memory of PyTorch's allocator during a call, in bytes above the memory before it.
 
-    The CPU allocator has no statistics; there the call runs under PyTorch's profiler.
+    On the CPU the call runs under PyTorch's profiler, because the CPU allocator has no statistics.
+
+    Args:
+        call: the function to measure; it runs once.
+        device: where its tensors are.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

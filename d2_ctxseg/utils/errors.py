@@ -1,7 +1,7 @@
-"""Errors that are the user's to correct, told apart from defects of the program.
+"""Errors that a user can correct, as opposed to bugs of the program.
 
-Every entry point ends here: what a user can correct becomes one message on stderr and an exit code,
-everything else keeps its traceback, which a report of a defect needs.
+Every entry point uses them. An error that a user can correct becomes one message on stderr and an
+exit code. Every other error keeps its traceback for a bug report.
 """
 
 import difflib
@@ -16,40 +16,40 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# What libraries raise on a user's input, by a part of their message, and what it means.
+# Errors that libraries raise for a user's input: a pattern of their message -> our message.
 _OF_LIBRARIES = {
     r"^Loss became infinite or NaN|^Must set MODEL\.": "{message}.",
     r"^Expected more than 1 value per channel when training": (
-        "A normalization gets a single value per channel: {message}. In training, "
-        "let more images go through the model at once: raise SOLVER.IMS_PER_BATCH, or lower the "
-        "number of processes or SOLVER.ACCUMULATION_STEPS. In a prediction, the image is too small."
+        "A normalization gets a single value per channel: {message}. In training, use larger "
+        "micro-batches: raise SOLVER.IMS_PER_BATCH, or lower the number of processes or "
+        "SOLVER.ACCUMULATION_STEPS. In a prediction, the image is too small."
     ),
     r"^\[enforce fail at alloc_cpu|can't allocate memory|CUDA out of memory|^Unable to allocate": (
-        "Memory ran out: {message}. Take smaller images, fewer at once, or fewer loader workers "
+        "Out of memory: {message}. Use smaller images, smaller batches or fewer loader workers "
         "(SOLVER.IMS_PER_BATCH, INPUT.*_SIZE_*, TEST.SLIDING_WINDOW, DATALOADER.NUM_WORKERS)."
     ),
     r"^DataLoader worker \(pid.*(exited unexpectedly|is killed)|unable to open shared memory": (
-        "A loader worker died: {message}. Most often memory or shared memory (/dev/shm) ran out: "
-        "lower DATALOADER.NUM_WORKERS."
+        "A loader worker died: {message}. The usual cause is too little memory or shared memory "
+        "(/dev/shm): lower DATALOADER.NUM_WORKERS."
     ),
 }
 _LIBRARY_ERRORS = (ValueError, RuntimeError, ArithmeticError, MemoryError, AssertionError)
 
 
 class UserError(ValueError):
-    """Wrong input: the message says what was wrong, where, what was expected and what to do."""
+    """Invalid input. The message says what is wrong, where, what was expected and what to do."""
 
 
 class UsageError(UserError):
-    """A command line that cannot be meant; the exit code is 2, as argparse's is."""
+    """An invalid command line. The exit code is 2, as with argparse."""
 
 
 class MissingFileError(UserError, FileNotFoundError):
-    """A file or folder that the user named, or has to provide, is not there."""
+    """A file or folder that the user named or has to provide does not exist."""
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """The nearest of the ``known`` names as a phrase to append to a message, or ``""``."""
+    """A phrase for a message that suggests the nearest of the ``known`` names, or ``""``."""
     nearest = difflib.get_close_matches(str(name), [str(item) for item in known], n=1, cutoff=0.5)
     return f" Did you mean '{nearest[0]}'?" if nearest else ""
 
@@ -69,10 +69,11 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 
 
 def explain(error: BaseException) -> str | None:
-    """The message for the user; None if the error is a defect of the program.
+    """The message for the user; None if the error is a bug of the program.
 
-    A user's are UserError, OSError (but for files of this package), and what libraries raise on a
-    user's input. Of an error in a data loader's worker it is the worker's message alone.
+    A user can correct a UserError, an OSError (except for files of this package) and the errors
+    that libraries raise for invalid input. An error in a data loader's worker is reduced to the
+    worker's message.
     """
     message = _message_of_worker(error) or str(error)
     if isinstance(error, UserError):
@@ -88,22 +89,21 @@ def explain(error: BaseException) -> str | None:
 
 @contextmanager
 def exit_on_user_error():
-    """Ends the program with the message alone, without a traceback, on a user's error.
+    """End the program with a message but without a traceback on an error that a user can correct.
 
-    Exit codes as usual: 1 for an error, 2 for a wrong command line, 130 for Ctrl-C, 143 for
-    SIGTERM.
-    The environment variable D2_CTXSEG_TRACEBACK shows the traceback all the same.
+    The exit code is 1 for an error, 2 for an invalid command line, 130 for Ctrl-C and 143 for
+    SIGTERM. If the environment variable D2_CTXSEG_TRACEBACK is set, the traceback is shown.
     """
-    # Detectron2 logs a loss that is not finite with its traceback, before it comes here.
+    # Detectron2 logs the error of a non-finite loss with its traceback before it is raised.
     train_log = logging.getLogger("detectron2.engine.train_loop")
     train_log.addFilter(_leave_traceback_out)
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        # One that SIGTERM caused has that signal's number as its argument.
+        # An interrupt caused by SIGTERM has the signal's number as its argument.
         sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
     except BrokenPipeError:
-        # What reads the output has ended, as `head` does. Nothing can be printed any more.
+        # The reader of the output, such as `head`, has ended. Nothing can be printed any more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
@@ -119,7 +119,7 @@ def exit_on_user_error():
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run an entry point; a user's error becomes a message on stderr and exit code 1."""
+    """Run an entry point; see :func:`exit_on_user_error`."""
     with exit_on_user_error():
         main()
 
@@ -134,20 +134,20 @@ def _explain_os_error(error: OSError, message: str) -> str | None:
 
 
 def _message_of_worker(error: BaseException) -> str | None:
-    """What an error said before torch put a worker's traceback around it, as text; else None."""
+    """The message of an error in a loader worker, without torch's traceback; None for others."""
     text, kind = str(error), type(error)
     if not re.match(r"Caught \w+ in DataLoader worker process", text):
         return None
     name = kind.__qualname__
     if kind.__module__ != "builtins":
         name = f"{kind.__module__}.{name}"
-    # The last line of a traceback, and what the message has in lines of its own.
+    # The last line of the traceback, and further lines of the message.
     _, found, message = text.rpartition(f"\n{name}: ")
     return message.strip() if found else None
 
 
 def _leave_traceback_out(record: logging.LogRecord) -> bool:
-    """A filter of log records that turns a user's error into its message."""
+    """A log filter that reduces an error that a user can correct to its message."""
     error = record.exc_info[1] if record.exc_info else None
     message = explain(error) if error else None
     if message is not None and not os.environ.get("D2_CTXSEG_TRACEBACK"):

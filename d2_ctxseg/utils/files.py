@@ -16,7 +16,7 @@ _PART = re.compile(r"\..*\.(\d+)\.part")
 _REMEDIES = {
     errno.ENOSPC: "Free some space on that disk.",
     errno.EDQUOT: "Free some of your quota.",
-    errno.ENOENT: "Its folder is gone; make it again, or choose another.",
+    errno.ENOENT: "Its folder no longer exists; create it, or choose another.",
     errno.EROFS: "Choose a folder on a disk that can be written to.",
     errno.EACCES: "Choose a folder that you may write to.",
     errno.EPERM: "Choose a folder that you may write to.",
@@ -24,7 +24,7 @@ _REMEDIES = {
 
 
 class WriteError(UserError, OSError):
-    """A file cannot be written: the disk is full or read-only, the folder is gone."""
+    """A file cannot be written: the disk is full or read-only, or the folder does not exist."""
 
 
 @contextmanager

@@ -12,7 +12,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def find_images(inputs: Iterable[str]) -> list[Path]:
-    """The files that ``--input`` names, in order and each once.
+    """The files that ``--input`` names, in their order and without duplicates.
 
     Args:
         inputs: files, folders (all images directly inside) and patterns like ``folder/*.png``.
@@ -28,7 +28,7 @@ def find_images(inputs: Iterable[str]) -> list[Path]:
             continue
         if path.is_dir():
             files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
-            missing = f"no image is in this folder ({', '.join(IMAGE_SUFFIXES)})"
+            missing = f"this folder contains no image ({', '.join(IMAGE_SUFFIXES)})"
         else:
             files = [file for file in map(Path, glob.glob(str(path))) if file.is_file()]
             is_pattern = glob.has_magic(name)
@@ -44,12 +44,12 @@ def plan_outputs(inputs: list[Path], output: str) -> list[Path]:
 
     Args:
         inputs: image files.
-        output: the name of a file (for a single input), or of a folder. There the output has the
-            name of the input, with .png appended where its format cannot be written.
+        output: the name of a file (for a single input) or of a folder. In a folder an output has
+            the name of its input; .png is appended if the input's format cannot be written.
 
     Raises:
-        UserError: one file for several inputs, inputs of the same name, or an input that would
-            be overwritten.
+        UserError: ``output`` is one file for several inputs, inputs have the same name, or an
+            input would be overwritten.
     """
     if names_a_file(output, IMAGE_SUFFIXES):
         if len(inputs) > 1:
@@ -58,12 +58,12 @@ def plan_outputs(inputs: list[Path], output: str) -> list[Path]:
             )
         outputs = [Path(output)]
     else:
-        outputs = [Path(output, _picture_name(path)) for path in inputs]
+        outputs = [Path(output, _output_name(path)) for path in inputs]
     for name, count in Counter(path.name for path in outputs).items():
         if count > 1:
             raise UserError(
                 f"{count} inputs are called {name}: their outputs would overwrite one another in "
-                f"{output}; run them one after the other with different --output folders"
+                f"{output}; process them separately with different --output folders"
             )
     for path in outputs:
         refuse_to_overwrite(path, inputs)
@@ -71,7 +71,7 @@ def plan_outputs(inputs: list[Path], output: str) -> list[Path]:
     return outputs
 
 
-def _picture_name(path: Path) -> str:
+def _output_name(path: Path) -> str:
     return path.name if path.suffix.lower() in IMAGE_SUFFIXES else f"{path.name}.png"
 
 

@@ -50,10 +50,10 @@ def confirm_overwrite(paths: Sequence[Path], overwrite: bool) -> None:
 
     Args:
         paths: the files that a program is going to write.
-        overwrite: what ``--overwrite`` says; True asks nothing.
+        overwrite: the value of ``--overwrite``; True: do not ask.
 
     Raises:
-        UserError: the answer is no, or there is no terminal to ask on.
+        UserError: the user declines, or there is no terminal.
     """
     existing = [path for path in paths if path.exists()]
     if overwrite or not existing:
@@ -61,7 +61,7 @@ def confirm_overwrite(paths: Sequence[Path], overwrite: bool) -> None:
     shown = ", ".join(map(str, existing[:_NUM_EXAMPLES]))
     if len(existing) > _NUM_EXAMPLES:
         shown += f" and {len(existing) - _NUM_EXAMPLES} more"
-    what = f"{shown} {'exists' if len(existing) == 1 else 'exist'} already"
+    what = f"{shown} already {'exists' if len(existing) == 1 else 'exist'}"
     if not (sys.stdin and sys.stdin.isatty()):
         raise UserError(
             f"{what}; nothing was overwritten. Choose another --output, or set --overwrite (-y)."
@@ -78,8 +78,8 @@ def _check_above(path: Path, option: str) -> None:
     folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
     if not folder.is_dir():
         raise UserError(
-            f"{option}: '{folder}' is a file, so that nothing can be written below it. Choose "
-            "another path."
+            f"{option}: '{folder}' is a file, so nothing can be written below it. Choose another "
+            "path."
         )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"{option}: the folder '{folder}' is not writable. Choose another path.")

@@ -1,4 +1,4 @@
-"""Python modules of the user's own: imported by the path of a file, or by a name."""
+"""Import the user's own Python modules, given by a file's path or by name."""
 
 import importlib
 import importlib.util
@@ -16,18 +16,20 @@ _SUFFIX = ".py"
 
 
 def import_own_modules(places: Iterable[str]) -> None:
-    """Import modules, in this order, so that what they register can be named.
+    """Import modules in the given order, so that a config can name what they register.
 
-    A file ``my_heads.py`` becomes the module ``my_heads``; its folder is put at the end of
-    ``sys.path``, so that it finds what lies beside it. What is imported already stays as it is.
+    A file ``my_heads.py`` becomes the module ``my_heads``. Its folder is appended to ``sys.path``,
+    so that it can import modules beside it. A module that is already imported is not imported
+    again.
 
     Args:
-        places: paths that end in ".py", or names of modules that Python finds, such as
+        places: paths that end in ".py", or names of importable modules, such as
             "my_package.heads".
 
     Raises:
-        MissingFileError: there is no such file or module.
-        UserError: importing it fails (the message names file and line), or its name is taken.
+        MissingFileError: the file or module does not exist.
+        UserError: the import fails (the message names file and line), or another module has the
+            same name.
     """
     for place in places:
         if is_file_name(place):
@@ -42,7 +44,7 @@ def is_file_name(place: str) -> bool:
 
 
 def copy_own_modules(places: Sequence[str], folder: str | os.PathLike) -> None:
-    """Copy the files among ``places`` into ``folder``, which is made if it has to be."""
+    """Copy the files among ``places`` into ``folder``, which is created if needed."""
     for path in map(Path, filter(is_file_name, places)):
         target = Path(folder) / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -52,13 +54,13 @@ def copy_own_modules(places: Sequence[str], folder: str | os.PathLike) -> None:
 
 def _import_file(path: Path) -> None:
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "is not there"
+        found = "is a folder" if path.is_dir() else "does not exist"
         raise MissingFileError(f"IMPORTS: '{path}' {found}, expected a Python file.")
     name = path.stem
     if not name.isidentifier() or path.suffix != _SUFFIX:
         raise UserError(
-            f"IMPORTS: '{path.name}' cannot be imported: a module's name has letters, digits and "
-            f"underscores, and ends in {_SUFFIX}."
+            f"IMPORTS: '{path.name}' cannot be imported: the name of a module file consists of "
+            f"letters, digits and underscores, and ends in {_SUFFIX}."
         )
     spec = importlib.util.find_spec(name) if name not in sys.modules else None
     there = getattr(sys.modules.get(name), "__file__", None) or getattr(spec, "origin", None)
@@ -66,8 +68,8 @@ def _import_file(path: Path) -> None:
         return
     if (name in sys.modules or spec) and not _is_copy(there, path):
         raise UserError(
-            f"IMPORTS: the module '{name}' of '{path}' is another one already "
-            f"({there or 'of Python itself'}). Rename the file."
+            f"IMPORTS: '{path}' cannot be imported as '{name}', because another module has that "
+            f"name ({there or 'built into Python'}). Rename the file."
         )
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
@@ -87,8 +89,8 @@ def _import_name(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
             raise MissingFileError(
-                f"IMPORTS: Python finds no module '{error.name}'. Name a file with its "
-                f"{_SUFFIX}, or install the package it is in."
+                f"IMPORTS: Python finds no module '{error.name}'. Give a file's path with "
+                f"{_SUFFIX}, or install the module's package."
             ) from error
         raise _failed(f"the module '{name}'", error) from error
     except Exception as error:
@@ -96,14 +98,14 @@ def _import_name(name: str) -> ModuleType:
 
 
 def _is_copy(there: str | None, path: Path) -> bool:
-    """Whether a file is that one, or has its content, as the copy in a run's folder has."""
+    """Whether ``there`` is the file ``path`` or a copy of it, as in a run's folder."""
     if not there or not os.path.isfile(there):
         return False
     return Path(there).samefile(path) or Path(there).read_bytes() == path.read_bytes()
 
 
 def _failed(what: str, error: Exception, path: str | None = None) -> UserError:
-    """The error with the last line of the user's file that led to it."""
+    """The error, with the last line of the user's file in its traceback."""
     if isinstance(error, SyntaxError) and error.filename:
         file, number, text = error.filename, error.lineno, error.text or ""
         message = error.msg

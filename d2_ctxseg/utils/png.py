@@ -14,10 +14,13 @@ def encode_png(image: np.ndarray, compression: int = 1) -> bytes:
     Args:
         image: (H, W) uint8 or uint16, or RGB (H, W, 3) uint8.
         compression: 0 to 9. 9 is slow and halves the size of coloured label maps.
+
+    Returns:
+        The content of the PNG file.
     """
-    as_opencv_has_it = image[:, :, ::-1] if image.ndim == 3 else image
+    in_opencv_order = image[:, :, ::-1] if image.ndim == 3 else image  # BGR
     options = [cv2.IMWRITE_PNG_COMPRESSION, compression]
-    return cv2.imencode(".png", as_opencv_has_it, options)[1].tobytes()
+    return cv2.imencode(".png", in_opencv_order, options)[1].tobytes()
 
 
 def write_png(path: str | os.PathLike, image: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Makes ``import detectron2`` work: the installed Detectron2, or the embedded one."""
+"""Make ``import detectron2`` work with an installed Detectron2 or with the embedded runtime."""
 
 import importlib.util
 import sys
@@ -8,10 +8,10 @@ EMBEDDED_ROOT = Path(__file__).resolve().parents[1] / "embedded"
 
 
 def ensure_detectron2() -> None:
-    """Put the embedded runtime at the END of ``sys.path`` where Detectron2 is not installed.
+    """Append the embedded runtime to ``sys.path`` if Detectron2 is not installed.
 
-    At the end it cannot shadow a real installation. Subprocesses started by ``spawn`` import
-    d2_ctxseg again, and so call this again.
+    At the END of the path it cannot shadow an installation. Subprocesses started by ``spawn``
+    import d2_ctxseg, which calls this function again.
     """
     if importlib.util.find_spec("detectron2") is None:
         sys.path.append(str(EMBEDDED_ROOT))

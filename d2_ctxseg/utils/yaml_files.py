@@ -9,13 +9,13 @@ import yaml
 from .errors import MissingFileError, UserError
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
-# Deeper files exceed the recursion limit of the loader or the stack.
-_MOST_LEVELS = 100
+# Deeper nesting exceeds the recursion limit or the stack of the loader.
+_MAX_DEPTH = 100
 _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _StrictLoader(_SafeLoader):
-    """The safe loader, which refuses a key that is written twice."""
+    """The safe loader that also rejects duplicate keys."""
 
     def construct_mapping(self, node, deep=False):
         seen = set()
@@ -25,7 +25,7 @@ class _StrictLoader(_SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if (type(key), str(key)) in seen:
                 raise yaml.constructor.ConstructorError(
-                    problem=f"key written twice: {key}", problem_mark=key_node.start_mark
+                    problem=f"duplicate key: {key}", problem_mark=key_node.start_mark
                 )
             seen.add((type(key), str(key)))
         return super().construct_mapping(node, deep)
@@ -36,8 +36,8 @@ def read_yaml(path: str | os.PathLike) -> object:
 
     Raises:
         MissingFileError: the file does not exist.
-        UserError: it is a folder, cannot be opened, is not UTF-8 or not YAML, has a key twice, or
-            contains itself.
+        UserError: the path is a folder, or the file cannot be opened, is not UTF-8, is not valid
+            YAML, has a duplicate key, is nested too deeply or contains itself.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -52,7 +52,7 @@ def read_yaml(path: str | os.PathLike) -> object:
         ) from error
     try:
         if _is_too_deep(text):
-            raise UserError(f"'{path}' has more than {_MOST_LEVELS} levels, one inside the other.")
+            raise UserError(f"'{path}' is nested more than {_MAX_DEPTH} levels deep.")
         content = yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
         raise UserError(f"'{path}' is not valid YAML: {_problem(error, text)}") from error
@@ -62,12 +62,12 @@ def read_yaml(path: str | os.PathLike) -> object:
 
 
 def _is_too_deep(text: str) -> bool:
-    """Whether lists and mappings are nested more than ``_MOST_LEVELS`` levels deep."""
+    """Whether lists and mappings are nested more than ``_MAX_DEPTH`` levels deep."""
     steps = {yaml.SequenceStartEvent: 1, yaml.MappingStartEvent: 1}
     steps |= {yaml.SequenceEndEvent: -1, yaml.MappingEndEvent: -1}
     events = yaml.parse(text, Loader=_SafeLoader)
     levels = itertools.accumulate(steps.get(type(event), 0) for event in events)
-    return any(level > _MOST_LEVELS for level in levels)
+    return any(level > _MAX_DEPTH for level in levels)
 
 
 def kind_of(content: object) -> str:
@@ -82,7 +82,7 @@ def _why_not_opened(path: str | os.PathLike, error: OSError) -> str:
     if isinstance(error, IsADirectoryError):
         return "is a folder, expected a YAML file."
     if os.path.islink(path) and not os.path.exists(path):
-        return "is a link that links to itself."
+        return "is a link to itself."
     return f"cannot be read: {error.strerror}."
 
 
@@ -95,13 +95,13 @@ def _problem(error: yaml.YAMLError, text: str) -> str:
     context = getattr(error, "context", None)
     line = text.splitlines()[mark.line] if mark.line < len(text.splitlines()) else ""
     indentation = line[: len(line) - len(line.lstrip())]
-    tab = " There is a tab; YAML is indented with spaces." if "\t" in indentation else ""
+    tab = " The line has a tab; indent YAML with spaces." if "\t" in indentation else ""
     where = f"line {mark.line + 1}, column {mark.column + 1}"
     return f"{f'{context}: ' if context else ''}{problem} ({where}).{tab}"
 
 
 def _contains_itself(content: object) -> bool:
-    """Whether a list or mapping contains itself. Each is visited once."""
+    """Whether a list or mapping contains itself. Each one is visited once."""
     done: set[int] = set()
 
     def leads_back(item: object, outer: frozenset[int]) -> bool:

@@ -75,7 +75,7 @@ class TestEveryMethod:
             convert_official_state_dict(state, method)
 
     def test_where_there_is_nothing_of_it_is_said(self, method):
-        with pytest.raises(UserError, match="nothing of the authors' " + method):
+        with pytest.raises(UserError, match=f"0 keys.* contains nothing of the authors' {method}"):
             convert_official_state_dict({}, method)
 
 
@@ -115,6 +115,6 @@ def test_a_projection_of_gaussian_mixtures_is_converted():
 
 def test_unknown_methods_are_answered_with_those_there_are():
     with pytest.raises(
-        UserError, match="method 'cca'; there are cac, ssa, protoseg, gmmseg, ecenet"
+        UserError, match="method 'cca', expected one of cac, ssa, protoseg, gmmseg, ecenet"
     ):
         convert_official_state_dict({}, "cca")

@@ -292,7 +292,7 @@ def test_samples_are_the_images_of_a_folder_spread_evenly(tmp_path):
 
 
 def test_a_folder_without_samples_is_an_error(tmp_path):
-    with pytest.raises(MissingFileError, match=r"--samples .*: no image is in this folder"):
+    with pytest.raises(MissingFileError, match=r"--samples .*: this folder contains no image"):
         app_session.find_samples(str(tmp_path), None)
     with pytest.raises(MissingFileError, match="--samples .*nowhere: there is no such folder"):
         app_session.find_samples(str(tmp_path / "nowhere"), None)

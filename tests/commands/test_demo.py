@@ -224,7 +224,7 @@ def test_a_video_goes_into_a_folder_under_its_own_name(run, video, tmp_path):
     [
         ("missing.png", "no such file"),
         ("*.bmp", "no file matches this pattern"),
-        ("empty", "no image is in this folder"),
+        ("empty", "this folder contains no image"),
     ],
 )
 def test_inputs_that_stand_for_no_file_are_errors(run, photos, tmp_path, name, message):
@@ -354,11 +354,11 @@ class TestExistingFiles:
 
     def test_without_a_terminal_they_are_refused(self, run, photos, video, existing, monkeypatch):
         monkeypatch.setattr(sys, "stdin", None)
-        with pytest.raises(UserError, match=r"result.png exists already; .* --overwrite \(-y\)"):
+        with pytest.raises(UserError, match=r"result.png already exists; .* --overwrite \(-y\)"):
             run("--input", photos / "one.png", "--output", existing)
         result = existing.with_suffix(".mp4")
         result.write_bytes(b"mine")
-        with pytest.raises(UserError, match="result.mp4 exists already"):
+        with pytest.raises(UserError, match="result.mp4 already exists"):
             run("--video-input", video, "--output", result)
         assert existing.read_bytes() == result.read_bytes() == b"mine"
 
@@ -382,7 +382,7 @@ class TestExistingFiles:
     def test_of_many_three_are_named(self, run, photos, tmp_path):
         Image.fromarray(half_bright()).save(photos / "four.png")
         run("--input", photos, "--output", tmp_path / "new")
-        with pytest.raises(UserError, match="and 1 more exist already"):
+        with pytest.raises(UserError, match="and 1 more already exist"):
             run("--input", photos, "--output", tmp_path / "new")
 
 

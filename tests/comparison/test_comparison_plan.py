@@ -76,7 +76,7 @@ class TestPlan:
         [
             ({"names": ["linear", "linear"]}, "label 'linear' was given more than once"),
             ({"seeds": [1, 2, 1]}, "seed '1' was given more than once"),
-            ({"seeds": [-1]}, "another seed at each start"),
+            ({"seeds": [-1]}, "a new seed at each start"),
             ({"opts": ["SEED", "3"]}, "SEED stands among the overrides"),
             ({"opts": ["MODEL.META_ARCHITECTURE", "X"]}, "Name classifiers with --classifiers"),
             ({"opts": ["SOLVER.BASE_LRR", "3"]}, "Did you mean 'SOLVER.BASE_LR'"),

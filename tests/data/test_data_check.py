@@ -250,7 +250,7 @@ class TestConvertColorLabels:
 
     def test_refuses_an_existing_folder_an_unknown_split_and_doubled_colours(self, tmp_path):
         dataset = self.write(tmp_path, self.palette)
-        with pytest.raises(DatasetError, match="exists already"):
+        with pytest.raises(DatasetError, match="already exists"):
             convert_color_labels(dataset, "train", tmp_path / "labels")
         with pytest.raises(DatasetError, match="no split 'val', only train"):
             convert_color_labels(dataset, "val", tmp_path / "new")

@@ -204,7 +204,7 @@ def test_of_the_first_classes_of_mapped_labels_the_others_are_ignored(tmp_path):
     ("text", "message"),
     [
         ("name: [", "not valid YAML"),
-        ("name: a\nname: b\n", "key written twice: name"),
+        ("name: a\nname: b\n", "duplicate key: name"),
         ("just text", "must be a mapping"),
         ("", "must be a mapping"),
         ("name: !!python/object/apply:os.getcwd []", "not valid YAML"),

@@ -121,7 +121,10 @@ class TestFile:
 
     def test_a_folder_that_is_gone_is_one_message(self, tmp_path):
         writer = MetricsWriter(tmp_path / "gone" / "metrics.json")
-        with EventStorage() as storage, pytest.raises(WriteError, match="Its folder is gone"):
+        with (
+            EventStorage() as storage,
+            pytest.raises(WriteError, match="Its folder no longer exists"),
+        ):
             put(storage, 0)
             writer.write()
 

@@ -41,7 +41,7 @@ class TestExit:
             (UsageError("--num-gpus is 0"), 2, "error: --num-gpus is 0"),
             (FileNotFoundError(2, "No such file", "a.png"), 1, "error: 'a.png': No such file."),
             (OSError(28, "No space left", "a", None, "b"), 1, "error: 'a' -> 'b': No space left."),
-            (RuntimeError("CUDA out of memory. Tried"), 1, "error: Memory ran out: CUDA out of"),
+            (RuntimeError("CUDA out of memory. Tried"), 1, "error: Out of memory: CUDA out of"),
             (FloatingPointError("Loss became infinite or NaN at"), 1, "error: Loss became inf"),
             (KeyboardInterrupt(), 130, ""),
         ],

@@ -32,7 +32,7 @@ def test_many_levels_are_refused_rather_than_end_the_process(tmp_path):
     assert read_yaml(write(tmp_path, "[" * 90 + "]" * 90))
     for opening, closing in (("[", "]"), ("{a: ", "}"), ("- ", "x")):
         text = opening * 5_000 + (closing if closing == "x" else closing * 5_000)
-        with pytest.raises(UserError, match="more than 100 levels"):
+        with pytest.raises(UserError, match="more than 100 levels deep"):
             read_yaml(write(tmp_path, text))
 
 

@@ -174,7 +174,7 @@ def _images_in(folder: str) -> list[Path]:
     try:
         return find_images([folder])
     except MissingFileError as error:
-        raise MissingFileError(f"--samples {folder}: no image is in this folder") from error
+        raise MissingFileError(f"--samples {folder}: this folder contains no image") from error
 
 
 def _spread(items: list, count: int) -> list:

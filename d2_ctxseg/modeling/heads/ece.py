@@ -78,7 +78,7 @@ class ECEHead(SemSegHead):
     in the authors' code.
 
     Args:
-        in_channels: channels of the stages, from the first to the deepest; even numbers from 4 on.
+        in_channels: channels of the stages, from the first to the deepest; even, at least 4.
         num_classes: number of classes K.
         in_features: names of the stages.
         strides: strides of the stages, each the first one times a power of two.
@@ -350,7 +350,7 @@ def _check_stages(
     if feature_reconstruction and any(c < 4 or c % 2 for c in in_channels):
         raise UserError(
             f"ECEHead's in_channels are {list(in_channels)}; feature reconstruction halves them "
-            "and needs even numbers from 4 on. Choose other feature maps or set "
+            "and needs even numbers of at least 4. Choose other feature maps or set "
             "MODEL.ECE_HEAD.FEATURE_RECONSTRUCTION to False."
         )
     powers_of_two = {strides[0] << i for i in range(10)}

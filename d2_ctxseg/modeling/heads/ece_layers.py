@@ -22,7 +22,7 @@ class FeatureReconstruction(nn.Module):
     the intrinsic half whose channels are gated by their means.
 
     Args:
-        channels: channels c of the features, an even number from 4 on.
+        channels: channels c of the features, an even number of at least 4.
 
     Raises:
         ValueError: ``channels`` is odd or below 4.
@@ -33,7 +33,7 @@ class FeatureReconstruction(nn.Module):
         if channels < 4 or channels % 2:
             raise ValueError(
                 f"FeatureReconstruction cannot halve {channels} channels twice; expected an even "
-                "number from 4 on."
+                "number of at least 4."
             )
         half = channels // 2
         self.intrinsic = nn.Sequential(

@@ -358,5 +358,5 @@ def _check_arguments(
         )
     if loss_stride < 1:
         raise UserError(
-            f"MODEL.SEGVIT_HEAD.LOSS_STRIDE is {loss_stride}, expected an integer from 1."
+            f"MODEL.SEGVIT_HEAD.LOSS_STRIDE is {loss_stride}, expected an integer of at least 1."
         )

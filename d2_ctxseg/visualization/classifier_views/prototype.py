@@ -268,7 +268,7 @@ def _coincidence(groups: Sequence[Sequence[int]], count: int, kind: Similarities
 
 
 def _group_name(group: Sequence[int]) -> str:
-    """ "prototype 3", or "prototypes 1–4, 7 coincide"; numbers from 1."""
+    """ "prototype 3", or "prototypes 1–4, 7 coincide"; counted from 1."""
     if len(group) == 1:
         return f"prototype {group[0] + 1}"
     runs: list[list[int]] = []
