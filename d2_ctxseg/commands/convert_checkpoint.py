@@ -23,7 +23,7 @@ WEIGHTS_ALONE = (
 def main(options: argparse.Namespace) -> None:
     if options.output.exists() and not options.overwrite:
         raise UserError(
-            f"--output: '{options.output}' is there already. Name another file or add --overwrite."
+            f"--output: '{options.output}' already exists. Choose another file or add --overwrite."
         )
     check_output_file(options.output, "--output")
     official = read_official(options.input)

@@ -15,7 +15,7 @@ from .model_config import config_of
 
 def main(arguments: argparse.Namespace) -> None:
     if arguments.output.exists():
-        raise UserError(f"--output: '{arguments.output}' is there already. Name another file.")
+        raise UserError(f"--output: '{arguments.output}' already exists. Choose another file.")
     check_output_file(arguments.output, "--output")
     cfg = config_of(arguments, "MODEL.DEVICE", "cpu")
     if not cfg.MODEL.WEIGHTS:

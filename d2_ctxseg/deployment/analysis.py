@@ -1,4 +1,4 @@
-"""What a model costs, before it is trained: parameters, multiply-adds, time and memory."""
+"""Measure the cost of a model without its weights: parameters, multiply-adds, time and memory."""
 
 import copy
 import statistics
@@ -28,7 +28,7 @@ from ..utils.errors import UserError
 
 
 class InputSize(NamedTuple):
-    """Height and width of an image in pixels, and where in the config they come from."""
+    """Height and width of an image in pixels, and the config key that they come from."""
 
     height: int
     width: int
@@ -36,19 +36,23 @@ class InputSize(NamedTuple):
 
 
 class MultiplyAdds(NamedTuple):
-    """The arithmetic of one forward pass."""
+    """The arithmetic of one forward pass.
+
+    Attributes:
+        total: multiply-adds of convolutions, linear layers, matrix products and attention.
+        not_counted: operator -> number of calls, for other operators that compute: norms,
+            activations, interpolation, sums, ...
+    """
 
     total: int
-    """Multiply-adds of convolutions, linear layers, matrix products and attention."""
     not_counted: dict[str, int]
-    """Calls by operator of all else that computes: norms, activations, interpolation, sums, ..."""
 
 
 def input_size(cfg: CfgNode) -> InputSize:
-    """The size of image that a config's figures are for.
+    """The image size at which the cost of a config is measured.
 
-    The training crop where it is a fixed one, otherwise the size that test images are brought to,
-    otherwise that of training images.
+    It is the size of the training crop if that is absolute; otherwise the size that test images are
+    resized to, if any; otherwise the size that training images are resized to.
     """
     crop = cfg.INPUT.CROP
     if crop.ENABLED and crop.TYPE == "absolute":
@@ -61,34 +65,36 @@ def input_size(cfg: CfgNode) -> InputSize:
     return InputSize(*sides, source)
 
 
-# What initialises parameters, down to timm's truncated normal distribution.
+# Functions that initialise parameters, including timm's truncated normal distribution.
 _FILLS = {"fill_", "zero_", "copy_", "normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_"}
 
 
 class _WithoutValues(TorchFunctionMode):
-    """Leaves out what gives parameters on the meta device values: most of the time of building."""
+    """Skips the initialisation of parameters, which takes most of the time on the meta device."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if getattr(func, "__name__", "") in _FILLS:
-            tensor = args[0] if args else kwargs["tensor"]  # so torch.nn.init calls it
+            tensor = args[0] if args else kwargs["tensor"]  # torch.nn.init's name of the argument
             if isinstance(tensor, nn.Parameter):
                 return tensor
         return func(*args, **kwargs)
 
 
 def build_for_analysis(cfg: CfgNode, device: str = "meta") -> nn.Module:
-    """The model of a config in eval mode, with random weights, which predicts whole images.
+    """Build a config's model in eval mode, with random weights and without sliding windows.
 
     Args:
-        cfg: as ``setup_config(..., for_inference=True)`` gives it: no weights are fetched.
-        device: ``"meta"`` for a model whose parameters have shapes but neither memory nor values.
+        cfg: a config from ``setup_config(..., for_inference=True)``, so that no weights are
+            downloaded.
+        device: the device of the model. On ``"meta"`` its parameters have shapes, but no memory and
+            no values.
     """
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = device
     cfg.TEST.SLIDING_WINDOW.ENABLED = False
-    # Parameters are made on the meta device from the start, not moved there.
+    # Parameters are created on the meta device, not moved there.
     if device == "meta":
         with torch.device("meta"), _WithoutValues():
             return build_model(cfg).eval()
@@ -96,22 +102,22 @@ def build_for_analysis(cfg: CfgNode, device: str = "meta") -> nn.Module:
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Numbers of parameters, trained and frozen ones alike.
+    """Count the parameters of a model, both trainable and frozen.
 
-    Prototypes and running statistics are buffers and do not count.
+    Prototypes and running statistics are buffers and are not counted.
 
     Args:
-        model: a segmentor of this project or Detectron2's SemanticSegmentor; best on the meta
-            device, as it is copied.
+        model: a segmentor of this project or Detectron2's SemanticSegmentor. It is copied, so it
+            should be on the meta device.
 
     Returns:
-        ``total``, the model as it is trained, which is the sum of ``backbone``, ``head`` (without
-        its predictor), ``classifier`` (0 where a head classifies by itself), ``auxiliary`` and
-        ``other``; and, of the total, ``frozen``, ``training_only`` (auxiliary heads, the oracle of
-        the context-aware classifier) and ``test_time``, all but the latter.
+        Name -> number of parameters. ``total`` is the sum of ``backbone``, ``head`` (without its
+        predictor), ``classifier`` (0 if the head classifies by itself), ``auxiliary`` and
+        ``other``. ``frozen`` is a part of the total. ``training_only`` (auxiliary heads, the oracle
+        of the context-aware classifier) and ``test_time`` add up to the total as well.
 
     Raises:
-        UserError: the model has no ``backbone`` and ``sem_seg_head``.
+        UserError: the model has no ``backbone`` or no ``sem_seg_head``.
     """
     missing = [name for name in ("backbone", "sem_seg_head") if not hasattr(model, name)]
     if missing:
@@ -127,7 +133,7 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
         "classifier": _size(getattr(model, "classifier", None)),
         "auxiliary": _size(getattr(model, "auxiliary_head", None)),
     }
-    # Detectron2's heads hold their classifier themselves; it has not been taken out in its models.
+    # In Detectron2's own models, the head contains the classifier.
     if not classifies_by_itself(head):
         predictor = _size(getattr(head, "predictor", None))
         counts["head"] -= predictor
@@ -151,15 +157,15 @@ def _attention_flops(query, key, value, *args, out_shape=None, **kwargs) -> int:
     return sdpa_flop_count(query, key, value)
 
 
-# PyTorch's table has the kernels for GPUs only.
+# PyTorch's table has only the attention kernels of GPUs.
 _FORMULAS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-# They make and move numbers and compute none.
+# Operators that create or move data without arithmetic.
 _MOVES = {"empty", "empty_like", "_unsafe_view", "as_strided_", "stack", "cat", "clone", "copy_"}
 _MOVES |= {"_to_copy", "constant_pad_nd", "fill_", "zeros", "zeros_like", "ones", "arange", "roll"}
 
 
 class _OperatorCounter(TorchDispatchMode):
-    """Counts the calls of operators that compute and are not among ``known``."""
+    """Counts the calls of operators with arithmetic that are not among ``known``."""
 
     def __init__(self, known):
         super().__init__()
@@ -175,26 +181,26 @@ class _OperatorCounter(TorchDispatchMode):
 
 
 def count_multiply_adds(model: nn.Module, size: tuple[int, int]) -> MultiplyAdds:
-    """The multiply-adds of predicting one image, from the pixels to the logits.
+    """Count the multiply-adds of the prediction for one image, from the pixels to the logits.
 
-    A multiplication and the addition after it count as one, as in fvcore, mmsegmentation and the
-    papers; PyTorch's own counter, which is used, counts two. Nothing is computed: the
-    tensors have shapes only, so that the largest model takes a second or two and no memory.
+    A multiplication followed by an addition counts as one, as in fvcore, mmsegmentation and the
+    papers. (PyTorch's counter, which is used here, counts two.) The pass runs on fake tensors,
+    which have no values. It takes seconds and no memory even for the largest model.
 
     Args:
-        model: on any device, the meta device included, in eval mode; it is called as Detectron2
-            calls a model, on a list with one dict.
-        size: height and width of the image; the model pads it as it always does.
+        model: the model in eval mode, on any device including the meta device. It is called with a
+            list of one dict, as Detectron2 calls a model.
+        size: height and width of the image, which the model pads as usual.
 
     Raises:
-        UserError: the forward pass depends on values that are not there.
+        UserError: the forward pass depends on the values of tensors, or the image is too small.
     """
     tensors = [*model.named_parameters(), *model.named_buffers()]
     channels = getattr(model, "pixel_mean", torch.empty(3, device="meta")).shape[0]
     flops = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
     others = _OperatorCounter(flops.flop_registry)
-    # Fake tensors of the CPU, not of the meta device, which autocast does not know. Outside of
-    # their mode, what is not made of them (sizes, in ImageList) is computed as always.
+    # Fake tensors on the CPU, because autocast does not support the meta device. Outside of their
+    # mode, other tensors (such as the sizes in ImageList) have values as usual.
     with FakeTensorMode(allow_non_fake_inputs=True):
         state = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors}
         image = torch.empty(channels, *size)
@@ -206,29 +212,30 @@ def count_multiply_adds(model: nn.Module, size: tuple[int, int]) -> MultiplyAdds
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 f"The multiply-adds of {type(model).__name__} for an image of {size[0]}x{size[1]} "
-                f"pixels cannot be counted ({type(error).__name__}: {error}). Is the image too "
-                "small, or does the forward pass ask for values of tensors (.item(), nonzero)? "
-                "Choose another size, or leave the multiply-adds out."
+                f"pixels cannot be counted ({type(error).__name__}: {error}). The image may be too "
+                "small, or the forward pass may use values of tensors (.item(), nonzero). Choose "
+                "another size, or omit the multiply-adds."
             ) from error
     return MultiplyAdds(flops.get_total_flops() // 2, dict(others.calls.most_common()))
 
 
 def config_costs(config_file: str, opts: Sequence[str] = ()) -> dict[str, object]:
-    """Parameters and multiply-adds of a config's model, within seconds and without memory for it.
+    """Count the parameters and multiply-adds of a config's model without allocating it.
 
     Args:
         config_file: path of a YAML file.
-        opts: alternating keys and values that override it.
+        opts: alternating keys and values that override the file.
 
     Returns:
-        ``parameters`` (see count_parameters), ``flops`` (multiply-adds of one image), its
-        ``input_size`` [height, width], ``num_classes``, and ``prototypes``, the numbers that
-        prototypes consist of, which are no parameters.
+        ``parameters`` (see :func:`count_parameters`), ``flops`` (multiply-adds for one image),
+        ``input_size`` [height, width], ``num_classes``, and ``prototypes`` (number of elements of
+        the prototypes, which are not parameters).
 
     Raises:
-        UserError: the config or its model is wrong; the message begins with the file.
+        UserError: the config is invalid or its model cannot be analysed; the message begins with
+            the file.
     """
-    # Nothing runs on a device, so that none need be looked for.
+    # Nothing runs on a device, so the config's device need not exist.
     opts = [*opts, "MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", "False"]
     try:
         cfg = setup_config(config_file, opts, for_inference=True)
@@ -248,7 +255,7 @@ def config_costs(config_file: str, opts: Sequence[str] = ()) -> dict[str, object
 
 
 def structure(model: nn.Module, depth: int = 3) -> dict[str, int]:
-    """Parameters of each submodule down to ``depth`` names, the whole model being ``""``."""
+    """Submodule -> number of parameters, down to ``depth`` levels; ``""`` is the whole model."""
     return {
         name: count
         for name, count in parameter_count(model).items()
@@ -259,17 +266,17 @@ def structure(model: nn.Module, depth: int = 3) -> dict[str, int]:
 def measure_speed(
     model: nn.Module, size: tuple[int, int], *, repeats: int = 20, warm_up: int = 3
 ) -> dict[str, float]:
-    """How long the prediction of one image takes, in single precision.
+    """Measure the time of the prediction for one image, in single precision.
 
     Args:
-        model: in eval mode, on the device to measure.
+        model: the model in eval mode, on the device to measure.
         size: height and width of the image.
-        repeats: calls that are timed.
-        warm_up: calls before them.
+        repeats: number of timed calls.
+        warm_up: number of calls before them.
 
     Returns:
-        ``milliseconds``, the median; ``images_per_second``, of the median; ``fastest`` and
-        ``slowest``, in milliseconds.
+        ``milliseconds`` (the median), ``images_per_second`` (from the median), ``fastest`` and
+        ``slowest`` (in milliseconds).
     """
     inputs = _random_inputs(model, size, 1)
     seconds = []
@@ -293,19 +300,19 @@ def measure_speed(
 def measure_memory(
     cfg: CfgNode, model: nn.Module, size: tuple[int, int], *, batch_size: int = 2
 ) -> dict[str, int]:
-    """Bytes that tensors take at most, weights included.
+    """Measure the peak memory of tensors in bytes, weights included.
 
-    On a GPU as CUDA's allocator counts them, on a CPU as PyTorch's profiler records allocations;
-    libraries, the interpreter and what an allocator keeps in reserve come on top.
+    The figures come from CUDA's allocator on a GPU and from PyTorch's profiler on a CPU. Memory of
+    libraries and of the interpreter, and reserved memory of an allocator, are not included.
 
     Args:
-        cfg: its SOLVER makes the optimizer, and says whether training is in mixed precision.
-        model: on the device to measure; one step of random training is done to it.
+        cfg: the config, whose SOLVER defines the optimizer and mixed precision.
+        model: the model on the device to measure; it is trained for one step on random images.
         size: height and width of the images.
-        batch_size: images of the training step.
+        batch_size: number of images of the training step.
 
     Returns:
-        ``weights`` (parameters and buffers), ``inference`` (of one image) and ``training_step``
+        ``weights`` (parameters and buffers), ``inference`` (one image) and ``training_step``
         (forward, backward and optimizer, from the second step on).
     """
     weights = _bytes([*model.parameters(), *model.buffers()])
@@ -327,12 +334,15 @@ def measure_memory(
 
 
 def measure_training_step(cfg: CfgNode, *, threads: int | None = None, repeats: int = 2) -> float:
-    """Seconds that a training step of a config takes, on random images of its training size.
+    """Measure the time of a training step of a config on random images of its training size.
 
     Args:
-        cfg: of a training; its pretrained weights are not read.
-        threads: of the CPU; None for as many as PyTorch has.
-        repeats: steps that are timed after a first one; their median counts.
+        cfg: the config of a training; its pretrained weights are not loaded.
+        threads: number of CPU threads; None: PyTorch's current number.
+        repeats: number of timed steps after the first one.
+
+    Returns:
+        The median of the times in seconds.
     """
     cfg, before = cfg.clone(), torch.get_num_threads()
     cfg.defrost()
@@ -353,7 +363,7 @@ def measure_training_step(cfg: CfgNode, *, threads: int | None = None, repeats: 
 
 
 def _training_step(cfg: CfgNode, model: nn.Module, size: tuple[int, int], batch_size: int):
-    """A function that does one step on random images, and its optimizer."""
+    """A function that does one training step on random images, and its optimizer."""
     optimizer = build_optimizer(cfg, model.train())
     batch = _random_inputs(model, size, batch_size, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
     amp = cfg.SOLVER.AMP

@@ -1,8 +1,8 @@
-"""Predictions as what annotation tools import: COCO, Label Studio, CVAT and FiftyOne.
+"""Convert predictions to the formats of annotation tools: COCO, Label Studio, CVAT, FiftyOne.
 
-Each class that occurs in an image is one annotation, a mask. Formats:
+Each class in an image becomes one annotation, which is a mask. The formats are documented at
 https://cocodataset.org/#format-data, https://labelstud.io/tags/brushlabels,
-https://docs.cvat.ai/docs/dataset_management/formats/format-cvat, https://docs.voxel51.com.
+https://docs.cvat.ai/docs/dataset_management/formats/format-cvat and https://docs.voxel51.com.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,17 +16,17 @@ from ..evaluation.saved_predictions import encode_coco
 from ..utils.errors import UserError
 from .segmentation import Segmentation
 
-# Of Label Studio's encoding of masks: bits of a value, and of the lengths of runs, to choose from.
+# Label Studio's encoding of masks: bits of a value, and the possible bits of a run's length.
 _WORD_BITS = 8
 _LENGTH_BITS = (3, 4, 8, 16)
-# Label Studio's masks are images of four channels.
+# A mask of Label Studio is an image with four channels.
 _CHANNELS = 4
 
 
 def coco_dataset(results: Iterable[Segmentation]) -> dict:
-    """A COCO dataset: images, categories (ids from 1), and a mask as RLE for each class.
+    """A COCO dataset: images, categories with ids from 1, and an RLE mask for each class.
 
-    Masks are not marked as crowds, since programs leave these out of a training.
+    The masks are not marked as crowds, because programs ignore crowds in training.
     """
     images, annotations, categories = [], [], []
     for number, result in enumerate(results, start=1):
@@ -56,13 +56,13 @@ def coco_dataset(results: Iterable[Segmentation]) -> dict:
 def label_studio_tasks(
     results: Iterable[Segmentation], *, prefix: str = "", model_version: str = "d2_ctxseg"
 ) -> list[dict]:
-    """Tasks with predictions for Label Studio, whose masks are brush regions.
+    """Tasks with predictions for Label Studio, with masks as brush regions.
 
     Args:
-        results: with the paths of their images, or images that are called image_1, image_2 ...
-        prefix: of the images' addresses, such as "/data/local-files/?d=photos/" for Label Studio's
-            local storage; what follows is the image's file name.
-        model_version: shown beside the predictions.
+        results: the predictions. Images without a path are named image_1, image_2, ...
+        prefix: the beginning of the images' URLs, such as "/data/local-files/?d=photos/" for Label
+            Studio's local storage; the image's file name is appended.
+        model_version: text that Label Studio shows beside the predictions.
     """
     tasks = []
     for number, result in enumerate(results, start=1):
@@ -93,11 +93,11 @@ def label_studio_tasks(
 
 
 def label_studio_config(classes: Sequence[str], palette: np.ndarray) -> str:
-    """The labelling config, XML, of a Label Studio project for these tasks.
+    """The labelling config (XML) of a Label Studio project for these tasks.
 
     Args:
-        classes: their names.
-        palette: their colours, uint8 RGB (K, 3).
+        classes: names of the classes.
+        palette: colours of the classes, uint8 RGB (K, 3).
     """
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Image", name="image", value="$image", zoom="true")
@@ -109,11 +109,14 @@ def label_studio_config(classes: Sequence[str], palette: np.ndarray) -> str:
 
 
 def encode_brush(mask: np.ndarray) -> list[int]:
-    """A mask, bool (H, W), in the encoding of Label Studio's brush regions, as bytes.
+    """Encode a mask, bool (H, W), as Label Studio's brush regions do.
 
-    A head says the number of values (32 bits), their size and the four sizes of lengths. A run
-    follows another: 1, which size its length has (2 bits), the length less one, the value. The
-    values are those of an image of four channels, row by row.
+    The header holds the number of values (32 bits), the bits of a value and the four possible bits
+    of a length. Each run is a 1, the index of its length's bits (2 bits), the length minus one, and
+    the value. The values are those of an image with four channels, row by row.
+
+    Returns:
+        The bytes of the encoding, integers from 0 to 255.
     """
     values, lengths = _runs(mask.ravel())
     bits = [f"{_CHANNELS * mask.size:032b}{_WORD_BITS - 1:05b}"]
@@ -132,7 +135,8 @@ def encode_brush(mask: np.ndarray) -> list[int]:
 def cvat_annotations(results: Iterable[Segmentation]) -> str:
     """The content of annotations.xml, "CVAT for images 1.1", with a mask for each class.
 
-    A CVAT task takes it that has images of the same names, and labels of the classes' names.
+    It can be imported into a CVAT task whose images have the same names and whose labels have the
+    names of the classes.
     """
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
@@ -160,31 +164,32 @@ def cvat_annotations(results: Iterable[Segmentation]) -> str:
 
 
 def add_to_fiftyone(results: Iterable[Segmentation], name: str, field: str = "prediction"):
-    """A new FiftyOne dataset with the images and their predictions as masks.
+    """Create a FiftyOne dataset with the images and their predictions as masks.
 
-    FiftyOne takes 0 for background, so that the class with index 0 has the value 1 in the masks.
+    In FiftyOne the value 0 is the background, so class index 0 has the value 1 in the masks.
 
     Args:
-        results: of images that are files.
-        name: of the dataset, which must be new.
-        field: of the samples, that holds the masks.
+        results: predictions for image files.
+        name: the name of the dataset, which must not exist.
+        field: the field of the samples that holds the masks.
 
     Returns:
-        The dataset, which FiftyOne keeps.
+        The dataset, which is persistent.
 
     Raises:
-        UserError: FiftyOne is not installed, has a dataset of this name, or a result has no path.
+        UserError: FiftyOne is not installed, it has a dataset of this name, or a result has no
+            path.
     """
     try:
         import fiftyone
     except ModuleNotFoundError as error:
         raise UserError("FiftyOne is not installed: pip install fiftyone") from error
     if fiftyone.dataset_exists(name):
-        raise UserError(f"FiftyOne has a dataset '{name}' already: choose another name.")
+        raise UserError(f"FiftyOne already has a dataset '{name}': choose another name.")
     samples, classes = [], ()
     for result in results:
         if result.path is None:
-            raise UserError("FiftyOne shows images that are files: predict paths, not arrays.")
+            raise UserError("FiftyOne needs image files: predict paths, not arrays.")
         classes = result.classes
         mask = (result.labels + 1).astype(np.uint8 if len(classes) < 256 else np.uint16)
         sample = fiftyone.Sample(filepath=str(result.path.resolve()))
@@ -197,31 +202,31 @@ def add_to_fiftyone(results: Iterable[Segmentation], name: str, field: str = "pr
 
 
 def image_name(result: Segmentation, number: int) -> str:
-    """The file name of a result's image; "image_3" of an array that is the third one."""
+    """The file name of a result's image, or "image_{number}" if it has no path."""
     return f"image_{number}" if result.path is None else Path(result.path).name
 
 
 def _cvat_masks(result: Segmentation) -> Iterator[dict[str, str]]:
-    """A mask is the lengths of runs in its box, row by row, the first one of zeros."""
+    """The attributes of each class's mask: run lengths in its box, row by row, zeros first."""
     for index in np.unique(result.labels).tolist():
         mask = result.labels == index
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         values, lengths = _runs(box.ravel())
         runs = [*([0] if values[0] else []), *lengths.tolist()]
-        place = {"left": columns[0], "top": rows[0], "width": box.shape[1], "height": box.shape[0]}
+        bounds = {"left": columns[0], "top": rows[0], "width": box.shape[1], "height": box.shape[0]}
         yield {
             "label": result.classes[index],
             "source": "auto",
             "occluded": "0",
             "rle": ", ".join(map(str, runs)),
-            **{key: str(value) for key, value in place.items()},
+            **{key: str(value) for key, value in bounds.items()},
             "z_order": "0",
         }
 
 
 def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The values of a flat array, bool (N,), and how often each comes one after another."""
+    """The values and lengths of the runs in an array, bool (N,)."""
     starts = np.flatnonzero(np.diff(values, prepend=~values[:1]))
     return values[starts], np.diff(starts, append=len(values))
 

@@ -1,6 +1,6 @@
-"""Whole segmentors as files that run without this project: TorchScript, ONNX and torch.export.
+"""Export segmentors as TorchScript, ONNX or torch.export files, which run without this project.
 
-A file takes its name only after it was read again and gave what the model gives.
+An exported file is read again and compared with the model before it gets its final name.
 """
 
 import contextlib
@@ -22,25 +22,28 @@ from torch import Tensor, nn
 from ..utils.errors import UserError, suggest
 from .export_check import OUTPUTS, Agreement, Run, check_file
 
-#: Formats, and how the names of their files end.
+#: Format -> suffix of its files.
 SUFFIXES = {"torchscript": ".pt", "onnx": ".onnx", "torch_export": ".pt2"}
 INPUT_NAME = "image"
 METADATA_FILE = "metadata.json"
 ONNX_OPSET = 18
 
-# Protocol buffers end at 2 GiB; the graph itself needs some of it.
+# The limit of protocol buffers is 2 GiB, less some space for the graph.
 _LARGEST_SINGLE_FILE = 2**31 - 2**26
 
 
 @dataclass(frozen=True)
 class ImageShape:
-    """The shape (B, C, H, W) of the images that a file takes.
+    """The shape (B, C, H, W) of the input of an exported file.
 
     Attributes:
-        batch_size: images at once, B.
-        height: in pixels.
-        width: in pixels.
-        dynamic: B, H and W are free; the numbers above are then an example.
+        batch_size: number of images B.
+        height: height H in pixels.
+        width: width W in pixels.
+        dynamic: whether B, H and W are dynamic; the numbers above are then an example.
+
+    Raises:
+        UserError: a number is less than 1.
     """
 
     batch_size: int
@@ -57,18 +60,20 @@ class ImageShape:
 
 
 class ExportableSegmentor(nn.Module):
-    """What is exported: from pixel values to labels, with confidence, or logits; in tensors alone.
+    """The module that is exported: it maps pixel values to labels, confidences or logits.
 
-    Normalising, padding to what the backbone takes, and cutting the padding off are inside.
+    It includes normalisation, padding to the backbone's size divisibility, and removal of the
+    padding. Inputs and outputs are plain tensors.
 
     Args:
-        model: a segmentor of this project, in eval mode.
+        model: a segmentor of this project in eval mode.
         output: ``"labels"``, ``"logits"`` or ``"labels+confidence"``.
         dynamic: compute sizes in the graph, for images of any size.
-        temperature: that the logits are divided by for the confidence.
+        temperature: the number that logits are divided by for the confidences.
 
     Raises:
-        UserError: the model is none of this project's, is in training mode, or pads to a square.
+        UserError: the model is not a segmentor of this project, is in training mode, or pads images
+            to a square; or ``output`` is unknown.
     """
 
     def __init__(
@@ -95,21 +100,23 @@ class ExportableSegmentor(nn.Module):
 
     @property
     def output_names(self) -> list[str]:
-        """Of the tensors that it gives."""
+        """The names of the outputs."""
         return self.output.split("+")
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Labels (B, H, W) int64, or logits (B, K, H, W), of each pixel.
-
-        With ``"labels+confidence"``, labels and the probability of each label (B, H, W), float32.
+        """Predict a batch of images.
 
         Args:
             image: (B, C, H, W) floating-point, pixel values 0 to 255, the channels in the order of
                 INPUT.FORMAT.
+
+        Returns:
+            Labels (B, H, W) int64, or logits (B, K, H, W); with ``"labels+confidence"``, the labels
+            and their probabilities (B, H, W) float32.
         """
         normalized = (image - self.model.pixel_mean) / self.model.pixel_std
         height, width = image.shape[-2:]
-        # Not -(-side // divisor): in ONNX, division rounds negative numbers up.
+        # Not -(-side // divisor), because division of negative numbers rounds up in ONNX.
         last = self.divisor - 1
         size = [(side + last) // self.divisor * self.divisor for side in (height, width)]
         is_padded = self.dynamic or (int(height), int(width)) != tuple(map(int, size))
@@ -126,8 +133,8 @@ class ExportableSegmentor(nn.Module):
 
     def _pad(self, image: Tensor, size: list[int]) -> Tensor:
         if self.dynamic:
-            # Padding by nothing is a case of its own, which a graph would be bound to; so there is
-            # always some, and then it is cut off.
+            # Padding by 0 is a special case that would become fixed in the graph. Therefore the
+            # image is always padded, and then cropped.
             return self._cut(F.pad(image, (0, self.divisor, 0, self.divisor)), size)
         bottom, right = (
             int(target) - int(side) for target, side in zip(size, image.shape[-2:], strict=True)
@@ -137,7 +144,7 @@ class ExportableSegmentor(nn.Module):
     def _cut(self, maps: Tensor, size) -> Tensor:
         if not self.dynamic:
             return maps[..., : int(size[0]), : int(size[1])]
-        # So is cutting off nothing, to a slice; it is not to a choice of rows and columns.
+        # A slice that removes nothing is a special case as well; a selection of indices is not.
         for axis, length in zip((-2, -1), size, strict=True):
             maps = maps.index_select(axis, torch.arange(length, device=maps.device))
         return maps
@@ -147,8 +154,8 @@ def _check_model(model: nn.Module) -> None:
     if not hasattr(model, "low_resolution_logits"):
         raise UserError(
             f"MODEL.META_ARCHITECTURE: {type(model).__name__} cannot be exported, only this "
-            "project's segmentors. For Detectron2's SemanticSegmentor, LinearSegmentor takes the "
-            "same configs; convert its checkpoint with tools/convert_checkpoint.py."
+            "project's segmentors. Use LinearSegmentor instead of Detectron2's SemanticSegmentor: "
+            "it takes the same configs, and tools/convert_checkpoint.py converts checkpoints."
         )
     if model.training:
         raise UserError("The model is in training mode: call eval() before exporting it.")
@@ -170,29 +177,30 @@ def export_segmentor(
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> Agreement:
-    """Write the model to a file, read it again and compare what it gives with the model.
+    """Write the model to a file, read the file again, and compare its outputs with the model's.
 
     Args:
-        model: a segmentor of this project in eval mode that pads test images, without a sliding
-            window; best without what only training needs (``checkpoint.strip_training_only``).
-            TorchScript and torch.export files run on the kind of device that it is on.
-        path: the file; its name ends as SUFFIXES says. Weights of more than 2 GiB lie beside an
-            ONNX file, in ``{path}.data``.
+        model: a segmentor of this project in eval mode that pads test images and has no sliding
+            window. Modules that only training needs should be removed
+            (``checkpoint.strip_training_only``). TorchScript and torch.export files run on the type
+            of device that the model is on.
+        path: the file to write, with the suffix of its format. The weights of an ONNX file of more
+            than 2 GiB are written to ``{path}.data``.
         export_format: a key of SUFFIXES.
-        shape: of the images.
+        shape: the shape of the input images.
         output: one of OUTPUTS.
-        temperature: that the logits are divided by for the confidence.
-        metadata: texts by name; ONNX keeps them as metadata_props, the others as a JSON file
-            inside.
+        temperature: the number that logits are divided by for the confidences.
+        metadata: name -> text, stored as metadata_props in ONNX, and as a JSON file inside the
+            other formats.
         overwrite: replace an existing file.
 
     Returns:
-        How far the file's output is from the model's.
+        The differences between the file's outputs and the model's.
 
     Raises:
-        UserError: a wrong argument; the file is there already; the model cannot be expressed in
-            the format, or not with free sizes; or the file computes something else. Nothing is
-            written then, and an existing file stays.
+        UserError: an argument is invalid, the file exists, the model cannot be exported in the
+            format (or not with dynamic sizes), or the file's outputs differ from the model's.
+            Nothing is written in these cases, and an existing file is kept.
     """
     path = Path(path)
     check_arguments(path, export_format, shape, overwrite)
@@ -206,8 +214,8 @@ def export_segmentor(
         model, output, dynamic=shape.dynamic, temperature=temperature
     ).eval()
     path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, so that renaming is atomic; under its final name, which an ONNX file with
-    # weights beside it has inside.
+    # The file is written in the same folder, so that renaming is atomic, and under its final name,
+    # because an ONNX file refers to its external weights by name.
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     try:
         part = folder / path.name
@@ -217,7 +225,7 @@ def export_segmentor(
         written = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
         for file in written:
             os.replace(file, path.parent / file.name)
-        if len(written) == 1:  # weights beside the file that was replaced belong to nothing now
+        if len(written) == 1:  # the replaced file may have had external weights
             data_file(path).unlink(missing_ok=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -225,7 +233,7 @@ def export_segmentor(
 
 
 def check_arguments(path: Path, export_format: str, shape: ImageShape, overwrite: bool) -> None:
-    """Raise UserError for what ``export_segmentor`` refuses whatever the model is."""
+    """Raise UserError for arguments of ``export_segmentor`` that are invalid for any model."""
     if export_format not in SUFFIXES:
         raise UserError(
             f"format '{export_format}' is not one of {', '.join(SUFFIXES)}."
@@ -236,28 +244,28 @@ def check_arguments(path: Path, export_format: str, shape: ImageShape, overwrite
         raise UserError(f"'{path}': the name of a {export_format} file must end in {suffix}.")
     for file in (path, data_file(path)):
         if file.exists() and not overwrite:
-            raise UserError(f"'{file}' is there already. Name another file, or set --overwrite.")
+            raise UserError(f"'{file}' already exists. Choose another file, or set --overwrite.")
     if shape.dynamic and export_format == "torchscript":
         raise UserError(
-            "TorchScript files take images of one size only: a trace keeps numbers of the size it "
-            "was made with. For any size choose the format torch_export or onnx."
+            "TorchScript files accept images of one size only, because a trace stores the size. "
+            "For images of any size choose the format torch_export or onnx."
         )
     if export_format == "onnx":
         _import_onnxruntime()
 
 
 def _check_windows(model: nn.Module) -> None:
-    # The exporter does not refuse them, but had no result for the smallest Swin in ten minutes.
+    # The exporter accepts them, but did not finish for the smallest Swin within ten minutes.
     windowed = (module for module in model.modules() if getattr(module, "window_size", None))
     if (module := next(windowed, None)) is not None:
         raise UserError(
-            "This model cannot be exported for images of any size: it has attention in windows "
-            f"({type(module).__name__}). Leave --dynamic out and give --size HEIGHT WIDTH."
+            "This model cannot be exported for images of any size, because it has window attention "
+            f"({type(module).__name__}). Remove --dynamic and set --size HEIGHT WIDTH."
         )
 
 
 def data_file(path: Path) -> Path:
-    """Where an ONNX file of more than 2 GiB has its weights."""
+    """The path of the external weights of an ONNX file of more than 2 GiB."""
     return path.with_name(f"{path.name}.data")
 
 
@@ -281,7 +289,7 @@ def _write(
     shape: ImageShape,
     metadata: dict[str, str],
 ) -> None:
-    """Export, with all errors of the three exporters as one kind."""
+    """Export in a format. Errors of the exporters become UserError."""
     writer = {"torchscript": _write_torchscript, "onnx": _write_onnx}.get(
         export_format, _write_torch_export
     )
@@ -296,7 +304,7 @@ def _write(
         if shape.dynamic:
             raise UserError(
                 f"This model cannot be exported as {export_format} for images of any size "
-                f"({reason}). Leave --dynamic out and give --size HEIGHT WIDTH."
+                f"({reason}). Remove --dynamic and set --size HEIGHT WIDTH."
             ) from error
         raise UserError(
             f"This model cannot be exported as {export_format} ({reason}). Try another format."
@@ -312,14 +320,14 @@ def _write_torchscript(module, path: Path, shape: ImageShape, metadata: dict[str
 
 
 class _OneShape(nn.Module):
-    """A traced module that refuses images of another shape than it was traced with."""
+    """A traced module that raises an error for images of another shape than the traced one."""
 
     def __init__(self, traced: nn.Module, shape: list[int]):
         super().__init__()
         self.traced = traced
         self.shape: list[int] = shape
 
-    def forward(self, image: Tensor):  # one tensor or two: TorchScript finds out
+    def forward(self, image: Tensor):  # TorchScript infers whether it returns one tensor or two
         if image.shape != self.shape:
             raise RuntimeError(f"images of shape {self.shape} expected, got {image.shape}")
         return self.traced(image)
@@ -351,7 +359,7 @@ def _export(module: ExportableSegmentor, shape: ImageShape) -> torch.export.Expo
     example = _example(module, shape)
     if not shape.dynamic:
         return torch.export.export(module, (example,), strict=False)
-    # With feature maps of one pixel some operators take another way.
+    # Some operators take a different code path for feature maps of one pixel.
     least = module.divisor + 1
     axes = {
         0: torch.export.Dim("batch", min=1),
@@ -368,7 +376,7 @@ def _export(module: ExportableSegmentor, shape: ImageShape) -> torch.export.Expo
 
 
 def _example(module: ExportableSegmentor, shape: ImageShape) -> Tensor:
-    """An image to trace with; with free sizes it has none that is a special case: 1, or equal."""
+    """An input to trace with. Dynamic sizes are not 1 and not equal, which are special cases."""
     batch, height, width = shape.batch_size, shape.height, shape.width
     if shape.dynamic:
         batch = max(batch, 2)
@@ -379,9 +387,14 @@ def _example(module: ExportableSegmentor, shape: ImageShape) -> Tensor:
 
 
 def load_exported(path: str | os.PathLike, export_format: str) -> Run:
-    """The file as a function from images (B, C, H, W) float32 to labels or logits.
+    """Load an exported file as a function from images (B, C, H, W) float32 to its outputs.
 
-    A file of "labels+confidence" gives both.
+    Args:
+        path: the file.
+        export_format: a key of SUFFIXES. ONNX files run on the CPU.
+
+    Raises:
+        UserError: ONNX Runtime is not installed.
     """
     if export_format == "onnx":
         session = _import_onnxruntime().InferenceSession(
@@ -407,16 +420,16 @@ def _read_again(path: Path, export_format: str) -> Run:
     except Exception as error:  # the runtimes raise errors of many kinds
         reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"The {export_format} file of this model was written, but cannot be read again "
-            f"({type(error).__name__}: {reason}). Try another format."
+            f"The exported {export_format} file cannot be read ({type(error).__name__}: {reason}). "
+            "Try another format."
         ) from error
 
 
 def _check_shapes(module: ExportableSegmentor, shape: ImageShape) -> list[tuple[int, int, int]]:
-    """Batch size, height and width of the images that a file is tried on."""
+    """Batch size, height and width of the images that a file is checked with."""
     shapes = [(shape.batch_size, shape.height, shape.width)]
     if shape.dynamic:
-        # Sizes that need padding, and sizes that do not.
+        # One size needs padding, the other does not.
         step = max(module.divisor, 2)
         shapes += [(1, 2 * step, 3 * step), (3, 2 * step + step // 2, 3 * step + 1)]
     return shapes

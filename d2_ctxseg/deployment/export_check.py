@@ -1,4 +1,4 @@
-"""Whether an exported file computes what the model computes."""
+"""Compare the outputs of an exported file with those of the model."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,29 +8,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, counted
 
-#: What a file can give.
+#: The kinds of output of an exported file.
 OUTPUTS = ("labels", "logits", "labels+confidence")
-#: How far logits may be from the model's, as a part of the range that the model's take.
+#: The largest accepted difference of logits, as a fraction of the range of the model's logits.
 TOLERANCE = 1e-4
 
-#: A file as a function from images (B, C, H, W) float32 to labels or logits; or to both of labels
-#: and confidence.
+#: An exported file as a function from images (B, C, H, W) float32 to labels or logits, or to labels
+#: and confidences.
 Run = Callable[[Tensor], Tensor | Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a file's output differs from the model's, over all images of the check.
+    """The differences between a file's outputs and the model's, over all images of the check.
 
     Attributes:
-        logit_difference: the largest one; None for a file that gives labels.
-        logit_range: largest minus smallest logit of the model.
-        pixels: in all images.
-        unclear: the share of pixels at which the two best classes of the model are so close that
-            rounding may decide.
-        other_labels: the share of pixels with another label; all of them are unclear.
+        logit_difference: the largest absolute difference of logits; None for a file whose output is
+            labels.
+        logit_range: the model's largest logit minus its smallest.
+        pixels: number of pixels of all images.
+        unclear: the fraction of pixels whose two best classes are so close that rounding may
+            change the label.
+        other_labels: the fraction of pixels with another label than the model's; all of them are
+            unclear.
     """
 
     logit_difference: float | None
@@ -47,18 +49,18 @@ def check_file(
     output: str,
     temperature: float = 1.0,
 ) -> Agreement:
-    """Compare on random and on smooth images.
+    """Compare a file with the model on random and on smooth images.
 
     Args:
-        model: in eval mode.
-        run: the file.
-        shapes: batch size, height and width of the images.
-        output: what the file gives, one of OUTPUTS.
-        temperature: of the confidences.
+        model: the model in eval mode.
+        run: the file, see ``load_exported``.
+        shapes: batch size, height and width of the images to compare on.
+        output: the kind of the file's output, one of OUTPUTS.
+        temperature: the temperature of the confidences.
 
     Raises:
-        UserError: they differ by more than rounding, see ``compare``; or the labels were unclear
-            at all pixels.
+        UserError: the outputs differ by more than rounding errors, see ``compare``; or the labels
+            of all pixels are unclear.
     """
     generator = torch.Generator().manual_seed(0)
     results = []
@@ -75,7 +77,7 @@ def check_file(
     if output != "logits" and unclear == 1:
         raise UserError(
             "The file could not be checked: the model's two best logits are nearly equal at every "
-            "pixel. Are its weights trained?"
+            "pixel. Check that its weights are trained."
         )
     differences = [result.logit_difference for result in results]
     return Agreement(
@@ -92,7 +94,7 @@ def _noise(size: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def _smooth(size: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Large areas with soft edges and a little noise, as photographs have them."""
+    """Images with large smooth areas and slight noise, similar to photographs."""
     areas = F.interpolate(_noise((*size[:2], 4, 5), generator), size[2:], mode="bicubic")
     return (areas + 4 * torch.randn(size, generator=generator)).clamp(0, 255)
 
@@ -103,41 +105,42 @@ def _smooth(size: tuple[int, ...], generator: torch.Generator) -> Tensor:
 def compare(
     model: nn.Module, run: Run, images: Tensor, output: str, temperature: float = 1.0
 ) -> Agreement:
-    """What a file gives for images, beside what the model gives.
+    """Compare a file's output for a batch of images with the model's.
 
     Args:
-        model: in eval mode.
+        model: the model in eval mode.
         run: the file, see ``load_exported``.
-        images: (B, C, H, W) float32, pixel values.
-        output: what the file gives, one of OUTPUTS.
-        temperature: of the confidences.
+        images: (B, C, H, W) float32, pixel values from 0 to 255.
+        output: the kind of the file's output, one of OUTPUTS.
+        temperature: the temperature of the confidences.
 
     Raises:
-        UserError: the file cannot be run, or they differ by more than rounding: logits by more
-            than TOLERANCE of their range, labels where the model's two best logits are further
-            apart than twice that, or confidences by more than such logits would have them differ.
+        UserError: the file cannot be run, or the outputs differ by more than rounding errors.
+            Logits may differ by TOLERANCE of their range. Labels may differ where the model's two
+            best logits are less than twice that apart. Confidences may differ as much as such a
+            difference of logits can cause.
     """
     expected = torch.stack([item["sem_seg"] for item in model([{"image": i} for i in images])])
     expected = expected.float().cpu()
     result, *confidence = _outputs(run, images, 1 + (output == "labels+confidence"))
     logit_range = (expected.max() - expected.min()).item()
     if not math.isfinite(logit_range):
-        raise UserError("The model's logits are not finite: are its weights damaged?")
+        raise UserError("The model's logits are not finite. Check its weights.")
     tolerance = TOLERANCE * logit_range
     expected_shape = expected.shape if output == "logits" else expected[:, 0].shape
     if result.shape != expected_shape:
         raise UserError(
-            f"The exported file gives {tuple(result.shape)} for images of "
-            f"{tuple(images.shape)}, the model {tuple(expected_shape)}."
+            f"For images of shape {tuple(images.shape)}, the output of the exported file has shape "
+            f"{tuple(result.shape)}, the model's {tuple(expected_shape)}."
         )
     difference, labels = None, result
     if output == "logits":
         difference, labels = (result - expected).abs().max().item(), result.argmax(dim=1)
         if not difference <= tolerance:
             raise UserError(
-                f"The exported file computes something else: for images of {tuple(images.shape)} "
-                f"its logits differ from the model's by up to {difference:.3g}, where at most "
-                f"{tolerance:.3g} was expected (the logits' range is {logit_range:.3g})."
+                f"The exported file does not match the model: for images of shape "
+                f"{tuple(images.shape)} its logits differ by up to {difference:.3g}, expected at "
+                f"most {tolerance:.3g} (the range of the logits is {logit_range:.3g})."
             )
     if confidence:
         _compare_confidence(confidence[0], expected / temperature, tolerance / temperature)
@@ -147,8 +150,8 @@ def compare(
     wrong = (other & clear).float().mean().item()
     if wrong:
         raise UserError(
-            f"The exported file computes something else: for images of {tuple(images.shape)} "
-            f"{wrong:.2%} of the pixels have another label than the model gives."
+            f"The exported file does not match the model: for images of shape "
+            f"{tuple(images.shape)} {wrong:.2%} of the pixels have another label."
         )
     unclear = 1 - clear.float().mean().item()
     return Agreement(difference, logit_range, clear.numel(), unclear, other.float().mean().item())
@@ -158,21 +161,21 @@ def _compare_confidence(confidence: Tensor, logits: Tensor, tolerance: float) ->
     expected = logits.softmax(dim=1).amax(dim=1)
     if confidence.shape != expected.shape:
         raise UserError(
-            f"The exported file gives confidences {tuple(confidence.shape)}, the model "
-            f"{tuple(expected.shape)}."
+            f"The confidences of the exported file have shape {tuple(confidence.shape)}, the "
+            f"model's {tuple(expected.shape)}."
         )
-    # A probability changes at most by half of what the difference of two logits does.
+    # A probability changes by at most half the change of the difference of two logits.
     tolerance = min(tolerance, 1) + 1e-5
     difference = (confidence - expected).abs().max().item()
     if not difference <= tolerance:
         raise UserError(
-            "The exported file computes something else: its confidences differ from the model's by "
-            f"up to {difference:.3g}, where at most {tolerance:.3g} was expected."
+            "The exported file does not match the model: its confidences differ by up to "
+            f"{difference:.3g}, expected at most {tolerance:.3g}."
         )
 
 
 def _outputs(run: Run, images: Tensor, number: int) -> list[Tensor]:
-    """What a file gives, as so many tensors on the CPU."""
+    """The ``number`` outputs of a file, as tensors on the CPU."""
     try:
         found = run(images)
         found = [found] if isinstance(found, Tensor) else found
@@ -180,9 +183,9 @@ def _outputs(run: Run, images: Tensor, number: int) -> list[Tensor]:
     except Exception as error:  # the runtimes raise errors of many kinds
         reason = " ".join(str(error).split())[-300:]
         raise UserError(
-            f"The exported file fails for images of {tuple(images.shape)} "
-            f"({type(error).__name__}: {reason}). Export it with another format, or for one size."
+            f"The exported file fails for images of shape {tuple(images.shape)} "
+            f"({type(error).__name__}: {reason}). Export in another format, or for one size."
         ) from error
     if len(found) != number:
-        raise UserError(f"The exported file gives {len(found)} tensors, expected {number}.")
+        raise UserError(f"The exported file has {counted(len(found), 'output')}, not {number}.")
     return found

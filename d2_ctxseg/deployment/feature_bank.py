@@ -1,9 +1,10 @@
-"""Fills a FeatureBankClassifier from labelled images, and adds classes to one. Nothing is trained.
+"""Fill a FeatureBankClassifier from labelled images, or add classes to it, without training.
 
-Balazevic et al., "Towards In-Context Scene Understanding", NeurIPS 2023 (arXiv 2306.01667), section
-3.1: the features of a frozen encoder, each with the shares of the classes in the pixels that it
-covers. The paper samples the features of each image by the frequency of their classes; here as
-many of each class are kept as the bank's size allows, out of all images (``SupportPixels``).
+The method is Balazevic et al., "Towards In-Context Scene Understanding", NeurIPS 2023 (arXiv
+2306.01667), section 3.1. The bank holds features of a frozen encoder, each with the fractions of
+the classes in the pixels that it covers. The paper samples the features of each image by the
+frequency of their classes. This implementation keeps the same number of features of each class,
+sampled from all images (``SupportPixels``).
 """
 
 import copy
@@ -16,20 +17,22 @@ from torch import Tensor, nn
 
 from ..classifiers import FeatureBankClassifier
 from ..data import SemanticSegmentorMapper, build_augmentations
+from ..utils.errors import counted
 from .prototype_extension import SupportPixels
 
 
 def class_shares(labels: Tensor, size: Sequence[int], num_classes: int) -> tuple[Tensor, Tensor]:
-    """The shares of the classes in the cells of a grid over a label.
+    """The fractions of the classes in the cells of a grid over a label map.
 
     Args:
-        labels: (H, W) integer; what is none of 0 to K-1 is not labelled.
+        labels: (H, W) integer; pixels with values outside 0 to K-1 are not labelled.
         size: rows h and columns w of the grid, at most H and W.
         num_classes: number of classes K.
 
     Returns:
-        (h * w, K) float32, of sum 1 over the labelled pixels of a cell, 0 where there is none; and
-        (h * w,) int64, the class with the largest share, -1 where no pixel is labelled.
+        The fractions among the labelled pixels of each cell, (h * w, K) float32, all 0 in a cell
+        without labelled pixels; and the most frequent class of each cell, (h * w,) int64, -1
+        without labelled pixels.
     """
     height, width = size
     rows = torch.arange(labels.shape[0], device=labels.device) * height // labels.shape[0]
@@ -54,16 +57,18 @@ def collect_features(
     size: int | None = None,
     seed: int = 0,
 ) -> SupportPixels:
-    """Features and class shares of labelled images, at the size that testing uses.
+    """Collect features and class fractions of labelled images, resized as for testing.
 
     Args:
-        model: with a FeatureBankClassifier, in evaluation mode.
-        cfg: a config whose DATASETS.TRAIN the records are of.
-        records: of the images.
+        model: a segmentor with a FeatureBankClassifier, in evaluation mode.
+        cfg: the config; the records belong to its DATASETS.TRAIN.
+        records: dataset records of the images.
         num_classes: number of classes K of the labels.
-        position: (K,) int64: for each class of the labels the class it is collected as.
-        size: features that are kept at most, as many of each class; None: those of the classifier.
-        seed: of the sampling.
+        position: (K,) int64: the class index under which each class of the labels is collected.
+            None: its own index.
+        size: the largest number of features, divided evenly among the classes. None: the size of
+            the classifier's bank.
+        seed: seed of the sampling.
     """
     as_tested = build_augmentations(cfg, is_train=False)
     mapper = SemanticSegmentorMapper(cfg, is_train=True, augmentations=as_tested)
@@ -83,16 +88,16 @@ def collect_features(
 
 
 def fill_bank(classifier: FeatureBankClassifier, support: SupportPixels) -> None:
-    """Put what was collected in place of the classifier's bank.
+    """Replace the classifier's bank with the collected features.
 
     Raises:
-        ValueError: nothing was collected.
+        ValueError: no features were collected.
     """
     sample = support.sample()
     if len(sample.labels) == 0:
         raise ValueError(
-            f"The {support.num_images} images have no labelled pixel, so there is nothing to fill "
-            "the bank with."
+            f"{counted(support.num_images, 'image')} without a labelled pixel: there are no "
+            "features to fill the bank with."
         )
     weights = sample.weights / support.num_images
     device = classifier.features.device
@@ -105,25 +110,29 @@ def extend_bank(
     *,
     order: Sequence[int] | None = None,
 ) -> FeatureBankClassifier:
-    """A copy of the classifier that has the features of further images, and their classes.
+    """A copy of the classifier with the features of further images and their classes.
 
     Args:
-        classifier: of K classes; it is left as it is.
-        support: of K + J classes, the old ones first. All that was collected is taken: pixels of
-            old classes say where the new ones end.
-        order: K + J indices into old classes followed by new ones: the class that each class of
-            the result is. None leaves the old ones first.
+        classifier: a classifier of K classes; it is not changed.
+        support: features of K + J classes, the old classes first. Features of old classes are
+            added as well, because they show where the new classes end.
+        order: for each class of the result, its index among the old classes followed by the new
+            ones; K + J indices. None: the old classes come first.
 
     Raises:
-        ValueError: ``order`` is no permutation, or there are fewer classes than before.
+        ValueError: ``order`` is not a permutation, or ``support`` has fewer classes than the
+            classifier.
     """
     total = support.num_classes
     order = list(range(total)) if order is None else list(order)
     if sorted(order) != list(range(total)):
-        raise ValueError(f"The order {order} is no permutation of 0 to {total - 1}.")
+        raise ValueError(f"The order {order} is not a permutation of 0 to {total - 1}.")
     num_new = total - classifier.num_classes
     if num_new < 0:
-        raise ValueError(f"There are {total} classes, fewer than the {classifier.num_classes}.")
+        raise ValueError(
+            f"The support has {counted(total, 'class', 'classes')}, fewer than the classifier's "
+            f"{classifier.num_classes}."
+        )
     added = copy.deepcopy(classifier)
     fill_bank(added, support)
     parts = (

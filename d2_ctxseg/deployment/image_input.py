@@ -1,4 +1,4 @@
-"""Images as library users have them - paths, Pillow images, arrays - as the model takes them."""
+"""Convert the images of library users (paths, Pillow images, arrays) to the model's input."""
 
 import os
 from pathlib import Path
@@ -11,28 +11,32 @@ from ..data.images import ALL_CHANNELS, to_display_image
 from ..utils.errors import MissingFileError, UserError
 from .predictor import SemSegPredictor
 
-#: What :meth:`Segmentor.predict` takes.
+#: An image for :meth:`Segmentor.predict`.
 ImageLike: TypeAlias = str | os.PathLike | Image.Image | np.ndarray
 
-# Pillow's modes of 8 bits, which become RGB without losing brightness.
+# Pillow's 8-bit modes, which convert to RGB without a change of the value range.
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 
 
 def read_input(
     image: ImageLike, predictor: SemSegPredictor, *, any_size: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """An image as :meth:`SemSegPredictor.read` gives it: for the model, and to be shown.
+    """Read an image for the model and for display, as :meth:`SemSegPredictor.read` does.
 
     Args:
-        image: a file; a Pillow image, turned upright if its EXIF data says so, without its alpha
-            channel; or an array: RGB uint8 (H, W, 3), or (H, W, C) numbers for a model of C
+        image: a path; a Pillow image, which is rotated by its EXIF orientation and loses its alpha
+            channel; or an array: RGB uint8 (H, W, 3), or numbers (H, W, C) for a model with C
             channels (INPUT.FORMAT "ALL").
-        predictor: of the model.
-        any_size: images of more than TEST.MAX_MEGAPIXELS are not refused.
+        predictor: the model's predictor.
+        any_size: accept images of more than TEST.MAX_MEGAPIXELS.
+
+    Returns:
+        The image for the model, and the image for display, uint8 RGB (H, W, 3).
 
     Raises:
-        MissingFileError: there is no such file.
-        UserError: a file that cannot be decoded, or another type, shape or dtype.
+        MissingFileError: the file does not exist.
+        UserError: the file cannot be decoded, or the image has another type, shape or dtype, or
+            too many pixels.
     """
     if isinstance(image, (str, os.PathLike)):
         path = Path(image).expanduser()
@@ -61,8 +65,8 @@ def read_input(
 def _of_pillow(image: Image.Image) -> np.ndarray:
     if image.mode not in _EIGHT_BIT_MODES:
         raise UserError(
-            f"The Pillow image has the mode '{image.mode}', which is not of 8 bits a channel. Give "
-            "its path, whose dataset may say a 'value_range', or scale it to 0..255 yourself."
+            f"The Pillow image has the mode '{image.mode}', expected 8 bits per channel. Pass its "
+            "path, for which the dataset may give a 'value_range', or scale it to 0..255."
         )
     try:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
@@ -74,23 +78,23 @@ def _check_rgb(image: np.ndarray) -> None:
     what = f"The image is an array {image.shape} of {image.dtype}"
     if image.ndim == 2:
         raise UserError(
-            f"{what}: grey, expected RGB (H, W, 3). np.stack([image] * 3, axis=-1) makes it so."
+            f"{what}: greyscale, expected RGB (H, W, 3). Pass np.stack([image] * 3, axis=-1)."
         )
     if image.ndim == 4:
         raise UserError(
-            f"{what}, expected one RGB image (H, W, 3). For a batch, give a list: list(images)."
+            f"{what}, expected one RGB image (H, W, 3). Pass a batch as a list: list(images)."
         )
     if image.ndim != 3 or image.shape[2] != 3:
         hint = ""
         if image.ndim == 3 and image.shape[0] == 3:
-            hint = " Its channels are first: image.transpose(1, 2, 0) puts them last."
+            hint = " Its channels come first: pass image.transpose(1, 2, 0)."
         elif image.ndim == 3 and image.shape[2] == 4:
-            hint = " image[..., :3] leaves the alpha channel out."
+            hint = " Remove the alpha channel with image[..., :3]."
         raise UserError(f"{what}, expected RGB, uint8 (H, W, 3).{hint}")
     if image.dtype != np.uint8:
-        hint = " Scale it to 0..255 and give image.astype(np.uint8)."
+        hint = " Scale it to 0..255 and pass image.astype(np.uint8)."
         if image.dtype.kind == "f":
-            hint = " Values from 0 to 1 become it with (255 * image).round().astype(np.uint8)."
+            hint = " Convert values from 0 to 1 with (255 * image).round().astype(np.uint8)."
         raise UserError(f"{what}, expected uint8 with values from 0 to 255.{hint}")
 
 
@@ -99,7 +103,7 @@ def _check_channels(image: np.ndarray, channels: int) -> None:
     if image.ndim != 3 or image.shape[2] != channels or not is_numbers:
         raise UserError(
             f"The image is an array {image.shape} of {image.dtype}, but the model takes "
-            f"(H, W, {channels}) numbers, 0 to 255, in the order of the training's files."
+            f"(H, W, {channels}) numbers from 0 to 255, with the channels of its training images."
         )
     if not np.isfinite(image).all():
         raise UserError("The image holds NaN or infinity. Replace these values.")
@@ -112,8 +116,8 @@ def _check_size(image: np.ndarray, max_megapixels: float | None) -> None:
     megapixels = height * width / 1e6
     if max_megapixels is not None and megapixels > max_megapixels:
         raise UserError(
-            f"The image is {width} x {height} pixels, {megapixels:.1f} megapixels: more than "
-            f"TEST.MAX_MEGAPIXELS, {max_megapixels:g}. Predict it in tiles, predict(image, "
+            f"The image has {width} x {height} pixels, {megapixels:.1f} megapixels: more than "
+            f"TEST.MAX_MEGAPIXELS, {max_megapixels:g}. Predict it in tiles with predict(image, "
             "tiles=1024), or load the model with opts=['TEST.MAX_MEGAPIXELS', 200.0]."
         )
 
@@ -122,9 +126,9 @@ def _other_type(image: object) -> str:
     kind = type(image)
     hint = ""
     if kind.__module__.split(".")[0] == "torch":
-        hint = " image.permute(1, 2, 0).byte().cpu().numpy() makes an array of (3, H, W)."
+        hint = " Convert a tensor (3, H, W) with image.permute(1, 2, 0).byte().cpu().numpy()."
     elif isinstance(image, bytes):
-        hint = " PIL.Image.open(io.BytesIO(image)) reads the content of a file."
+        hint = " Open the content of a file with PIL.Image.open(io.BytesIO(image))."
     return (
         f"The image is a {kind.__module__}.{kind.__qualname__}, expected a path, a Pillow image or "
         f"a NumPy array.{hint}"

@@ -1,4 +1,4 @@
-"""Whether a training waits for its data or for its model."""
+"""Find out whether data loading or the model is the bottleneck of a training."""
 
 import math
 import os
@@ -15,34 +15,39 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from ..data import SemanticSegmentorMapper
-from ..utils.errors import UserError
+from ..utils.errors import UserError, counted
 
-# Images differ, and so do the times of workers that share the cores.
+# A margin for images that take longer, and for workers that compete for cores.
 _RESERVE = 1.25
 
 
 class LoadingTime(NamedTuple):
-    """Time of one training image, from its files to its tensors, in one thread."""
+    """The time in which one thread loads a training image, from its files to its tensors.
+
+    Attributes:
+        seconds: the mean, which determines how many images per second a worker loads.
+        slowest: the longest time in seconds.
+        images: number of measured images.
+    """
 
     seconds: float
-    """The mean, which decides how many images a worker loads in a second."""
     slowest: float
     images: int
 
 
 def measure_loading(cfg: CfgNode, *, images: int = 60, warm_up: int = 3) -> LoadingTime:
-    """Load random training images of a config, with all augmentations, in this process.
+    """Measure the loading of random training images, with all augmentations, in this process.
 
-    What sends an image from a worker to the training is not included.
+    The transfer of images from a worker to the training process is not included.
 
     Args:
-        cfg: its INPUT and DATASETS.TRAIN; the images and labels have to be on the disk.
-        images: number of images that are timed.
-        warm_up: number of images that are loaded before them.
+        cfg: the config, of which INPUT and DATASETS.TRAIN are used. The datasets must be on disk.
+        images: number of measured images.
+        warm_up: number of images that are loaded before the measurement.
 
     Raises:
-        UserError: the training sets hold no image.
-        DatasetError: as of the mapper.
+        UserError: the training datasets contain no image.
+        DatasetError: an image or a label cannot be read.
     """
     mapper = SemanticSegmentorMapper(cfg, is_train=True)
     records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
@@ -65,7 +70,7 @@ def measure_loading(cfg: CfgNode, *, images: int = 60, warm_up: int = 3) -> Load
 
 
 def number_of_cores() -> int:
-    """Cores that this process may use."""
+    """The number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -80,32 +85,32 @@ def compare_loading_with_training(
     cores: int,
     device: str,
 ) -> dict[str, object]:
-    """Which of data and model is the bottleneck, and what to do about it.
+    """Compare the times of data loading and of the model, and recommend a number of workers.
 
     Args:
-        image_seconds: one worker's time of an image.
-        step_seconds: the model's time of a training step whose images are there.
-        batch_size: images of a step.
+        image_seconds: seconds in which one worker loads an image.
+        step_seconds: seconds of a training step on images that are already loaded.
+        batch_size: number of images per step.
         num_workers: DATALOADER.NUM_WORKERS; 0: the training process loads images between steps.
-        cores: of the machine.
+        cores: number of CPU cores of the machine.
         device: MODEL.DEVICE. Workers and a model on "cpu" share the cores.
 
     Returns:
-        ``bottleneck`` ("data" or "model"), ``waiting`` (fraction of the training's time in which
-        the model waits for data), ``workers_needed`` (with a reserve of a quarter) and
-        ``sentence``, for people.
+        ``bottleneck`` ("data" or "model"), ``waiting`` (fraction of the training time in which the
+        model waits for data), ``workers_needed`` (with a margin of 25 %) and ``sentence``, a
+        summary with a recommendation.
     """
     loading = batch_size * image_seconds
-    # Without workers the two alternate, with workers they run side by side.
+    # Without workers, loading and training alternate; with workers, they run in parallel.
     total = loading + step_seconds if num_workers == 0 else max(loading / num_workers, step_seconds)
     waiting = (total - step_seconds) / total
     needed = max(math.ceil(_RESERVE * loading / step_seconds), 1)
     bottleneck = "data" if waiting > 0.05 else "model"
     if bottleneck == "model":
         sentence = (
-            f"The model is the bottleneck: it takes {step_seconds / loading:.1f} times as long for "
-            f"a batch as one worker takes to load it. DATALOADER.NUM_WORKERS {num_workers} is "
-            "enough."
+            "The model is the bottleneck: a training step takes "
+            f"{step_seconds / loading:.1f} times as long as one worker takes to load the batch. "
+            f"DATALOADER.NUM_WORKERS {num_workers} is enough."
         )
     else:
         sentence = (
@@ -129,14 +134,14 @@ def _advice(needed: int, num_workers: int, cores: int) -> str:
         advice.append(f"Set DATALOADER.NUM_WORKERS to {min(needed, cores)}.")
     if needed > cores:
         advice.append(
-            f"{needed} workers would be needed, and this machine has {cores} cores: store images "
-            "that are larger than the training sizes need in a smaller size."
+            f"{needed} workers would be needed, but this machine has {counted(cores, 'core')}: "
+            "store the images in a smaller size if they are larger than the training sizes."
         )
     return " ".join(advice)
 
 
 def loading_as_text(result: dict) -> str:
-    """The comparison and its figures in a few lines."""
+    """The result of :func:`compare_loading_with_training` with its figures as text."""
     figures = (
         f"loading: {1e3 * result['image_seconds']:.1f} ms per image in one thread (mean of "
         f"{result['images']}; slowest {1e3 * result['slowest']:.1f} ms); training step: "

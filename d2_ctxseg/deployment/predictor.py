@@ -1,4 +1,4 @@
-"""A model with its weights as a function from an image to a label map."""
+"""A predictor: a model with its weights that maps an image to a label map."""
 
 import numpy as np
 import torch
@@ -25,35 +25,39 @@ class SemSegPredictor:
     """Predicts the class of every pixel of one image at a time.
 
     Attributes:
-        metadata: Detectron2 ``Metadata`` of the first dataset of ``DATASETS.TEST``: the classes'
-            names and colours.
-        temperature: that class scores are divided by before they become confidences.
-        is_calibrated: whether the temperature is of the config, or was fitted to the weights;
-            otherwise it is 1.
+        metadata: Detectron2's ``Metadata`` of the first dataset in ``DATASETS.TEST``: the names and
+            colours of the classes.
+        image_format: INPUT.FORMAT: "RGB", "BGR" or "ALL".
+        max_megapixels: TEST.MAX_MEGAPIXELS, the limit of :meth:`read`.
+        num_channels: number of channels of the model's input.
+        resize: the transform that resizes test images.
+        temperature: the number that class scores are divided by before the softmax.
+        is_calibrated: whether the temperature comes from the config or was fitted to the weights.
+            Otherwise it is 1.
+        model: the model in evaluation mode.
     """
 
     def __init__(self, cfg):
-        """Build the model that ``cfg`` describes, on ``MODEL.DEVICE``, with ``MODEL.WEIGHTS``.
+        """Build the model of ``cfg`` on ``MODEL.DEVICE`` and load ``MODEL.WEIGHTS``.
 
         Raises:
-            UserError: the config names no weights, no dataset, or an unknown image format.
-            ValueError: the weights do not fit the model.
+            UserError: the config names no weights or no dataset, its image format is unknown, or
+                the weights do not fit the model.
         """
         if not cfg.MODEL.WEIGHTS:
             raise UserError(
                 "MODEL.WEIGHTS is empty: a prediction needs a trained model. "
-                "Name its checkpoint at the end of the command: "
+                "Add its checkpoint to the command: "
                 "--opts MODEL.WEIGHTS path/to/model_final.pth"
             )
         if not cfg.DATASETS.TEST:
             raise UserError(
-                "DATASETS.TEST is empty: the names and colours of the classes come from the "
-                "dataset named there. Add --opts DATASETS.TEST \"('name',)\""
+                "DATASETS.TEST is empty: the names and colours of the classes come from that "
+                "dataset. Add --opts DATASETS.TEST \"('name',)\""
             )
         if cfg.INPUT.FORMAT not in ("RGB", "BGR", ALL_CHANNELS):
             raise UserError(
-                f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; predictions know 'RGB', 'BGR' and "
-                f"'{ALL_CHANNELS}'"
+                f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}, expected 'RGB', 'BGR' or '{ALL_CHANNELS}'."
             )
         self.metadata = metadata_of(cfg, cfg.DATASETS.TEST[0])
         self.image_format = cfg.INPUT.FORMAT
@@ -68,31 +72,39 @@ class SemSegPredictor:
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """The label map, int64 (H, W), of an image as :meth:`read` gives it."""
+        """Predict the label map, int64 (H, W), of an image from :meth:`read`.
+
+        Raises:
+            UserError: the image has another number of channels than the model's input.
+        """
         (scores,) = image_scores(self.model, self.model_inputs(image))
         return scores.label_map().cpu().numpy()
 
     @torch.no_grad()
     def with_confidence(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The label map of an image, and how sure the model is of each pixel's class.
+        """Predict the label map of an image from :meth:`read` and its confidences.
 
         Returns:
-            Labels, int64 (H, W), the same as without confidence; and confidences, float32 (H, W) in
-            [0, 1]: the classes' probabilities at ``temperature``.
+            The label map, int64 (H, W), as without confidences; and the confidences, float32 (H, W)
+            in [0, 1], which are the probabilities of the predicted classes at ``temperature``.
         """
         (scores,) = image_scores(self.model, self.model_inputs(image))
         labels, confidence = scores.label_map_and_confidence(self.temperature)
         return labels.cpu().numpy(), confidence.cpu().numpy()
 
     def read(self, path, *, any_size: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Read an image file: as the model is given it, and to be shown, uint8 RGB (H, W, 3).
+        """Read an image file for the model and for display.
 
-        Both are the same, but for INPUT.FORMAT "ALL": then the former is float32 (H, W, C) with the
-        file's channels. The dataset's ``value_range`` holds for files of more than 8 bits.
+        The dataset's ``value_range`` applies to files with more than 8 bits per channel.
 
         Args:
-            path: of the file.
-            any_size: TEST.MAX_MEGAPIXELS does not count.
+            path: path of the file.
+            any_size: accept images of more than TEST.MAX_MEGAPIXELS.
+
+        Returns:
+            The image for the model, and the image for display, uint8 RGB (H, W, 3). They are the
+            same array unless INPUT.FORMAT is "ALL"; then the former is float32 (H, W, C) with the
+            channels of the file.
 
         Raises:
             DatasetError: the file cannot be read, or has more pixels than TEST.MAX_MEGAPIXELS.
@@ -106,17 +118,16 @@ class SemSegPredictor:
         return image, image
 
     def model_inputs(self, image: np.ndarray) -> list[dict]:
-        """What the model takes to predict an image as :meth:`read` gives it: a batch of one.
+        """The model's input for an image from :meth:`read`: a batch with one dict.
 
         Raises:
-            UserError: it has other channels than the model takes.
+            UserError: the image has another number of channels than the model's input.
         """
         height, width, channels = image.shape
         if channels != self.num_channels:
             raise UserError(
                 f"The image has {counted(channels, 'channel')}, but the model takes "
-                f"{self.num_channels} "
-                f"(INPUT.FORMAT '{self.image_format}')."
+                f"{self.num_channels} (INPUT.FORMAT '{self.image_format}')."
             )
         if self.image_format == "BGR":
             image = image[:, :, ::-1]

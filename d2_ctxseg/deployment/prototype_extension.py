@@ -1,15 +1,13 @@
-"""New classes for a trained PrototypeClassifier, from a handful of labelled images, untrained.
+"""Add classes to a trained PrototypeClassifier from a few labelled images, without training.
 
-A class of the classifier is M means of pixel embeddings, so a class that it never saw can be added
-by taking such means: nothing is trained, and the prototypes of the old classes stay as they are.
-From images to the extended classifier:
+The classifier represents a class by M means of pixel embeddings. A new class can therefore be added
+by computing such means. The prototypes of the old classes do not change. The steps are:
 
 1. ``SupportPixels`` collects embeddings (``PrototypeClassifier.embed``) of the labelled pixels.
-2. ``add_classes`` makes the extended classifier of them:
-   ``cluster_prototypes`` clusters the pixels of each new class into M prototypes, with the
-   assignment of the training (Zhou et al., CVPR 2022, arXiv 2203.15102, section 3.2),
-   ``extend_classifier`` puts them beside the old ones, and ``calibrate_offsets`` sets how easily a
-   new class wins.
+2. ``add_classes`` builds the extended classifier. ``cluster_prototypes`` clusters the pixels of
+   each new class into M prototypes, with the assignment used in training (Zhou et al., CVPR 2022,
+   arXiv 2203.15102, section 3.2). ``extend_classifier`` adds them to the old prototypes.
+   ``calibrate_offsets`` determines the biases of the new classes.
 """
 
 import copy
@@ -25,34 +23,38 @@ from ..classifiers.prototype import PrototypeClassifier
 from ..classifiers.prototype_similarity import as_similarity
 from ..losses.precision import at_least_float32
 
-# The recalls of a new class, on the support images, that the calibration chooses among.
+# The calibration searches over this many recalls of a new class on the support images.
 _NUM_RECALLS = 201
 
 
 class PixelSample(NamedTuple):
-    """Labelled pixels of the support images, sub-sampled per class."""
+    """Labelled pixels of the support images, sampled per class.
+
+    Attributes:
+        embeddings: (N, C), L2-normalised, at least float32.
+        labels: (N,) int64, 0 to K-1.
+        weights: (N,) float64, the number of pixels that each sampled pixel represents.
+        shares: (N, K) with row sums 1, the fractions of the classes in the pixels that a feature
+            covers; None if they were not collected.
+    """
 
     embeddings: Tensor
-    """(N, C) of unit length, at least float32."""
     labels: Tensor
-    """(N,) int64, 0 to K-1."""
     weights: Tensor
-    """(N,) float64: how many pixels a pixel stands for."""
     shares: Tensor | None = None
-    """(N, K) of sum 1: the shares of the classes in the pixels below a feature, where given."""
 
 
 class SupportPixels:
-    """Collects pixels image by image; of a class with more than the cap, a uniform sample.
+    """Collects labelled pixels image by image; keeps a uniform sample of frequent classes.
 
     Args:
         num_classes: number of classes K of the labels, old and new.
-        max_pixels: pixels of a class that are kept at most.
-        seed: of the sampling; the same seed and images give the same sample.
+        max_pixels: the largest number of pixels kept per class.
+        seed: seed of the sampling; the same seed and images give the same sample.
 
     Attributes:
-        counts: (K,) int64, pixels seen of each class.
-        num_images: images seen.
+        counts: (K,) int64, the number of pixels of each class in all images.
+        num_images: number of images added.
     """
 
     def __init__(self, num_classes: int, max_pixels: int = 10_000, seed: int = 0):
@@ -66,18 +68,18 @@ class SupportPixels:
 
     @torch.no_grad()
     def add(self, embeddings: Tensor, labels: Tensor, shares: Tensor | None = None) -> None:
-        """Take in the pixels of one image.
+        """Add the pixels of one image.
 
         Args:
-            embeddings: (N, C) of unit length, on any device; kept on the CPU.
-            labels: (N,) integer; pixels whose label is none of 0 to K-1 are left out.
-            shares: (N, K), kept with them; given for all images or for none.
+            embeddings: (N, C), L2-normalised, on any device; they are kept on the CPU.
+            labels: (N,) integer; pixels with labels outside 0 to K-1 are ignored.
+            shares: (N, K), kept with the pixels; given for all images or for none.
         """
         labels = labels.cpu().long()
         labelled = (labels >= 0) & (labels < self.num_classes)
         labels = labels[labelled]
         self.counts += labels.bincount(minlength=self.num_classes)
-        # The pixels of a class with the smallest keys are a uniform sample, however they arrive.
+        # The pixels of a class with the smallest keys are a uniform sample in any order of images.
         keys = torch.rand(len(labels), generator=self._generator, dtype=torch.float64)
         embeddings = at_least_float32(embeddings.cpu()[labelled])
         new = (embeddings, labels, keys)
@@ -89,7 +91,7 @@ class SupportPixels:
         self.num_images += 1
 
     def sample(self) -> PixelSample:
-        """What was kept.
+        """The sample of the pixels added so far.
 
         Raises:
             ValueError: no image was added.
@@ -111,25 +113,26 @@ def add_classes(
     order: Sequence[int] | None = None,
     seed: int = 0,
 ) -> PrototypeClassifier:
-    """A copy of the classifier with more classes, made from labelled pixels.
+    """A copy of the classifier with further classes, computed from labelled pixels.
 
-    What the embedding does not tell apart, prototypes cannot: the new classes are mixed with the
-    old ones as far as the features, trained without them, mix them.
+    Prototypes can only separate classes that the embedding separates: a new class is confused with
+    old classes where the features, which were trained without it, are alike.
 
-    The weights of the new classes' scores are the mean of the old ones; their biases are
-    calibrated on the support images themselves. Measured on ContextShapes with one of five paints
-    as the new class and 5 images (mean of 5 draws), the mean IoU of all classes was
-      51.6 with the mean of the old biases: the new class takes what resembles it,
-      67.7 with the calibration; at most 1 less than calibrated on the validation images,
-      65.6 calibrated on pixels held out in turn from the prototypes, which varied more,
-      67.6 with the weight chosen as well.
+    The LayerNorm weights of the new classes are the mean of the old ones. Their biases are
+    calibrated on the support images. On ContextShapes with one of five paints as the new class and
+    5 images (mean of 5 draws), the mean IoU of all classes was
+      51.6 with the mean of the old biases, where the new class wins similar pixels of others,
+      67.7 with the calibration, at most 1 less than with calibration on the validation images,
+      65.6 with calibration by cross-validation over the pixels, which varied more,
+      67.6 with calibrated weights as well.
 
     Args:
-        classifier: of K classes, in evaluation mode; it is left as it is.
-        sample: the labels 0 to K-1 are the old classes, the next ``num_new`` the new ones.
+        classifier: a classifier of K classes in evaluation mode; it is not changed.
+        sample: labelled pixels; the labels 0 to K-1 are the old classes, the next ``num_new`` the
+            new classes.
         num_new: number of new classes J.
         order: see ``extend_classifier``.
-        seed: of the clustering.
+        seed: seed of the clustering.
 
     Raises:
         ValueError: a new class has no pixel.
@@ -165,25 +168,25 @@ def cluster_prototypes(
     max_rounds: int = 20,
     seed: int = 0,
 ) -> Tensor:
-    """Prototypes of classes from their pixels alone: k-means++, then rounds of the assignment.
+    """Cluster the pixels of each class into prototypes: k-means++, then alternating updates.
 
-    A round assigns the pixels of each class to its prototypes with equal shares
-    (``sinkhorn_log_plan``, as in training) and makes each prototype the mean of its pixels, of unit
-    length; until no pixel changes, or ``max_rounds``. All classes are clustered at once.
+    An update assigns the pixels of each class to its prototypes in equal numbers
+    (``sinkhorn_log_plan``, as in training). Each prototype then becomes the L2-normalised mean of
+    its pixels. The updates end when no assignment changes. All classes are clustered at once.
 
     Args:
-        embeddings: (N, C) of unit length.
+        embeddings: (N, C), L2-normalised.
         labels: (N,) int64, 0 to ``num_classes`` - 1; each class has at least one pixel.
         num_classes: number of classes J to cluster.
-        num_prototypes: prototypes M of each class; some are equal in a class with fewer pixels.
-        distance: what the assignment goes by, see ``as_similarity``.
-        epsilon: strength of the regularisation of the assignment.
-        iterations: rounds of both normalisations in it.
-        max_rounds: rounds of assignment and means at most.
-        seed: of the first choice of prototypes.
+        num_prototypes: number of prototypes M per class; a class with fewer pixels has equal ones.
+        distance: the similarity that pixels are assigned by, see ``as_similarity``.
+        epsilon: entropic regularisation of the Sinkhorn algorithm.
+        iterations: iterations of the Sinkhorn algorithm.
+        max_rounds: the largest number of updates.
+        seed: seed of k-means++.
 
     Returns:
-        (J, M, C) of unit length, at least float32.
+        (J, M, C), L2-normalised, at least float32.
 
     Raises:
         ValueError: a class has no pixel; the message gives its index.
@@ -191,7 +194,7 @@ def cluster_prototypes(
     empty = (labels.bincount(minlength=num_classes) == 0).nonzero().flatten().tolist()
     if empty:
         raise ValueError(
-            f"Classes {empty} have no pixel: a prototype is a mean of pixels, so each class needs "
+            f"No pixels of classes {empty}: a prototype is a mean of pixels, so each class needs "
             "at least one."
         )
     embeddings = at_least_float32(embeddings)
@@ -207,7 +210,7 @@ def cluster_prototypes(
             break
         sums = torch.zeros_like(prototypes)
         sums.view(-1, sums.shape[2]).index_add_(0, assigned, embeddings)
-        # A prototype without a pixel stays where it is; so does one whose pixels cancel out.
+        # A prototype without pixels, or whose pixels sum to 0, does not change.
         has_mean = sums.norm(dim=2, keepdim=True) > 1e-6
         prototypes = torch.where(has_mean, F.normalize(sums, dim=2), prototypes)
     return prototypes
@@ -221,34 +224,34 @@ def extend_classifier(
     offsets: Tensor | None = None,
     order: Sequence[int] | None = None,
 ) -> PrototypeClassifier:
-    """A copy of the classifier with J more classes; the old prototypes are the same to the bit.
+    """A copy of the classifier with J more classes; the old prototypes are bit-identical.
 
-    The scores of all classes go through one LayerNorm. A new class gets the mean of the old
-    classes' weights and biases, plus its offset (``calibrate_offsets``). A further score changes
-    the mean and the variance that all scores are normalised with. Where the weights of the classes
-    are alike, that changes the order of the old classes little; where they are equal, not at all.
+    One LayerNorm normalises the scores of all classes. A new class gets the mean of the old
+    classes' weights and biases, plus its offset (``calibrate_offsets``). Its score changes the mean
+    and the variance of the normalisation. The ranking of the old classes does not change if their
+    weights are equal, and changes little if their weights are similar.
 
     Args:
-        classifier: of K classes; it is left as it is.
-        prototypes: (J, M, C) of unit length.
-        offsets: (J,), added to the bias of each new class; 0 if None.
-        order: K + J indices into old classes followed by new ones: the class that each class of
-            the result is. None leaves the old ones first.
+        classifier: a classifier of K classes; it is not changed.
+        prototypes: (J, M, C), L2-normalised.
+        offsets: (J,), added to the bias of each new class. None: 0.
+        order: for each class of the result, its index among the old classes followed by the new
+            ones; K + J indices. None: the old classes come first.
 
     Raises:
-        ValueError: the prototypes' shape is not that of the classifier's, or ``order`` is no
+        ValueError: the shape of ``prototypes`` does not fit the classifier's, or ``order`` is not a
             permutation.
     """
     if prototypes.dim() != 3 or prototypes.shape[1:] != classifier.prototypes.shape[1:]:
         raise ValueError(
             f"The new prototypes have shape {tuple(prototypes.shape)}, expected (new classes, "
-            f"{', '.join(map(str, classifier.prototypes.shape[1:]))}) as the classifier's."
+            f"{', '.join(map(str, classifier.prototypes.shape[1:]))})."
         )
     num_new = len(prototypes)
     total = classifier.num_classes + num_new
     order = list(range(total)) if order is None else list(order)
     if sorted(order) != list(range(total)):
-        raise ValueError(f"The order {order} is no permutation of 0 to {total - 1}.")
+        raise ValueError(f"The order {order} is not a permutation of 0 to {total - 1}.")
     norm = classifier.score_norm
     bias = norm.bias.mean().repeat(num_new)
     if offsets is not None:
@@ -269,21 +272,21 @@ def extend_classifier(
 def calibrate_offsets(
     logits: Tensor, labels: Tensor, weights: Tensor, num_new: int, rounds: int = 3
 ) -> Tensor:
-    """The offset of each new class with which the mean IoU of all classes is greatest.
+    """The offsets of the new classes that maximise the mean IoU of all classes on these pixels.
 
-    One class after the other, by a search over the recalls that the class can have on these pixels
-    (the offset that gives each is known), repeated for ``rounds``. Of equal ones the smallest.
+    The search is a coordinate ascent. For one class at a time it tries the offsets that give a grid
+    of recalls of the class. Among equally good offsets it takes the smallest.
 
     Args:
         logits: (N, K + J), old classes first.
         labels: (N,) int64.
-        weights: (N,) how many pixels each stands for.
-        num_new: J.
-        rounds: how often each class has its turn.
+        weights: (N,), the number of pixels that each pixel represents.
+        num_new: number of new classes J.
+        rounds: the largest number of passes over the new classes.
 
     Returns:
-        (J,) to be added to the logits, that is to the biases. 0 where the labels hold no old class:
-        nothing then says where a new class ends.
+        (J,), to be added to the logits or biases. It is 0 if no pixel has an old class, since the
+        extent of a new class is then unknown.
     """
     total = logits.shape[1]
     offsets = logits.new_zeros(total)
@@ -299,22 +302,22 @@ def calibrate_offsets(
 
 
 def _best_change(logits: Tensor, labels: Tensor, weights: Tensor, new_class: int) -> Tensor:
-    """What to add to one class's logits for the greatest mean IoU of the classes in ``labels``."""
+    """The change of one class's logits that maximises the mean IoU of the classes in ``labels``."""
     is_new = labels == new_class
     if not is_new.any():
         return logits.new_zeros(())
     others = logits.index_fill(1, torch.tensor([new_class], device=logits.device), -torch.inf)
     best, rival = others.max(dim=1)
-    # A pixel goes to the new class where the change is above its margin.
+    # A pixel is assigned to the new class if the change exceeds its margin.
     margin = best - logits[:, new_class]
     margins, own = margin.sort().values, margin[is_new].sort().values
     recalls = torch.linspace(0, 1, _NUM_RECALLS, dtype=torch.float64, device=own.device)
     own = own[(recalls * (len(own) - 1)).long()]
-    # Half-way to the next pixel, so that rounding decides nothing.
+    # Half-way to the margin of the next pixel, so that rounding has no effect.
     above = torch.cat([margins, margins[-1:] + 1])[torch.searchsorted(margins, own, right=True)]
     changes = torch.cat([own.new_zeros(1), (own + above) / 2]).unique()
 
-    # Of what each class has without the new one, (changes, classes): what the new one takes.
+    # (changes, classes): the weight of each class's pixels that the new class takes over.
     step = torch.searchsorted(changes, margin, right=True)
     taken = _taken(step, rival, weights, len(changes), logits.shape[1])
     hits_taken = _taken(step, rival, weights * (rival == labels), len(changes), logits.shape[1])
@@ -336,13 +339,13 @@ def _best_change(logits: Tensor, labels: Tensor, weights: Tensor, new_class: int
 
 
 def _taken(step: Tensor, group: Tensor, weights: Tensor, num_steps: int, num_groups: int) -> Tensor:
-    """(num_steps, num_groups): the weight in each group of the pixels taken up to each step."""
+    """(num_steps, num_groups): the total weight of each group's pixels up to each step."""
     at_step = weights.new_zeros(num_steps + 1, num_groups)
     return at_step.index_put((step, group), weights, accumulate=True).cumsum(dim=0)[:-1]
 
 
 def _rank_within(labels: Tensor, keys: Tensor, num_classes: int) -> Tensor:
-    """(N,) int64: how many pixels of the same class have a smaller key."""
+    """(N,) int64: the number of pixels of the same class with a smaller key."""
     order = keys.argsort()
     order = order[labels[order].argsort(stable=True)]
     counts = labels.bincount(minlength=num_classes)
@@ -353,7 +356,7 @@ def _rank_within(labels: Tensor, keys: Tensor, num_classes: int) -> Tensor:
 
 
 def _cosine_to_own(embeddings: Tensor, prototypes: Tensor, labels: Tensor) -> Tensor:
-    """(N, M): cosines to the prototypes (J, M, C) of the pixel's class; never (N, M, C) is held."""
+    """(N, M): cosines to the prototypes (J, M, C) of each pixel's class, without (N, M, C)."""
     of_prototype = prototypes.unbind(dim=1)
     return torch.stack([(embeddings * p[labels]).sum(dim=1) for p in of_prototype], dim=1)
 
@@ -361,12 +364,12 @@ def _cosine_to_own(embeddings: Tensor, prototypes: Tensor, labels: Tensor) -> Te
 def _spread_choice(
     embeddings: Tensor, labels: Tensor, num_classes: int, num_prototypes: int, seed: int
 ) -> Tensor:
-    """k-means++ in each class: pixels drawn in proportion to 1 - the cosine to those chosen."""
+    """k-means++ in each class: draw pixels in proportion to 1 - cosine to the nearest choice."""
     generator = torch.Generator().manual_seed(seed)
     chosen: list[Tensor] = []
     nearest = embeddings.new_full((len(labels),), -1.0)
     for _ in range(num_prototypes):
-        # The largest of probability / exponential noise is a draw by these probabilities.
+        # The argmax of probability / exponential noise is a sample with these probabilities.
         noise = torch.empty(len(labels), dtype=torch.float64).exponential_(generator=generator)
         chance = (1 - nearest).clamp(min=0) / noise.to(nearest)
         chosen.append(embeddings[_segment_argmax(chance, labels, num_classes)])
@@ -375,7 +378,7 @@ def _spread_choice(
 
 
 def _segment_argmax(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """(N,) to (num_classes,): the index of the largest value of each class, the first of equals."""
+    """(N,) -> (num_classes,): the index of each class's largest value, the first one on a tie."""
     lowest = values.new_full((num_classes,), -torch.inf)
     largest = lowest.scatter_reduce(0, labels, values, "amax")
     index = torch.arange(len(labels), device=labels.device)

@@ -1,4 +1,4 @@
-"""What a prediction is: the classes of an image's pixels, with their names and colours."""
+"""The prediction for an image: the classes of its pixels, with their names and colours."""
 
 import os
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from detectron2.data.catalog import Metadata
 
 from ..evaluation.saved_predictions import write_label_image
-from ..utils.errors import UserError
+from ..utils.errors import UserError, suggest
 from ..visualization import class_shares, draw_overlay
 
 
@@ -18,13 +18,15 @@ class Segmentation:
     """The prediction for one image.
 
     Attributes:
-        image: what was predicted, uint8 RGB (H, W, 3).
-        labels: class index of each pixel, int64 (H, W); None unless classes were asked for.
-        confidence: of each pixel's class, float32 (H, W) in [0, 1]; None unless it was asked for.
-        classes: the classes' names, in the order of their indices.
-        palette: their colours, uint8 RGB (K, 3).
-        ignore_label: of the dataset's label files, where there is no class; never predicted.
-        path: of the image, if it came from a file.
+        image: the input image, uint8 RGB (H, W, 3).
+        labels: class index of each pixel, int64 (H, W); None if classes were not requested.
+        confidence: probability of each pixel's class, float32 (H, W) in [0, 1]; None if confidences
+            were not requested.
+        classes: names of the K classes, in the order of their indices.
+        palette: colours of the classes, uint8 RGB (K, 3).
+        ignore_label: label of pixels without a class in the dataset's label files; it is never
+            predicted.
+        path: path of the image file; None for an image that was not read from a file.
     """
 
     image: np.ndarray
@@ -36,13 +38,16 @@ class Segmentation:
     path: Path | None = None
 
     def overlay(self, alpha: float = 0.6, legend: bool = True) -> np.ndarray:
-        """The image with the classes in their colours, uint8 RGB.
+        """The image overlaid with the colours of the classes, uint8 RGB.
 
-        Small images are enlarged, so that names can be read.
+        Small images are enlarged, so that the names are legible.
 
         Args:
             alpha: opacity of the colours in [0, 1].
-            legend: whether the classes are listed on the right, with their shares.
+            legend: whether to list the classes and their fractions on the right.
+
+        Raises:
+            UserError: the prediction has no label map.
         """
         colors = [tuple(color) for color in self.palette.tolist()]
         metadata = Metadata(
@@ -51,27 +56,44 @@ class Segmentation:
         return draw_overlay(self.image, self._labels(), metadata, alpha, legend)
 
     def colors(self) -> np.ndarray:
-        """The label map in the classes' colours, uint8 RGB (H, W, 3)."""
+        """The label map in the colours of the classes, uint8 RGB (H, W, 3).
+
+        Raises:
+            UserError: the prediction has no label map.
+        """
         return self.palette[self._labels()]
 
     def mask(self, name: str) -> np.ndarray:
-        """Where a class is, bool (H, W).
+        """The mask of a class, bool (H, W).
 
         Raises:
-            UserError: there is no class of that name.
+            UserError: the class does not exist, or the prediction has no label map.
         """
         if name not in self.classes:
-            raise UserError(f"There is no class '{name}', but {', '.join(self.classes)}.")
+            raise UserError(
+                f"There is no class '{name}'.{suggest(name, self.classes)} The classes are "
+                f"{', '.join(self.classes)}."
+            )
         return self._labels() == self.classes.index(name)
 
     def shares(self) -> dict[str, float]:
-        """The share of the image of each class that occurs, the largest first."""
+        """Class name -> its fraction of the image's pixels, for the predicted classes.
+
+        The most frequent class comes first.
+
+        Raises:
+            UserError: the prediction has no label map.
+        """
         shares = class_shares(self._labels())
         ordered = sorted(shares.items(), key=lambda item: -item[1])
         return {self.classes[label]: share for label, share in ordered}
 
     def save_labels(self, path: str | os.PathLike) -> None:
-        """Write the class indices as a PNG of one channel, 8 bits or, where needed, 16."""
+        """Write the label map as a PNG file with one channel of 8 bits, or of 16 if needed.
+
+        Raises:
+            UserError: the prediction has no label map, or the file cannot be written.
+        """
         write_label_image(path, self._labels())
 
     def _labels(self) -> np.ndarray:

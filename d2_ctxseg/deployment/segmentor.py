@@ -1,4 +1,4 @@
-"""A trained model as an object of a library: images in, segmentations out."""
+"""The library's interface to a trained model: images in, segmentations out."""
 
 import itertools
 import os
@@ -21,22 +21,22 @@ from .image_input import ImageLike, read_input
 from .predictor import SemSegPredictor
 from .segmentation import Segmentation
 
-# Of a tile, that neighbours share: their scores are averaged there.
+# The fraction of a tile that overlaps with a neighbour. Scores are averaged there.
 _OVERLAP = 1 / 4
 
 
 class Segmentor:
-    """Predicts the classes of images' pixels. :func:`d2_ctxseg.load_segmentor` makes one.
+    """Predicts the classes of the pixels of images; created by :func:`d2_ctxseg.load_segmentor`.
 
     Attributes:
-        cfg: the model's config, frozen.
-        model: the model itself, in evaluation mode; Detectron2's input and output.
-        classes: the classes' names, in the order of their indices.
-        palette: their colours, uint8 RGB (K, 3).
+        cfg: the model's frozen config.
+        model: the model in evaluation mode, with Detectron2's input and output formats.
+        classes: names of the K classes, in the order of their indices.
+        palette: colours of the classes, uint8 RGB (K, 3).
     """
 
     def __init__(self, cfg: CfgNode):
-        """Build the model of a config and fill it with ``MODEL.WEIGHTS``.
+        """Build the model of a config and load ``MODEL.WEIGHTS``.
 
         Raises:
             UserError: the config names no weights or no dataset, or the weights do not fit.
@@ -53,7 +53,7 @@ class Segmentor:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return next(self.model.parameters()).device
 
     def __repr__(self) -> str:
@@ -79,22 +79,21 @@ class Segmentor:
 
         Args:
             image: a path, a Pillow image, or an array, RGB uint8 (H, W, 3); or a list of these.
-            classes: whether the result has the label map.
-            confidence: whether the result has the confidences, at the model's temperature.
-            batch_size: of a list, images that go through the model at once. Only images of one
-                size share a batch, so that none is predicted otherwise than alone.
-            tiles: height and width, or one number for both, of overlapping tiles that a large image
-                is cut into; where they overlap, scores are averaged. In the pixels that the model
-                sees: after resizing, where INPUT.MIN_SIZE_TEST is not 0. TEST.MAX_MEGAPIXELS does
-                not count then. None: as TEST.SLIDING_WINDOW says.
+            classes: whether the result has a label map.
+            confidence: whether the result has confidences, at the model's temperature.
+            batch_size: number of images of a list per batch. Only images of equal size share a
+                batch, so the batch does not affect a prediction.
+            tiles: height and width (or one number for both) of overlapping tiles that large images
+                are cut into, in pixels after resizing to INPUT.MIN_SIZE_TEST. Scores are averaged
+                where tiles overlap. TEST.MAX_MEGAPIXELS is ignored. None: use TEST.SLIDING_WINDOW.
 
         Returns:
-            A segmentation, for a list a list of them.
+            A segmentation, or a list of segmentations for a list of images.
 
         Raises:
-            MissingFileError: there is no such file.
-            UserError: an image of another type, shape or dtype, one that cannot be decoded or is
-                too large; tiles that this model cannot be run on.
+            MissingFileError: a file does not exist.
+            UserError: an image has another type, shape or dtype, cannot be decoded or is too large;
+                or this model cannot predict in tiles.
         """
         options = {"classes": classes, "confidence": confidence, "tiles": tiles}
         if isinstance(image, (list, tuple)):
@@ -110,12 +109,21 @@ class Segmentor:
         batch_size: int = 1,
         tiles: int | tuple[int, int] | None = None,
     ) -> Iterator[Segmentation]:
-        """As :meth:`predict` for a list, one after another: for more images than memory holds.
+        """Predict images one after another, as :meth:`predict` does for a list.
 
-        Arguments and errors are those of :meth:`predict`; ``images`` may be a generator.
+        It serves for more images than fit into memory; ``images`` may be a generator.
+
+        Args:
+            images, classes, confidence, batch_size, tiles: see :meth:`predict`.
+
+        Yields:
+            A segmentation for each image, in order.
+
+        Raises:
+            MissingFileError, UserError: see :meth:`predict`.
         """
         if not (classes or confidence):
-            raise UserError("classes and confidence are both False: nothing is left to predict.")
+            raise UserError("classes and confidence are both False: set at least one to True.")
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}, expected 1 or more.")
         windows = None if tiles is None else _tiles(tiles)
@@ -125,11 +133,11 @@ class Segmentor:
             inputs = [self._predictor.model_inputs(pixels)[0] for pixels, _ in read]
             with torch.no_grad(), self._windows(windows):
                 found = [self._maps(one, classes, confidence) for one in self._scores(inputs)]
-            for image, (_, shown), (labels, sure) in zip(batch, read, found):
+            for image, (_, display_image), (labels, confidences) in zip(batch, read, found):
                 yield Segmentation(
-                    shown,
+                    display_image,
                     labels,
-                    sure,
+                    confidences,
                     self.classes,
                     self.palette,
                     self._ignore_label,
@@ -137,32 +145,32 @@ class Segmentor:
                 )
 
     def _scores(self, inputs: list[dict]) -> list[Scores]:
-        """In the order of ``inputs``; those of one size go through the model together."""
-        places: dict[torch.Size, list[int]] = {}
-        for place, one in enumerate(inputs):
-            places.setdefault(one["image"].shape, []).append(place)
+        """The scores of ``inputs``; images of equal size form a batch."""
+        groups: dict[torch.Size, list[int]] = {}
+        for index, one in enumerate(inputs):
+            groups.setdefault(one["image"].shape, []).append(index)
         scores: dict[int, Scores] = {}
-        for group in places.values():
-            scores |= zip(group, image_scores(self.model, [inputs[place] for place in group]))
-        return [scores[place] for place in range(len(inputs))]
+        for group in groups.values():
+            scores |= zip(group, image_scores(self.model, [inputs[index] for index in group]))
+        return [scores[index] for index in range(len(inputs))]
 
     def _maps(self, scores: Scores, classes: bool, confidence: bool):
         if not confidence:
             return scores.label_map().cpu().numpy(), None
-        labels, sure = scores.label_map_and_confidence(self._predictor.temperature)
-        return labels.cpu().numpy() if classes else None, sure.cpu().numpy()
+        labels, confidences = scores.label_map_and_confidence(self._predictor.temperature)
+        return labels.cpu().numpy() if classes else None, confidences.cpu().numpy()
 
     @contextmanager
     def _windows(self, windows: SlidingWindow | None):
-        """The model with other windows, meanwhile."""
+        """Replace the model's sliding windows within the context; None leaves them unchanged."""
         if windows is None:
             yield
             return
         if not hasattr(self.model, "sliding_window"):
             raise UserError(
-                f"tiles: {type(self.model).__name__} is none of this project's segmentors and "
-                "cannot predict in tiles. 'LinearSegmentor' is the one in the place of "
-                "Detectron2's SemanticSegmentor."
+                f"tiles: {type(self.model).__name__} is not a segmentor of this project and cannot "
+                "predict in tiles. Use 'LinearSegmentor' instead of Detectron2's "
+                "SemanticSegmentor."
             )
         before = self.model.sliding_window
         self.model.sliding_window = windows
@@ -173,7 +181,7 @@ class Segmentor:
 
 
 def class_colors(metadata, num_classes: int) -> np.ndarray:
-    """The colours of a dataset's classes, uint8 RGB (K, 3); made up where it has none."""
+    """The colours of a dataset's classes, uint8 RGB (K, 3); generated if it has none."""
     colors = metadata.get("stuff_colors") or generate_palette(num_classes)
     return np.array(colors, dtype=np.uint8)
 

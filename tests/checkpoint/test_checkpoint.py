@@ -307,5 +307,5 @@ class TestStripping:
         keys, kept = (torch.load(file, weights_only=True)["model"] for file in (full, stripped))
         assert {key for key in keys if "oracle" not in key} == set(kept)
         load_weights(build_model(cfg), str(stripped))
-        with pytest.raises(SystemExit, match="is there already"):
+        with pytest.raises(SystemExit, match="already exists"):
             runpy.run_path(str(tool), run_name="__main__")

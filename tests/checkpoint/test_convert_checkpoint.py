@@ -308,7 +308,7 @@ class TestTool:
 
     def test_it_replaces_a_file_only_when_told_to(self, files, monkeypatch):
         (files / "o.pth").write_text("mine")
-        with pytest.raises(SystemExit, match="is there already"):
+        with pytest.raises(SystemExit, match="already exists"):
             self.run(monkeypatch, files)
         assert (files / "o.pth").read_text() == "mine"
         self.run(monkeypatch, files, "--overwrite")

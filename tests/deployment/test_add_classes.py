@@ -124,7 +124,7 @@ class TestClustering:
         torch.testing.assert_close(prototypes[0], pixels[:1].expand(5, 8))
         assert prototypes[1].isfinite().all()
         assert (prototypes[1] @ pixels[1:].T).amax(dim=0).min() > 0.5
-        with pytest.raises(ValueError, match=r"Classes \[1\] have no pixel"):
+        with pytest.raises(ValueError, match=r"No pixels of classes \[1\]"):
             cluster_prototypes(pixels, torch.tensor([0, 0, 2]), 3, 5)
 
 
@@ -172,7 +172,7 @@ class TestExtendedClassifier:
         classifier = make_classifier()
         with pytest.raises(ValueError, match=r"shape \(2, 3, 16\), expected \(new classes, 4, 16"):
             extend_classifier(classifier, self.new[:, :3])
-        with pytest.raises(ValueError, match="no permutation of 0 to 4"):
+        with pytest.raises(ValueError, match="not a permutation of 0 to 4"):
             extend_classifier(classifier, self.new, order=[0, 1, 2, 3, 3])
 
 

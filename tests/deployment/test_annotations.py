@@ -208,7 +208,7 @@ class TestFiftyOne:
             assert sample["prediction"].mask.dtype == np.uint8
 
     def test_what_it_cannot_take(self, fiftyone, results):
-        with pytest.raises(UserError, match="'taken' already"):
+        with pytest.raises(UserError, match="already has a dataset 'taken'"):
             add_to_fiftyone(results, "taken")
         with pytest.raises(UserError, match="predict paths"):
             add_to_fiftyone([result_of(np.zeros((2, 2), int))], "mine")

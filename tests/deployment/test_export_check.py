@@ -40,7 +40,7 @@ class TestCheck:
 
     def test_a_large_difference_is_refused(self):
         model = Brightness()
-        with pytest.raises(UserError, match="differ from the model's by up to 0.5"):
+        with pytest.raises(UserError, match="differ by up to 0.5"):
             compare(model, lambda images: model.logits(images) + 0.5, self.images, "logits")
 
     def test_where_rounding_decides_labels_may_differ(self):
@@ -78,7 +78,7 @@ class TestCheck:
 
     def test_another_shape_is_refused(self):
         model = Brightness()
-        with pytest.raises(UserError, match=r"gives \(2, 3, 4, 9\).*the model \(2, 3, 8, 9\)"):
+        with pytest.raises(UserError, match=r"shape \(2, 3, 4, 9\), the model's \(2, 3, 8, 9\)"):
             compare(model, lambda i: model.logits(i)[:, :, ::2], self.images, "logits")
 
     def test_confidences_are_compared_at_their_temperature(self):
@@ -92,14 +92,14 @@ class TestCheck:
         for other in (lambda i: run(i, 10.0), lambda i: run(i, 20.0, float("nan"))):
             with pytest.raises(UserError, match="its confidences differ"):
                 compare(model, other, self.images, output, 20.0)
-        with pytest.raises(UserError, match=r"confidences \(1, 8, 9\), the model \(2, 8, 9\)"):
+        with pytest.raises(UserError, match=r"confidences .* \(1, 8, 9\), the model's \(2, 8, 9\)"):
             compare(model, lambda i: (run(i)[0], run(i)[1][:1]), self.images, output, 20.0)
-        with pytest.raises(UserError, match="gives 1 tensors, expected 2"):
+        with pytest.raises(UserError, match="has 1 output, not 2"):
             compare(model, lambda i: run(i)[0], self.images, output, 20.0)
 
     def test_a_file_that_fails_is_refused(self):
         def run(images):
             raise RuntimeError("indices out of bounds")
 
-        with pytest.raises(UserError, match="fails for images of .2, 3, 8, 9.*out of bounds"):
+        with pytest.raises(UserError, match="fails for images of shape .2, 3, 8, 9.*out of bounds"):
             compare(Brightness(), run, self.images, "logits")

@@ -68,7 +68,7 @@ class TestBank:
     def test_of_images_without_a_label_is_refused(self):
         support = SupportPixels(2)
         support.add(torch.randn(3, 4), torch.full((3,), -1), torch.zeros(3, 2))
-        with pytest.raises(ValueError, match="The 1 images have no labelled pixel"):
+        with pytest.raises(ValueError, match="1 image without a labelled pixel"):
             fill_bank(FeatureBankClassifier(4, 2), support)
 
     def test_extended_has_both_and_finds_the_new_class(self):
@@ -85,9 +85,9 @@ class TestBank:
 
     def test_other_orders_and_fewer_classes_are_refused(self):
         classifier, support = FeatureBankClassifier(4, 2), support_of([0, 1], 3)
-        with pytest.raises(ValueError, match="no permutation of 0 to 2"):
+        with pytest.raises(ValueError, match="not a permutation of 0 to 2"):
             extend_bank(classifier, support, order=[0, 1, 1])
-        with pytest.raises(ValueError, match="1 classes, fewer than the 2"):
+        with pytest.raises(ValueError, match="1 class, fewer than the classifier.s 2"):
             extend_bank(classifier, support_of([0], 1))
 
 

@@ -16,7 +16,7 @@ labels+confidence it gives two: the classes, and how sure the model is of them, 
 [0, 1], at the temperature that d2-ctxseg calibrate fitted (TEST.TEMPERATURE).
 
 Names and colours of the classes are inside. The file is read again and compared with the model; if
-it computes something else, nothing is written.
+its outputs differ from the model's, nothing is written.
 
 With --dynamic, batch and image may have any size. Not all models can be exported so: pyramid
 pooling (PSPHead, UPerHead) and Swin are bound to one size. One view of the whole image is exported,
