@@ -1,4 +1,4 @@
-"""Configs and trained models by name, in the manner of ``detectron2.model_zoo``."""
+"""Configs and trained models by name, similar to ``detectron2.model_zoo``."""
 
 from ..engine.config_files import config_names, get_config_file
 from .hub import from_pretrained, push_to_hub, save_pretrained

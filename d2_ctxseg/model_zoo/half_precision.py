@@ -1,4 +1,4 @@
-"""Weights in half precision, and how far a model computes otherwise with them."""
+"""Convert weights to half precision, and compare the model's outputs before and after."""
 
 from dataclasses import dataclass
 
@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 from ..utils.errors import UserError
 
-# Of the mean difference of logits, as a multiple of the logits' standard deviation.
+# The largest accepted Agreement.difference.
 TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well two models agree on some images.
+    """The agreement of two models on some images.
 
     Attributes:
         difference: mean absolute difference of the logits, divided by their standard deviation.
-        equal_labels: share of the pixels, in [0, 1], that both give the same class.
+        equal_labels: fraction of the pixels, in [0, 1], with the same class in both predictions.
     """
 
     difference: float
@@ -26,19 +26,19 @@ class Agreement:
 
 
 def half_precision(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state with matrices and convolution kernels in float16.
+    """The model's state dict with matrices and convolution kernels in float16.
 
-    Vectors (biases, the weights of norms) and buffers (running statistics of batch norm) are as
-    they were: they are few, and small errors in them do more harm.
+    Vectors (biases, weights of norms) and buffers (running statistics of batch norm) keep their
+    precision, because they are small and rounding errors in them have a larger effect.
 
     Raises:
-        UserError: a weight is not finite or too large for float16.
+        UserError: a weight is not finite, or too large for float16.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     state = {}
     for key, tensor in model.state_dict().items():
         is_large = key in parameters and tensor.ndim > 1 and tensor.is_floating_point()
-        # A copy each: a file of safetensors holds no shared memory.
+        # The tensors are copied, because safetensors does not support shared memory.
         state[key] = (tensor.half() if is_large else tensor).clone().contiguous()
         if not torch.isfinite(state[key]).all():
             raise UserError(
@@ -52,11 +52,11 @@ def half_precision(model: nn.Module) -> dict[str, Tensor]:
 def compare_models(
     model: nn.Module, other: nn.Module, num_images: int = 3, size: tuple[int, int] = (256, 320)
 ) -> Agreement:
-    """How well two models agree on random images of a few soft spots.
+    """Measure the agreement of two models on smooth random images, with a fixed seed.
 
     Args:
-        model, other: Detectron2 semantic segmentors in evaluation mode, of the same classes.
-        num_images: how many images, always the same.
+        model, other: Detectron2 semantic segmentors in evaluation mode, with the same classes.
+        num_images: number of images.
         size: height and width of an image.
     """
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Trained models as folders that the Hugging Face Hub takes: weights, config and model card."""
+"""Publish trained models on the Hugging Face Hub with weights, config and model card."""
 
 import os
 from pathlib import Path
@@ -29,9 +29,16 @@ TEMPLATE = Path(__file__).resolve().parent / "hub_card.md"
 
 
 def from_pretrained(repo_id: str, **options) -> Segmentor:
-    """A model on the Hub, or in a folder that :func:`save_pretrained` wrote.
+    """Load a model from the Hub, or from a folder that :func:`save_pretrained` wrote.
 
-    The same as :func:`d2_ctxseg.load_segmentor`, under the name that other libraries have for it.
+    This is :func:`d2_ctxseg.load_segmentor` under the name that other libraries use.
+
+    Args:
+        repo_id: "user/model", or a folder.
+        options: keyword arguments of :func:`d2_ctxseg.load_segmentor`.
+
+    Raises:
+        MissingFileError, UserError: see :func:`d2_ctxseg.load_segmentor`.
     """
     return load_segmentor(repo_id, **options)
 
@@ -48,22 +55,23 @@ def push_to_hub(
     commit: str = "",
     data_terms: str = "",
 ) -> str:
-    """Put a trained model on the Hugging Face Hub, with a model card made from its run.
+    """Upload a trained model to the Hugging Face Hub, with a model card generated from its run.
 
     Args:
-        source, weights: as in :func:`d2_ctxseg.load_segmentor`; mostly the folder of a training.
-        repo_id: "user/model"; made if it is not there.
-        private: whether others can see it, where it is made.
-        token: with the right to write; None for the one of ``hf auth login``.
-        commit_message: of the upload.
-        license, commit, data_terms: for the card, see :func:`save_pretrained`.
+        source, weights: see :func:`d2_ctxseg.load_segmentor`; usually the folder of a training.
+        repo_id: "user/model"; the repository is created if it does not exist.
+        private: whether a new repository is private.
+        token: a token with write access; None: the token of ``hf auth login``.
+        commit_message: commit message of the upload.
+        license, commit, data_terms: text of the model card, see :func:`save_pretrained`.
 
     Returns:
-        The address of the model's page.
+        The URL of the model's page.
 
     Raises:
-        UserError: huggingface_hub is not installed, nobody is logged in, or the Hub says no; and as
-            :func:`save_pretrained`.
+        MissingFileError: see :func:`save_pretrained`.
+        UserError: huggingface_hub is not installed, nobody is logged in, the Hub rejects the
+            upload, or :func:`save_pretrained` fails.
     """
     require_hub()
     with TemporaryDirectory() as temporary:
@@ -91,32 +99,33 @@ def save_pretrained(
     commit: str = "",
     data_terms: str = "",
 ) -> Path:
-    """Write what is needed to predict with a model into a folder.
+    """Write the files that inference with a model needs to a folder.
 
-    ``model.safetensors`` has the weights without what only training needs; ``config.yaml`` needs no
-    other file, has the temperatures that were fitted, and says nothing of this machine;
-    ``README.md`` is the model card.
+    ``model.safetensors`` holds the weights without the modules that only training needs.
+    ``config.yaml`` refers to no other file, contains fitted temperatures, and no paths of this
+    machine. ``README.md`` is the model card.
 
     Args:
-        source, weights: as in :func:`d2_ctxseg.load_segmentor`.
-        folder: made if needed; files of these names are replaced.
-        repo_id: for the card, "user/model"; "" for the folder's name.
-        license: of the weights, as the Hub names it, such as "apache-2.0"; "" to say none.
-        commit: of this project, that the model was trained with; "" if it is not known.
-        data_terms: a sentence about the terms of use of the training's data.
+        source, weights: see :func:`d2_ctxseg.load_segmentor`.
+        folder: the output folder, created if needed; existing files are replaced.
+        repo_id: "user/model" for the model card; "": the folder's name.
+        license: the Hub's identifier of the license of the weights, such as "apache-2.0"; "": the
+            card states no license.
+        commit: the commit of this project that trained the model; "" if unknown.
+        data_terms: a sentence about the terms of use of the training data.
 
     Returns:
         The folder.
 
     Raises:
-        MissingFileError, UserError: as :func:`d2_ctxseg.load_segmentor`.
+        MissingFileError, UserError: see :func:`d2_ctxseg.load_segmentor`.
     """
     cfg = with_fitted_temperatures(trained_config(source, weights, ["MODEL.DEVICE", "cpu"]))
     model = build_model(cfg).eval()
     load_weights(model, cfg.MODEL.WEIGHTS)
     strip_training_only(model)
     folder = Path(folder)
-    # A copy each: a file of safetensors holds no shared memory.
+    # The tensors are copied, because safetensors does not support shared memory.
     state = {key: tensor.clone().contiguous() for key, tensor in model.state_dict().items()}
     with atomic_write(folder / WEIGHTS_FILE, "wb") as file:
         file.write(safetensors.torch.save(state, {"format": "pt"}))
@@ -130,7 +139,7 @@ def save_pretrained(
 
 
 def portable_config(cfg: CfgNode) -> CfgNode:
-    """A config for predictions alone, without the paths of this machine."""
+    """A copy of a config for inference, without paths of this machine."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATASETS.DESCRIPTIONS = classes_only(cfg)
@@ -154,10 +163,10 @@ def draw_hub_card(
     """The model card as Markdown, with the front matter that the Hub reads.
 
     Args:
-        cfg: of the model.
-        model: without what only training needs.
-        weights: the file they came from; evaluation.json and cost.json beside it are made use of.
-        repo_id, license, commit, data_terms: as in :func:`save_pretrained`.
+        cfg: the config of the model.
+        model: the model without the modules that only training needs.
+        weights: the checkpoint; evaluation.json and cost.json beside it are used if they exist.
+        repo_id, license, commit, data_terms: see :func:`save_pretrained`.
     """
     dataset = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)[0]
     classes = list(metadata_of(cfg, dataset).get("stuff_classes") or [])
@@ -184,7 +193,7 @@ def draw_hub_card(
         "rate": f"{cfg.SOLVER.BASE_LR:g}",
         "commit": f"`{commit}`" if commit else "not recorded",
         "trained_on": "`, `".join(cfg.DATASETS.TRAIN) or "not recorded",
-        "data_terms": data_terms or "The terms of use of their publishers hold.",
+        "data_terms": data_terms or "The terms of use of their publishers apply.",
         "scores": _scores(weights, classes),
         "cost": _cost(model, weights.parent),
     }

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub, through huggingface_hub, which is an optional package."""
+"""Access to the Hugging Face Hub through huggingface_hub, which is an optional package."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ _UNREACHABLE = (
 
 
 def require_hub():
-    """The package huggingface_hub; UserError if it is not installed."""
+    """Import the package huggingface_hub; raise UserError if it is not installed."""
     try:
         import huggingface_hub
     except ModuleNotFoundError as error:
@@ -37,20 +37,23 @@ def download(
     token: str | None = None,
     cache_dir: str | None = None,
 ) -> Path:
-    """A folder with the config, weights and card of a model on the Hub.
+    """Download the config, weights and model card of a model on the Hub.
 
-    Files that were fetched before are taken from huggingface_hub's cache.
+    Files that were downloaded before are read from huggingface_hub's cache.
 
     Args:
         repo_id: "user/model".
-        revision: a branch, tag or commit; None for the newest.
-        token: for private models; None for the one of ``hf auth login``.
-        cache_dir: where the files are kept; None for huggingface_hub's own place.
+        revision: a branch, tag or commit; None: the newest.
+        token: token for private models; None: the token of ``hf auth login``.
+        cache_dir: folder of the downloaded files; None: huggingface_hub's cache.
+
+    Returns:
+        The folder with the files.
 
     Raises:
-        UserError: huggingface_hub is not installed, there is no such model, or the Hub cannot be
-            reached.
-        MissingFileError: the model is none of this project's.
+        UserError: huggingface_hub is not installed, the model does not exist, the Hub cannot be
+            reached, or the config would read or run other files.
+        MissingFileError: the model is not a model of this project.
     """
     hub = require_hub()
     try:
@@ -66,8 +69,8 @@ def download(
     missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (Path(folder) / name).is_file()]
     if missing:
         raise MissingFileError(
-            f"'{repo_id}' on the Hub has no {' and no '.join(missing)}: it is no model of "
-            "d2_ctxseg, which push_to_hub uploads."
+            f"'{repo_id}' on the Hub has no {' and no '.join(missing)}, so it is not a model that "
+            "push_to_hub of d2_ctxseg uploaded."
         )
     _refuse_code(Path(folder) / CONFIG_FILE, repo_id)
     return Path(folder)
@@ -76,10 +79,18 @@ def download(
 def upload(
     folder: Path, repo_id: str, *, private: bool, token: str | None, commit_message: str
 ) -> str:
-    """Put the files of a folder on the Hub; the address of the model's page.
+    """Upload the files of a folder to the Hub; returns the URL of the model's page.
+
+    Args:
+        folder: the folder to upload.
+        repo_id: "user/model"; the repository is created if it does not exist.
+        private: whether a new repository is private.
+        token: a token with write access; None: the token of ``hf auth login``.
+        commit_message: commit message of the upload.
 
     Raises:
-        UserError: huggingface_hub is not installed, nobody is logged in, or the Hub says no.
+        UserError: huggingface_hub is not installed, nobody is logged in, or the Hub rejects the
+            upload.
     """
     hub = require_hub()
     try:
@@ -101,22 +112,22 @@ def _explain(error: Exception, repo_id: str) -> str:
     elif kind == "GatedRepoError":
         reason = "its owner has to grant you access on its page."
     elif kind in _UNREACHABLE:
-        reason = "the Hub cannot be reached, and the model was not fetched before."
+        reason = "the Hub cannot be reached, and the model was not downloaded before."
     elif kind == "LocalTokenNotFoundError" or "401" in detail:
-        reason = "log in with 'hf auth login', or give a token."
+        reason = "log in with 'hf auth login', or pass a token."
     else:
         reason = f"{kind}."
     return f"'{repo_id}' on the Hugging Face Hub: {reason} ({detail})"
 
 
 def _refuse_code(config: Path, repo_id: str) -> None:
-    """A stranger's config must not make this machine read or run anything else."""
+    """Raise UserError if a downloaded config would read or run other files."""
     content = read_yaml(config)
     content = content if isinstance(content, dict) else {}
     for key in ("_BASE_", "IMPORTS"):
         if content.get(key):
             raise UserError(
                 f"The config of '{repo_id}' on the Hub has {key}: {content[key]}, which would read "
-                "or run other files. Download the model, look at these files, and load the folder: "
-                "load_segmentor('path/to/folder')."
+                "or run other files. Download the model, check these files, and load the folder "
+                "with load_segmentor('path/to/folder')."
             )

@@ -1,4 +1,4 @@
-"""One door to every trained model: a run's folder, a checkpoint, a name, a place on the Hub."""
+"""Load a trained model from a run's folder, a checkpoint, by name, or from the Hub."""
 
 import os
 import re
@@ -14,12 +14,12 @@ from ..checkpoint import peek_checkpoint
 from ..deployment.segmentor import Segmentor
 from ..engine.config_files import config_names
 from ..engine.setup import setup_config
-from ..utils.errors import MissingFileError, UserError, suggest
+from ..utils.errors import MissingFileError, UserError, counted, suggest
 from .hub_client import CONFIG_FILE, WEIGHTS_FILE, download
 from .model_zoo import get_config
 from .trained_models import TRAINED_FOLDER, read_trained_models
 
-#: Weights in a folder, in the order in which they are looked for.
+#: Names of weights in a folder, in the order of preference.
 WEIGHTS = ("model_final.pth", "model_best.pth", WEIGHTS_FILE)
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -36,25 +36,26 @@ def load_segmentor(
     token: str | None = None,
     cache_dir: str | None = None,
 ) -> Segmentor:
-    """A trained model that predicts images.
+    """Load a trained model for predictions.
 
     Args:
         source: the folder of a training; a checkpoint (.pth) of one, or weights beside their
             config.yaml; the name of a trained model, ``model_zoo.read_trained_models()``; or
-            "user/model" on the Hugging Face Hub. What is on the disk comes first, then the names.
-        device: "cpu", "cuda", "cuda:1" ...; None for a GPU where there is one, whatever the
-            training's config says.
-        weights: name of a file in the folder; None for the first of ``WEIGHTS`` that is there.
-        opts: alternating keys and values of the config to change.
-        revision, token, cache_dir: of the Hub; see :func:`d2_ctxseg.model_zoo.hub_client.download`.
+            "user/model" on the Hugging Face Hub. An existing file or folder takes precedence.
+        device: "cpu", "cuda", "cuda:1", ...; None: a GPU if one is available, otherwise the CPU.
+            The device in the model's config is ignored.
+        weights: name of a file in the folder; None: the first existing one of ``WEIGHTS``.
+        opts: alternating keys and values that override the config.
+        revision, token, cache_dir: options for the Hub, see
+            :func:`d2_ctxseg.model_zoo.hub_client.download`.
 
     Returns:
         The model with its weights, in evaluation mode.
 
     Raises:
-        MissingFileError: no such file or folder, or one without config or weights.
-        UserError: no model has this name (the message names the nearest), the weights do not fit
-            the config, no such device, or the Hub cannot be reached.
+        MissingFileError: the file or folder does not exist, or has no config or weights.
+        UserError: no model has this name (the message suggests the nearest), the weights do not fit
+            the config, the device does not exist, or the Hub cannot be reached.
     """
     options = ["MODEL.DEVICE", choose_device(device), *opts]
     cfg = trained_config(
@@ -64,10 +65,10 @@ def load_segmentor(
 
 
 def choose_device(device: str | torch.device | None = None) -> str:
-    """A device as MODEL.DEVICE; without one a GPU where there is one, otherwise the CPU.
+    """The value of MODEL.DEVICE for a device; None: a GPU if available, otherwise the CPU.
 
     Raises:
-        UserError: there is no such device here.
+        UserError: the device does not exist on this machine.
     """
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -81,8 +82,8 @@ def choose_device(device: str | torch.device | None = None) -> str:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if chosen.type == "cuda" and (chosen.index or 0) >= count:
         raise UserError(
-            f"device is '{chosen}', but PyTorch finds {count or 'no'} GPU{'s' * (count > 1)} here. "
-            "device='cpu' works everywhere; without device the model chooses itself."
+            f"device is '{chosen}', but PyTorch finds {counted(count, 'GPU')} here. Use "
+            "device='cpu', or device=None to choose an available device."
         )
     return str(chosen)
 
@@ -95,21 +96,23 @@ def trained_config(
     folder: Path = TRAINED_FOLDER,
     **hub,
 ) -> CfgNode:
-    """The frozen config of a trained model, with its weights in MODEL.WEIGHTS.
+    """The frozen config of a trained model, with the path of its weights in MODEL.WEIGHTS.
 
     Args:
-        source, weights, opts: as in :func:`load_segmentor`.
-        folder: of the trained models that have names.
-        hub: as in :func:`d2_ctxseg.model_zoo.hub_client.download`.
+        source, weights, opts: see :func:`load_segmentor`.
+        folder: the folder of the named trained models.
+        hub: options of :func:`d2_ctxseg.model_zoo.hub_client.download`.
 
     Raises:
-        MissingFileError, UserError: as :func:`load_segmentor`.
+        MissingFileError, UserError: see :func:`load_segmentor`.
     """
     path = Path(source).expanduser()
     if path.is_dir():
         return _of_folder(path, weights, opts)
     if weights is not None and not is_hub_id(source):
-        raise UserError(f"weights='{weights}' names a file of a folder, but '{source}' is none.")
+        raise UserError(
+            f"weights='{weights}' names a file in a folder, but '{source}' is not a folder."
+        )
     if path.is_file():
         return _of_checkpoint(path, opts)
     name = str(source).removesuffix(".yaml")
@@ -129,7 +132,7 @@ def _of_folder(folder: Path, weights: str | None, opts: Sequence) -> CfgNode:
         if path.suffix == ".pth":
             return _of_checkpoint(path, opts)
         raise MissingFileError(
-            f"'{folder}' has no {CONFIG_FILE}: name the OUTPUT_DIR of a training."
+            f"'{folder}' has no {CONFIG_FILE}, expected the OUTPUT_DIR of a training."
         )
     return _inference_config(str(config), path, opts)
 
@@ -140,17 +143,17 @@ def _weights_in(folder: Path, weights: str | None) -> Path:
             return folder / name
     there = sorted(p.name for p in folder.iterdir() if p.suffix in _WEIGHTS_SUFFIXES)
     wanted = " or ".join(WEIGHTS) if weights is None else weights
-    remedy = "Name the OUTPUT_DIR of a training that ended."
+    remedy = "Expected the OUTPUT_DIR of a finished training."
     if there:
-        remedy = f"It has {', '.join(there[:5])}: choose one with weights='{there[-1]}'."
+        remedy = f"It has {', '.join(there[:5])}: choose one, as with weights='{there[-1]}'."
     raise MissingFileError(f"'{folder}' has no {wanted}. {remedy}")
 
 
 def _of_checkpoint(path: Path, opts: Sequence) -> CfgNode:
-    """With the config that the checkpoint holds, or else the config.yaml beside it."""
+    """The config stored in a checkpoint, or in the config.yaml beside it."""
     if path.suffix not in _WEIGHTS_SUFFIXES:
         raise UserError(
-            f"'{path}' is no checkpoint: expected the folder of a training, or a file "
+            f"'{path}' is not a checkpoint, expected the folder of a training or a file ending in "
             f"{' or '.join(_WEIGHTS_SUFFIXES)}."
         )
     config = peek_checkpoint(str(path)).get("config") if path.suffix == ".pth" else None
@@ -159,8 +162,8 @@ def _of_checkpoint(path: Path, opts: Sequence) -> CfgNode:
         if beside.is_file():
             return _inference_config(str(beside), path, opts)
         raise MissingFileError(
-            f"'{path}' does not hold its config, and there is no '{beside}'. Put the training's "
-            f"{CONFIG_FILE} beside it."
+            f"'{path}' does not contain its config, and '{beside}' does not exist. Put the "
+            f"training's {CONFIG_FILE} there."
         )
     with TemporaryDirectory() as temporary:
         file = Path(temporary) / CONFIG_FILE
@@ -171,7 +174,7 @@ def _of_checkpoint(path: Path, opts: Sequence) -> CfgNode:
 def _inference_config(config_file: str, weights: Path, opts: Sequence) -> CfgNode:
     options = ["MODEL.WEIGHTS", str(weights.resolve()), *opts]
     cfg = setup_config(config_file, options, for_inference=True)
-    if not cfg.DATASETS.TEST:  # a training without evaluation: its own dataset has the classes
+    if not cfg.DATASETS.TEST:  # a training without evaluation: its training set has the classes
         cfg.defrost()
         cfg.DATASETS.TEST = cfg.DATASETS.TRAIN[:1]
         cfg.freeze()
@@ -179,7 +182,7 @@ def _inference_config(config_file: str, weights: Path, opts: Sequence) -> CfgNod
 
 
 def is_hub_id(source: str | os.PathLike) -> bool:
-    """Whether a name can be one of the Hub, and is none of this project's configs' folders."""
+    """Whether a name can be a model on the Hub, and not a config of this project."""
     name = str(source)
     is_file_name = name.endswith((*_WEIGHTS_SUFFIXES, ".yaml"))
     own_folders = {config.partition("/")[0] for config in config_names()}
@@ -191,11 +194,11 @@ def _unknown(source: str, folder: Path) -> UserError:
     names = list(read_trained_models(folder))
     if source.removesuffix(".yaml") in config_names():
         return UserError(
-            f"'{source}' is a config without trained weights. Train it, and give the OUTPUT_DIR; "
-            f"trained models: {', '.join(names) or 'none'}."
+            f"'{source}' is a config without trained weights. Train it, and pass its OUTPUT_DIR. "
+            f"Trained models: {', '.join(names) or 'none'}."
         )
     return MissingFileError(
-        f"No trained model '{source}': there is no such folder or file (in {Path.cwd()}), and no "
-        f"trained model of that name.{suggest(source, names)} Trained models: "
+        f"No trained model '{source}': no such file or folder exists (in {Path.cwd()}), and no "
+        f"trained model has this name.{suggest(source, names)} Trained models: "
         f"{', '.join(names) or 'none'}."
     )

@@ -19,13 +19,13 @@ TEMPLATE = Path(__file__).resolve().parent / "model_card.md"
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the card says of the training, besides its config.
+    """Facts about the training in the model card, besides the config.
 
     Attributes:
-        changes: {key: value} of what the training had otherwise than the config says.
+        changes: key -> value, where the training differed from the config.
         weights: name of the checkpoint.
-        commit: of this project; "" if it was not recorded.
-        data_terms: a sentence about the data's terms of use; "" for the general one.
+        commit: commit of this project; "" if it was not recorded.
+        data_terms: a sentence about the terms of use of the data; "": a general one.
     """
 
     changes: dict
@@ -37,14 +37,14 @@ class Recipe:
 def draw_model_card(
     model: TrainedModel, cfg: CfgNode, recipe: Recipe, results: dict, agreement: Agreement
 ) -> str:
-    """The card as Markdown.
+    """The model card as Markdown.
 
     Args:
         model: the index entry.
-        cfg: of the training.
-        recipe: what else the card says of it.
+        cfg: the config of the training.
+        recipe: further facts about the training.
         results: {dataset: {task: {metric: per cent}}}, with "IoU-{class}" for each class.
-        agreement: of the published model with the original.
+        agreement: the agreement of the published model with the original.
     """
     classes = metadata_of(cfg, cfg.DATASETS.TEST[0]).stuff_classes
     fields = {
@@ -62,7 +62,7 @@ def draw_model_card(
         "command": _command(model.name, recipe.changes),
         "trained_on": "`, `".join(model.trained_on),
         "tested_on": ", ".join(f"`{dataset}`" for dataset in results),
-        "data_terms": recipe.data_terms or "The terms of use of their publishers hold.",
+        "data_terms": recipe.data_terms or "The terms of use of their publishers apply.",
         "means": table_of_means(model.scores),
         "ious": table_of_classes(classes, results),
         "file": model.file,
@@ -77,21 +77,21 @@ def draw_model_card(
 
 def _encoder_weights(weights: str) -> str:
     if not weights:
-        return "from random weights."
-    return f"which began with the weights `{_without_folders(weights)}`."
+        return "with random initial weights."
+    return f"with the initial weights `{_without_folders(weights)}`."
 
 
 def _command(name: str, changes: dict) -> str:
     words = ["python", "train_net.py", "--config-file", f"configs/{name}.yaml"]
     for key, value in changes.items():
         value = _without_folders(value)
-        if key != "MODEL.ENCODER.WEIGHTS":  # said above
+        if key != "MODEL.ENCODER.WEIGHTS":  # the card names them elsewhere
             words += [key, str(value)]
     return "```bash\n" + " ".join(map(shlex.quote, words)) + "\n```"
 
 
 def _without_folders(value):
-    """Folders of the machine that trained are nobody else's."""
+    """Reduce absolute paths, which are specific to a machine, to file names."""
     if isinstance(value, list):
         return [_without_folders(item) for item in value]
     is_path = isinstance(value, str) and os.path.isabs(value)
@@ -99,7 +99,7 @@ def _without_folders(value):
 
 
 def table_of_means(scores: dict) -> str:
-    """Scores {dataset: {task: {metric: per cent}}} as a Markdown table."""
+    """A Markdown table of scores {dataset: {task: {metric: per cent}}}."""
     rows = [
         {"dataset": dataset, "task": task, **metrics}
         for dataset, tasks in scores.items()
@@ -109,12 +109,17 @@ def table_of_means(scores: dict) -> str:
 
 
 def table_of_classes(classes: list[str], results: dict) -> str:
-    """The IoU of each class, of results with "IoU-{class}", as a Markdown table."""
+    """A Markdown table of the IoU of each class.
+
+    Args:
+        classes: names of the classes.
+        results: {dataset: {task: {"IoU-{class}": per cent}}}; None: the class does not occur.
+    """
     columns = [(dataset, task) for dataset, tasks in results.items() for task in tasks]
     rows = []
     for name in classes:
         values = [results[dataset][task].get(f"IoU-{name}") for dataset, task in columns]
-        # null: the class is not in the ground truth.
+        # None: the class does not occur in the ground truth.
         rows.append([name, *("-" if value is None else f"{value:.2f}" for value in values)])
     headers = ["class", *(f"{dataset} {task}" for dataset, task in columns)]
     align = ("left", *("right" for _ in columns))

@@ -1,4 +1,4 @@
-"""From the name of a model to its config, the file of its weights, and the model itself."""
+"""Get a config, the file of its trained weights, or its model by name."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,20 +17,20 @@ from .trained_models import TRAINED_FOLDER, check_file, find_trained_model
 def get_config(
     name: str, trained: bool = False, *, opts: Sequence = (), folder: Path = TRAINED_FOLDER
 ) -> CfgNode:
-    """The config with this name, ready to use and free to be changed.
+    """The config with this name; it is not frozen.
 
-    MODEL.DEVICE is "cpu" where there is no GPU.
+    MODEL.DEVICE is "cpu" on a machine without a GPU.
 
     Args:
-        name: as in "camvid/fpn_resnet18_linear", with or without ".yaml".
-        trained: set MODEL.WEIGHTS to the trained file, and whatever else it needs. Otherwise the
-            config is that of a training, which may fetch pretrained weights for the encoder.
-        opts: alternating keys and values to change, which have the last word.
-        folder: of the trained models.
+        name: a name such as "camvid/fpn_resnet18_linear", with or without ".yaml".
+        trained: set MODEL.WEIGHTS to the trained weights, and other keys as these weights need.
+            Otherwise the config is for training, which may download pretrained encoder weights.
+        opts: alternating keys and values that override the config.
+        folder: the folder of the trained models.
 
     Raises:
-        UserError: no such config, no trained weights for it (the message names the models that have
-            them), a missing or damaged file, or a key or value in ``opts`` that is wrong.
+        UserError: the config does not exist, it has no trained weights (the message lists models
+            that have), a file is missing or damaged, or a key or value in ``opts`` is invalid.
     """
     config_file = get_config_file(name)
     own_opts: list = []
@@ -46,12 +46,16 @@ def get_config(
 def get_checkpoint_path(name: str, *, folder: Path = TRAINED_FOLDER) -> str:
     """The path of the trained weights of the config with this name.
 
-    Stands for ``get_checkpoint_url`` of Detectron2's model zoo: the files come with the package.
+    It replaces ``get_checkpoint_url`` of Detectron2's model zoo, as the package contains the files.
+
+    Args:
+        name: a name such as "camvid/fpn_resnet18_linear", with or without ".yaml".
+        folder: the folder of the trained models.
 
     Raises:
-        UserError: as :func:`get_config`.
+        UserError: see :func:`get_config`.
     """
-    get_config_file(name)  # an unknown name is answered with the nearest config
+    get_config_file(name)  # for an unknown name, the error suggests the nearest config
     return check_file(find_trained_model(name, folder), folder)
 
 
@@ -62,22 +66,22 @@ def get(
     *,
     folder: Path = TRAINED_FOLDER,
 ) -> nn.Module:
-    """The model with this name.
+    """Build the model with this name.
 
     Args:
-        name: as in "camvid/fpn_resnet18_linear", with or without ".yaml".
-        trained: filled with the trained weights and in evaluation mode. Otherwise as a training
-            begins: in training mode, the encoder with the pretrained weights that its config names.
-        device: as MODEL.DEVICE; None for a GPU where there is one.
-        folder: of the trained models.
+        name: a name such as "camvid/fpn_resnet18_linear", with or without ".yaml".
+        trained: load the trained weights and set evaluation mode. Otherwise the model is in
+            training mode, with the pretrained encoder weights of its config.
+        device: the value of MODEL.DEVICE; None: a GPU if one is available.
+        folder: the folder of the trained models.
 
     Returns:
-        A Detectron2 model. It takes a list of dicts with "image", a tensor (3, H, W) of values from
-        0 to 255 in the order of channels of ``INPUT.FORMAT``, and optionally "height" and "width"
-        of the output; for each image it returns {"sem_seg": logits (K, height, width)}.
+        A Detectron2 model. Its input is a list of dicts with "image", a tensor (3, H, W) of values
+        from 0 to 255 in the channel order of ``INPUT.FORMAT``, and optionally "height" and "width"
+        of the output. For each image it returns {"sem_seg": logits (K, height, width)}.
 
     Raises:
-        UserError: as :func:`get_config`, or the pretrained weights cannot be fetched.
+        UserError: see :func:`get_config`; or the pretrained weights cannot be downloaded.
     """
     opts = [] if device is None else ["MODEL.DEVICE", device]
     cfg = get_config(name, trained, opts=opts, folder=folder)

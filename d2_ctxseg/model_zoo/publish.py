@@ -1,4 +1,4 @@
-"""From the folder of a training to a small file of weights, an index entry and a model card."""
+"""Publish a run as a small file of weights, an index entry and a model card."""
 
 import hashlib
 import json
@@ -23,26 +23,26 @@ from .model_card import Recipe, draw_model_card
 from .trained_models import TrainedModel, write_trained_model
 
 MEANS = ("mIoU", "fwIoU", "mACC", "pACC")
-# What a prediction depends on ...
+# Keys that affect predictions ...
 _PREDICTION = ("MODEL.", "INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")
 _PREDICTION += ("TEST.SLIDING_WINDOW.", "DATASETS.TRAIN", "DATASETS.TEST")
-# ... apart from where the weights come from, and from how the machine computes.
+# ... except for the source of the weights and the machine's way to compute.
 _MACHINE = ("MODEL.WEIGHTS", "MODEL.ENCODER.WEIGHTS", "MODEL.DEVICE", "MODEL.CHANNELS_LAST")
 _MACHINE += ("MODEL.COMPILE", "MODEL.SYNC_BN", "MODEL.ENCODER.ACTIVATION_CHECKPOINTING")
-# Of one machine, not of the recipe.
+# Keys that depend on the machine and do not belong to the recipe.
 _NOT_IN_RECIPE = ("OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHTS", "DATALOADER.NUM_WORKERS")
 _NOT_IN_RECIPE += ("DATASETS.DESCRIPTIONS",)
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What :func:`publish_run` did.
+    """The result of :func:`publish_run`.
 
     Attributes:
         model: the index entry.
         card: path of the model card.
-        removed: names of the submodules left out.
-        agreement: of the published model with the original.
+        removed: names of the removed submodules.
+        agreement: the agreement of the published model with the original.
     """
 
     model: TrainedModel
@@ -63,23 +63,23 @@ def publish_run(
 ) -> Publication:
     """Write the weights of a run, its index entry and its model card into a folder.
 
-    An earlier model of the same name is replaced. Nothing is written unless the published file,
-    read again, computes what the run's model does, within ``TOLERANCE``.
+    A model of the same name is replaced. Before anything is written, the file is read again and
+    its model is compared with the run's model (``TOLERANCE``).
 
     Args:
-        run: what train_net.py wrote: config.yaml, evaluation.json and weights.
-        name: of the config to publish it for; what the run's config has otherwise is kept as the
-            entry's ``opts``, as far as predictions depend on it.
-        folder: of trained models.
-        weights: name of a checkpoint in the run's folder that evaluation.json has scores of.
-        commit: of this project, that the run was trained with.
-        data_terms: a sentence about the terms of use of the training's data.
-        max_megabytes: of the file of weights.
+        run: the output folder of train_net.py, with config.yaml, evaluation.json and weights.
+        name: the name of the config to publish the run for. Where the run's config differs in a way
+            that affects predictions, the difference is stored as the entry's ``opts``.
+        folder: the folder of the trained models.
+        weights: name of a checkpoint in the run's folder, with scores in evaluation.json.
+        commit: the commit of this project that trained the run; "" if unknown.
+        data_terms: a sentence about the terms of use of the training data.
+        max_megabytes: the largest size of the file of weights.
 
     Raises:
         MissingFileError: the run lacks one of the files.
-        UserError: no such config, scores of other weights only, a file that is too large, or
-            predictions that differ too much.
+        UserError: the config does not exist, evaluation.json has no scores for these weights, the
+            file is too large, or its predictions differ too much.
     """
     run, folder, name = Path(run), Path(folder), name.removesuffix(".yaml")
     results = read_results(run, weights)
@@ -107,30 +107,34 @@ def publish_run(
 
 
 def read_results(run: Path, weights: str) -> dict[str, dict[str, dict[str, float]]]:
-    """The scores of a checkpoint in the run's evaluation.json, {dataset: {task: {metric: value}}}.
+    """The scores of a checkpoint in the run's evaluation.json: {dataset: {task: {metric: value}}}.
+
+    Args:
+        run: the output folder of train_net.py.
+        weights: name of the checkpoint.
 
     Raises:
-        MissingFileError: there is no evaluation.json.
-        UserError: it cannot be read, or has no scores of these weights.
+        MissingFileError: evaluation.json does not exist.
+        UserError: it cannot be read, or has no scores for these weights.
     """
     path = _require(run / "evaluation.json")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"'{path}' cannot be read: {error}") from error
-    # Keys are paths as they were on the machine of the evaluation. The latest counts.
+    # Keys are paths on the machine of the evaluation. The latest evaluation is used.
     found = [datasets for key, datasets in content.items() if Path(key).name == weights]
     if not found:
         known = ", ".join(Path(key).name for key in content) or "nothing"
         raise UserError(
-            f"'{path}' has no scores of '{weights}', but of {known}. Choose these with --weights, "
-            f"or evaluate '{weights}': train_net.py --eval-only with OUTPUT_DIR '{run}'."
+            f"'{path}' has no scores for '{weights}', only for {known}. Choose one with --weights, "
+            f"or evaluate '{weights}' with train_net.py --eval-only and OUTPUT_DIR '{run}'."
         )
     return found[-1]
 
 
 def changed_keys(before: CfgNode, after: CfgNode) -> dict:
-    """{key: value in ``after``} of the keys that two configs have different values of."""
+    """Key -> value in ``after``, for the keys whose values differ between two configs."""
     old, new = _flatten(before), _flatten(after)
     return {key: value for key, value in new.items() if old.get(key) != value}
 
@@ -144,14 +148,14 @@ def _setup(config_file: str, opts: Sequence = (), for_inference: bool = False) -
 
 
 def _load_original(run: Path, weights: str) -> tuple[nn.Module, list[str]]:
-    """The run's model without what only training needs, and the names of that."""
+    """The run's model without modules that only training needs, and the names of those."""
     model = build_model(_setup(str(run / "config.yaml"), for_inference=True)).eval()
     load_weights(model, str(_require(run / weights)))
     return model, strip_training_only(model)
 
 
 def _check(content: bytes, name: str, opts: dict, original: nn.Module) -> Agreement:
-    """Read the file as users will, and compare with the original."""
+    """Load the published weights as users do, and compare the model with the original."""
     words = [word for pair in opts.items() for word in pair]
     published = build_model(_setup(get_config_file(name), words, for_inference=True)).eval()
     with TemporaryDirectory() as temporary:
@@ -162,8 +166,8 @@ def _check(content: bytes, name: str, opts: dict, original: nn.Module) -> Agreem
     if not agreement.difference <= TOLERANCE:
         raise UserError(
             f"In half precision the logits of '{name}' differ from the original's by "
-            f"{agreement.difference:.3g} of their standard deviation on average; at most "
-            f"{TOLERANCE} is tolerated. Nothing was written."
+            f"{agreement.difference:.3g} of their standard deviation on average, expected at most "
+            f"{TOLERANCE}. Nothing was written."
         )
     return agreement
 
@@ -191,7 +195,7 @@ def _means(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def _flat(name: str) -> str:
-    """A name of a config as the name of a file."""
+    """The name of a config as a file name."""
     return name.replace("/", "_")
 
 
@@ -208,7 +212,7 @@ def _flatten(cfg: CfgNode, prefix: str = "") -> dict:
 def _require(path: Path) -> Path:
     if not path.is_file():
         raise MissingFileError(
-            f"'{path}' is missing: name the OUTPUT_DIR of a training that ended, with config.yaml, "
-            "evaluation.json and the weights."
+            f"'{path}' does not exist, expected the OUTPUT_DIR of a finished training with "
+            "config.yaml, evaluation.json and the weights."
         )
     return path

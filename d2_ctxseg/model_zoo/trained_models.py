@@ -1,7 +1,7 @@
-"""The trained models that come with the package: their index and their files.
+"""The index and the files of the trained models in the package.
 
-A folder of trained models holds ``models.yaml`` (the index), a file of weights for each model, and
-its model card. ``tools/publish_model.py`` writes all three.
+A folder of trained models contains ``models.yaml`` (the index) and, for each model, a file of
+weights and a model card. ``tools/publish_model.py`` writes these files.
 """
 
 import hashlib
@@ -23,12 +23,13 @@ class TrainedModel:
     """An entry of the index.
 
     Attributes:
-        name: of the config, as in "camvid/fpn_resnet18_linear".
+        name: name of the config, such as "camvid/fpn_resnet18_linear".
         file: name of the file of weights, beside the index.
-        size, sha256: of that file, in bytes and in hexadecimal digits.
-        trained_on: names of the datasets of the training.
-        scores: {dataset: {task: {metric: per cent}}}, before the weights became half precision.
-        opts: {key: value} of what the model has otherwise than the config says.
+        size: size of that file in bytes.
+        sha256: SHA-256 of that file, in hexadecimal digits.
+        trained_on: names of the training datasets.
+        scores: {dataset: {task: {metric: per cent}}}, before the conversion to half precision.
+        opts: key -> value, where the model differs from the config.
     """
 
     name: str
@@ -41,10 +42,10 @@ class TrainedModel:
 
 
 def read_trained_models(folder: Path = TRAINED_FOLDER) -> dict[str, TrainedModel]:
-    """The index of a folder as {name: model}; empty if there is none yet.
+    """The index of a folder as {name: model}; empty if the folder has no index.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the index is damaged.
     """
     path = Path(folder) / INDEX_NAME
     if not path.is_file():
@@ -60,14 +61,14 @@ def read_trained_models(folder: Path = TRAINED_FOLDER) -> dict[str, TrainedModel
 
 
 def find_trained_model(name: str, folder: Path = TRAINED_FOLDER) -> TrainedModel:
-    """The entry of a config.
+    """The index entry of a config.
 
     Args:
-        name: of the config, with or without ".yaml".
-        folder: with the index.
+        name: name of the config, with or without ".yaml".
+        folder: the folder of the index.
 
     Raises:
-        UserError: it has no trained weights; the message names the models that do.
+        UserError: the config has no trained weights; the message lists the models that have.
     """
     models = read_trained_models(folder)
     name = name.removesuffix(".yaml")
@@ -80,27 +81,34 @@ def find_trained_model(name: str, folder: Path = TRAINED_FOLDER) -> TrainedModel
 
 
 def check_file(model: TrainedModel, folder: Path = TRAINED_FOLDER) -> str:
-    """The absolute path of a model's weights, which are whole.
+    """The absolute path of a model's weights, after a check of the file's SHA-256.
 
     Raises:
-        MissingFileError: the file is not there.
-        UserError: its content is not what the index says.
+        MissingFileError: the file does not exist.
+        UserError: the file's content differs from the index.
     """
     path = Path(folder).resolve() / model.file
     remedy = "Restore it with 'git checkout', or install the package again."
     if not path.is_file():
-        raise MissingFileError(f"The weights of '{model.name}' are missing: no '{path}'. {remedy}")
+        raise MissingFileError(
+            f"The weights of '{model.name}' are missing: '{path}' does not exist. {remedy}"
+        )
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != model.sha256:
         raise UserError(
-            f"The weights of '{model.name}' are damaged: '{path}' has {len(content)} bytes and "
-            f"another SHA-256 than the file of {model.size} bytes that the index names. {remedy}"
+            f"The weights of '{model.name}' are damaged: '{path}' has {len(content)} bytes and a "
+            f"wrong SHA-256, expected {model.size} bytes as in the index. {remedy}"
         )
     return str(path)
 
 
 def write_trained_model(model: TrainedModel, weights: bytes, folder: Path) -> None:
-    """Write the file of weights, then the index with the model's entry in it."""
+    """Write a model's file of weights and its entry in the index of ``folder``.
+
+    Raises:
+        WriteError: a file cannot be written.
+        UserError: the existing index is damaged.
+    """
     folder = Path(folder)
     models = read_trained_models(folder) | {model.name: model}
     entries = {name: asdict(models[name]) for name in sorted(models)}

@@ -177,7 +177,7 @@ class TestErrors:
         config = hub / MODEL / "config.yaml"
         lines = [text for text in config.read_text().splitlines() if "IMPORTS" not in text]
         config.write_text("\n".join([*lines, line]))
-        with pytest.raises(UserError, match=f"{line.partition(':')[0]}.*look at these files"):
+        with pytest.raises(UserError, match=f"{line.partition(':')[0]}.*check these files"):
             d2_ctxseg.load_segmentor(MODEL)
 
     def test_a_name_that_the_hub_does_not_take(self, hub, finished):

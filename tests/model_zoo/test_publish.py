@@ -114,12 +114,12 @@ class TestRefusals:
     @pytest.mark.parametrize("name", ["config.yaml", "evaluation.json", "model_final.pth"])
     def test_a_run_that_did_not_end(self, run, tmp_path, name):
         (run / name).unlink()
-        with pytest.raises(MissingFileError, match=f"{name}' is missing: name the OUTPUT_DIR"):
+        with pytest.raises(MissingFileError, match=f"{name}' does not exist, expected the"):
             self.publish(run, tmp_path / "new")
 
     def test_weights_that_were_not_evaluated(self, run, tmp_path):
         with pytest.raises(
-            UserError, match="no scores of 'model_best.pth', but of model_final.pth"
+            UserError, match="no scores for 'model_best.pth', only for model_final.pth"
         ):
             self.publish(run, tmp_path / "new", weights="model_best.pth")
 
@@ -145,7 +145,7 @@ class TestRefusals:
             return spoiled
 
         monkeypatch.setattr(publish, "half_precision", half_precision_of_another)
-        with pytest.raises(UserError, match="at most 0.02 is tolerated. Nothing was written"):
+        with pytest.raises(UserError, match="expected at most 0.02. Nothing was written"):
             self.publish(run, zoo)
         assert {path.name: path.read_bytes() for path in zoo.iterdir()} == before
 
