@@ -172,7 +172,7 @@ class TestAblations:
             "| `all=context_aware` | 46.4 |\n"
             "| `no_kl=context_aware,LOSS_WEIGHT_KL=0` |  |\n\n"
             "```bash\n"
-            f"python tools/compare_classifiers.py --config-file configs/{LINEAR} \\\n"
+            f"d2-ctxseg compare --config-file configs/{LINEAR} \\\n"
             "    --seeds 1 --output output/ablations/losses --classifiers \\\n"
             "    all=context_aware \\\n"
             "    no_kl=context_aware,LOSS_WEIGHT_KL=0\n"

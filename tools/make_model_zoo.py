@@ -70,37 +70,19 @@ LARGE_VOCABULARIES = ("ade20k", *(f"ade20k_full_{k}" for k in (300, 500, 700)), 
 INTRODUCTION = """\
 # Model zoo
 
-Every config of this project, with what its model costs and, where there are any, the figures that
-the papers published. This page is generated from `configs/` and `tools/model_zoo.yaml`: do not
-edit it.
+Every config of this project with the cost of its model and the figures that the papers published. Generated from `configs/` and `tools/model_zoo.yaml` by
 
 ```bash
 python tools/make_model_zoo.py
 ```
 
-- **Parameters** are in millions, as the model is trained, auxiliary heads included; "test" is what
-  is left of them at test time. Where they differ from the published count by more than 1 %, a
-  footnote says why. Prototypes are state, not parameters.
-- **Multiply-adds** are in billions, of one image of the size given, from the pixels to the logits:
-  convolutions, linear layers, matrix products and attention. A multiplication and the addition
-  after it are one, which most papers call a FLOP.
-- **mIoU** is in per cent on the validation images, "ms" with several scales and flipping, as
-  published. "vanilla" is the published figure of the same model with the vanilla classifier.
-- **here** is the mIoU of what was trained with this code. An empty cell says that it was
-  not trained.
+- **Parameters** are in millions, as the model is trained, including auxiliary heads; "test" counts those that are left at test time. Prototypes are buffers, not parameters. A footnote
+  explains counts that differ from the published ones by more than 1 %.
+- **Multiply-adds** are in billions, for one image of the given size, from pixels to logits: convolutions, linear layers, matrix products and attention. Most papers call one multiply-add a FLOP.
+- **mIoU** is the published figure on the validation images, in per cent; "ms" with several scales and flipping; "vanilla" of the same model with the vanilla classifier.
+- **here** is the mIoU of a model that was trained with this code. An empty cell: not trained.
 
-Parameters of each part, and time and memory on your machine:
-
-```bash
-python tools/analyze_model.py --config-file {config} \\
-    --tasks parameters flops speed memory
-```
-
-Training:
-
-```bash
-python train_net.py --config-file {config}
-```
+[The cost of a model](docs/TRAINING.md#the-cost-of-a-model) on your machine, by module, in time and in memory: `d2-ctxseg analyze`. Training: `d2-ctxseg train` ([how](docs/TRAINING.md)).
 
 Published figures are from:
 
@@ -110,9 +92,8 @@ Published figures are from:
 ABLATIONS = """\
 ## Ablations
 
-Each table is a study of [tools/compare_classifiers.py](docs/COMPARISON.md): its command trains all
-variants and compares them. With one variant alone after `--classifiers` it trains that one; the
-others can follow in any order, or elsewhere (`--print-commands`, `--gather`).
+Each table is a study of [`d2-ctxseg compare`](docs/COMPARISON.md): its command trains and compares all variants. They can also be trained one by one, or on several machines (`--print-commands`,
+`--gather`).
 """
 
 
@@ -250,7 +231,7 @@ class Page:
         configs: paths of the configs by name.
         costs: by name, see config_costs.
         figures: entries of model_zoo.yaml by name; not every config has one.
-        sources: what the entries call their sources.
+        sources: names of the entries' sources.
         ablations: of model_zoo.yaml, by the name of the study.
         folder: where the page is; links are relative to it.
     """
@@ -270,8 +251,7 @@ class Page:
     def text(self) -> str:
         """The whole page."""
         sources = "\n".join(f"- {name}: {text}" for name, text in self.sources.items())
-        first = self.path(next(iter(self.configs)))
-        parts = [INTRODUCTION.format(config=first, sources=sources), *self.large_vocabulary()]
+        parts = [INTRODUCTION.format(sources=sources), *self.large_vocabulary()]
         for dataset in dict.fromkeys(name.split("/")[0] for name in self.configs):
             parts.append(f"## {DATASETS.get(dataset, dataset)}\n")
             for method, title in METHODS.items():
@@ -345,10 +325,10 @@ class Page:
         ]
         return [
             "## Parameters against the number of classes\n",
-            "The vanilla classifier has a weight vector for each class. Learned prototypes are "
-            "several of them.\nThe others are no parameters: no gradient flows into them, and the "
-            "optimizer keeps nothing for them.\nWhat grows is the norm over the scores, by two "
-            f"parameters a class. In millions, of {LARGE_VOCABULARY_MODEL}:\n",
+            "The vanilla classifier has one weight vector per class, learned prototypes have several."
+            "\nPrototypes are buffers without gradient or optimizer state; of their classifier only "
+            "the norm over\nthe scores grows, by two parameters per class. In millions, of "
+            f"{LARGE_VOCABULARY_MODEL}:\n",
             markdown_table([*headers, "numbers in prototypes"], rows),
             "",
         ]
@@ -361,7 +341,7 @@ class Page:
             note = [f"{ablation['note']}\n"] if ablation.get("note") else []
             config = self.path(ablation["config"])
             command = [
-                f"python tools/compare_classifiers.py --config-file {config}",
+                f"d2-ctxseg compare --config-file {config}",
                 f"--seeds 1 --output output/ablations/{name} --classifiers",
                 *ablation["variants"],
             ]
