@@ -11,9 +11,10 @@ from .check import CheckReport, check_dataset
 from .color_labels import convert_color_labels
 from .context_shapes import ContextShapesOptions, generate_context_shapes
 from .crop import ResizeAndCrop
+from .description_reader import read_folder_dataset
 from .descriptions import metadata_of, register_datasets_of
 from .errors import DatasetError
-from .folder_dataset import FolderDataset, read_folder_dataset
+from .folder_dataset import FolderDataset
 from .labels import LabelFormat, check_label_values, check_same_size, read_label
 from .mapper import SemanticSegmentorMapper, build_augmentations, label_formats
 from .palette import generate_palette

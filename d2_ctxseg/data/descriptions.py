@@ -14,8 +14,9 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 
 from ..utils.errors import shown
+from .description_reader import read_description, read_folder_dataset
 from .errors import DatasetError
-from .folder_dataset import FolderDataset, read_description, read_folder_dataset
+from .folder_dataset import FolderDataset
 from .registration import is_builtin_name, register_builtin_datasets, register_dataset
 
 logger = logging.getLogger(__name__)

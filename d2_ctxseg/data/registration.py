@@ -11,8 +11,9 @@ from detectron2.utils import comm
 
 from ..utils.errors import counted, suggest
 from .context_shapes import generate_context_shapes
+from .description_reader import read_folder_dataset
 from .errors import DatasetError
-from .folder_dataset import FolderDataset, read_folder_dataset
+from .folder_dataset import FolderDataset
 from .images import open_image
 from .pairing import SKIPPED_FILE, check_complete, list_images, pair_split
 

@@ -10,8 +10,8 @@ EMBEDDED_ROOT = Path(__file__).resolve().parents[1] / "embedded"
 def ensure_detectron2() -> None:
     """Append the embedded runtime to ``sys.path`` if Detectron2 is not installed.
 
-    At the END of the path it cannot shadow an installation. Subprocesses started by ``spawn``
-    import d2_ctxseg, which calls this function again.
+    At the END of the path it cannot shadow an installation. A subprocess started by ``spawn`` calls
+    this function again when it imports the package.
     """
     if importlib.util.find_spec("detectron2") is None:
         sys.path.append(str(EMBEDDED_ROOT))

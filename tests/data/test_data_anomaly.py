@@ -5,7 +5,7 @@ import pytest
 from data_folders import write_image, write_yaml
 
 from d2_ctxseg.data import DatasetError, read_label, registration
-from d2_ctxseg.data.folder_dataset import read_description, read_folder_dataset
+from d2_ctxseg.data.description_reader import read_description, read_folder_dataset
 from d2_ctxseg.data.registration import generate_missing, register_builtin_datasets, unshared_names
 from d2_ctxseg.evaluation.anomaly_evaluator import AnomalyEvaluator
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -53,10 +53,10 @@ class TestDescription:
         [
             (
                 {"unknown": [1]},
-                "'unknown' of 'anomaly' has 1, which is known or stands",
+                "'unknown' in 'anomaly' contains 1, which is in 'known' or belongs",
             ),
-            ({"unknown": [3], "known": [3]}, "has 3, which is known"),
-            ({"unknown": []}, "must list values of the label files.* but is \\[\\]"),
+            ({"unknown": [3], "known": [3]}, "contains 3, which is in 'known'"),
+            ({"unknown": []}, "must be a list of values in the label files.* but is \\[\\]"),
             ({"unknown": 3}, "integers in 0..65535, but is 3"),
             ({"unknown": [True]}, "integers in 0..65535"),
             ({"known": [0]}, "'anomaly' lacks the key 'unknown'"),

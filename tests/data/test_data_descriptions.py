@@ -10,8 +10,8 @@ from data_folders import CLASSES, unique_name, write_pairs, write_yaml
 from train_net_runs import ROOT
 
 from d2_ctxseg.data import DatasetError, read_folder_dataset
+from d2_ctxseg.data.description_reader import read_description
 from d2_ctxseg.data.descriptions import metadata_of, register_datasets_of
-from d2_ctxseg.data.folder_dataset import read_description
 from d2_ctxseg.engine import setup_config
 from d2_ctxseg.utils.errors import UserError
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -192,7 +192,7 @@ def test_a_dataset_of_this_package_needs_no_description():
     ("description", "message"),
     [
         ({"name": "x", "splits": {}}, "expected a mapping .* 'source'"),
-        ({"source": "x.yaml", "name": "x", "splits": {}, "classes": ["a"]}, "of x.yaml: 'splits'"),
+        ({"source": "x.yaml", "name": "x", "splits": {}, "classes": ["a"]}, "x.yaml: 'splits'"),
         ("nothing", "expected a mapping"),
     ],
 )

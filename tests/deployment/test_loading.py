@@ -26,7 +26,10 @@ class TestComparison:
     def test_a_slow_model_does_not_wait(self):
         result = compare_loading_with_training(0.01, 0.4, **SETTING)
         assert (result["bottleneck"], result["waiting"]) == ("model", 0)
-        assert "The model is the bottleneck: a training step takes 4.0 times as long" in result["sentence"]
+        assert (
+            "The model is the bottleneck: a training step takes 4.0 times as long"
+            in result["sentence"]
+        )
         assert "NUM_WORKERS 1 is enough" in result["sentence"]
 
     def test_slow_data_make_it_wait_and_the_number_of_workers_is_said(self):

@@ -8,7 +8,7 @@ import pytest
 from data_folders import write_image
 
 from d2_ctxseg.data import DatasetError
-from d2_ctxseg.data.folder_dataset import read_folder_dataset
+from d2_ctxseg.data.description_reader import read_folder_dataset
 from d2_ctxseg.data.preparation import (
     class_indices,
     draw_segments,
