@@ -1,4 +1,4 @@
-"""Reads label images: one integer per pixel."""
+"""Read label images, which have one integer per pixel."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,13 @@ from .images import open_image, orientation, orientation_of, read_common, uprigh
 _INTEGER_MODES = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")
 _NUM_EXAMPLES = 10
 _NOT_IN_ID_MAP = (
-    "which 'id_map' does not list. Map them to a class index or to 'ignore' in the dataset's YAML."
+    ", which 'id_map' does not list. Add an entry with a class index or 'ignore' to 'id_map' in "
+    "the dataset's YAML."
 )
 
 
 class ColorLabelError(DatasetError):
-    """A label file has colour channels in place of one class index for each pixel."""
+    """A label file has colour channels instead of one class index per pixel."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class LabelFormat:
 
     Attributes:
         num_classes: the number of classes; their indices start at 0.
-        ignore_label: label of the pixels that belong to no class.
-        id_map: value in the file -> class index or ``ignore_label``. None: the files hold class
+        ignore_label: label of pixels that belong to no class.
+        id_map: value in the file -> class index or ``ignore_label``. None: the files contain class
             indices.
     """
 
@@ -40,7 +41,7 @@ class LabelFormat:
 
     @classmethod
     def from_metadata(cls, metadata) -> "LabelFormat":
-        """From the metadata of a dataset in Detectron2's MetadataCatalog.
+        """Create it from the metadata of a dataset in Detectron2's MetadataCatalog.
 
         Raises:
             DatasetError: ``stuff_classes`` is missing.
@@ -48,8 +49,8 @@ class LabelFormat:
         classes = metadata.get("stuff_classes")
         if not classes:
             raise DatasetError(
-                f"The dataset '{metadata.name}' has no 'stuff_classes' in its metadata: it is "
-                "not registered, or not for semantic segmentation."
+                f"The dataset '{metadata.name}' has no 'stuff_classes' in its metadata: it is not "
+                "registered, or it is not a semantic segmentation dataset."
             )
         id_map = metadata.get("id_map", metadata.get("label_map"))  # its former name
         return cls(len(classes), metadata.get("ignore_label", 255), id_map)
@@ -58,11 +59,12 @@ class LabelFormat:
 def read_label(path: str | Path, id_map: Mapping[int, int] | None = None) -> np.ndarray:
     """Read a label file as an array (H, W), uint8 or, if a value is above 255, int32.
 
-    Palette images give their indices, not their colours. Labels are rotated upright like images.
+    For a palette image, the indices are read, not the colours. Labels are rotated by their EXIF
+    orientation as images are.
 
     Args:
         path: an image with one channel of 1, 8, 16 or 32 bits.
-        id_map: value in the file -> value wanted, all values 0..65535. None: as in the file.
+        id_map: value in the file -> value in the result, all 0..65535. None: values are unchanged.
 
     Raises:
         ColorLabelError: the file has colour channels.
@@ -81,19 +83,22 @@ def read_label(path: str | Path, id_map: Mapping[int, int] | None = None) -> np.
 def map_values(
     raw: np.ndarray, id_map: Mapping[int, int], path: str | Path, problem: str = _NOT_IN_ID_MAP
 ) -> np.ndarray:
-    """Map the values of a label, int32; uint8 if the label is uint8 and the map fits into it.
+    """Map the values of a label (H, W).
 
     Args:
-        raw: integers of any type.
+        raw: integers of any type (H, W).
         id_map: value -> new value, all 0..65535.
-        path: the label file, for the error.
+        path: the label file, for the error message.
         problem: the end of the error message for values that are not in the map.
+
+    Returns:
+        The mapped label (H, W), int32; uint8 if ``raw`` and all new values are uint8.
 
     Raises:
         DatasetError: a value is not in the map.
     """
     unknown = -1
-    # One more entry than the highest key, for all other values.
+    # One entry more than the highest key, for all larger and negative values.
     outside = max(id_map) + 1
     table = np.full(outside + 1, unknown, dtype=np.int32)
     table[list(id_map.keys())] = list(id_map.values())
@@ -102,17 +107,16 @@ def map_values(
     index = raw.astype(np.int64)
     mapped = table[np.where((index < 0) | (index > outside), outside, index)]
     if (mapped == unknown).any():
-        values = np.unique(index[mapped == unknown])
-        raise DatasetError(f"{path} holds the values {_some(values)}, {problem}")
+        raise DatasetError(f"{path} holds {_values(np.unique(index[mapped == unknown]))}{problem}")
     return mapped
 
 
 def _map_bytes(raw: np.ndarray, table: np.ndarray, path, problem: str) -> np.ndarray:
-    """Map a uint8 label. The table's last entry, -1, stands for every value beyond it."""
+    """Map a uint8 label. The table's last entry, -1, is for every larger value."""
     table = np.concatenate([table, np.full(max(256 - len(table), 0), -1, np.int32)])[:256]
     unknown = cv2.LUT(raw, (table < 0).astype(np.uint8)).astype(bool)
     if unknown.any():
-        raise DatasetError(f"{path} holds the values {_some(np.unique(raw[unknown]))}, {problem}")
+        raise DatasetError(f"{path} holds {_values(np.unique(raw[unknown]))}{problem}")
     return cv2.LUT(raw, table.astype(np.uint8) if table.max() <= 255 else table)
 
 
@@ -121,10 +125,10 @@ def check_label_values(label: np.ndarray, label_format: LabelFormat, path: str |
     unknown = unknown_values(label, label_format)
     if unknown:
         raise DatasetError(
-            f"{path} holds the values {_some(unknown)}, which are neither class indices "
-            f"(0..{label_format.num_classes - 1}) nor the ignore label "
-            f"({label_format.ignore_label}). Use 'id_map' or 'ignore_label' in the dataset's "
-            "YAML, or correct the file."
+            f"{path} holds {_values(unknown)}, expected class indices "
+            f"(0..{label_format.num_classes - 1}) or the ignore label "
+            f"({label_format.ignore_label}). Set 'id_map' or 'ignore_label' in the dataset's YAML, "
+            "or correct the file."
         )
 
 
@@ -142,38 +146,41 @@ def check_same_size(image: np.ndarray, label: np.ndarray, image_path, label_path
     if image.shape[:2] == label.shape[:2]:
         return
     message = (
-        f"The image {image_path} is {image.shape[1]}x{image.shape[0]} pixels, but its label "
-        f"{label_path} is {label.shape[1]}x{label.shape[0]}. They must have the same size."
+        f"The image {image_path} has {image.shape[1]}x{image.shape[0]} pixels, but its label "
+        f"{label_path} has {label.shape[1]}x{label.shape[0]}. They must have the same size."
     )
     if orientation_of(image_path) != 1 and image.shape[1::-1] == label.shape[:2]:
         message += (
-            " The image is turned upright as its EXIF data says, as Detectron2 does, but the label "
-            "seems to lie on the pixels as they are stored. Turn the label too, or store the image "
-            "without the EXIF orientation."
+            " The image is rotated by its EXIF orientation, as in Detectron2, but the label seems "
+            "to belong to the stored pixels. Rotate the label, or store the image without an EXIF "
+            "orientation."
         )
     raise DatasetError(message)
 
 
 def _read_integers(path: str | Path) -> np.ndarray:
-    def see(image: Image.Image) -> np.ndarray:
+    def decode(image: Image.Image) -> np.ndarray:
         if image.mode not in _INTEGER_MODES:
             raise ColorLabelError(_colored_label(path, image.mode))
         return upright(np.asarray(image), orientation(image))
 
-    return open_image(path, see, "label")
+    return open_image(path, decode, "label")
 
 
 def _colored_label(path, mode: str) -> str:
     return (
         f"The label {path} is an image of mode {mode}, but a label must have one channel with a "
-        "class index for each pixel. If its colours stand for classes (the 'palette' of the "
-        "dataset's YAML), convert the folder once: "
+        "class index for each pixel. If its colours represent classes (the 'palette' in the "
+        "dataset's YAML), convert the folder: "
         "d2-ctxseg convert-labels YAML SPLIT --output FOLDER --ignore-color R,G,B "
-        "(--ignore-color only where a colour stands for no class). "
-        "d2-ctxseg check-dataset --folder YAML prints the whole command."
+        "(--ignore-color is needed only if a colour represents no class). "
+        "d2-ctxseg check-dataset --folder YAML prints the complete command."
     )
 
 
-def _some(values: Sequence[int] | np.ndarray) -> str:
+def _values(values: Sequence[int] | np.ndarray) -> str:
+    """ "the value 9", "the values 3, 7" or "the values 3, 7, ... (12 in all)"."""
     shown = ", ".join(str(value) for value in values[:_NUM_EXAMPLES])
-    return shown if len(values) <= _NUM_EXAMPLES else f"{shown}, ... ({len(values)} in all)"
+    if len(values) > _NUM_EXAMPLES:
+        shown += f", ... ({len(values)} in all)"
+    return f"the {'value' if len(values) == 1 else 'values'} {shown}"

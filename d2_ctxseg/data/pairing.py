@@ -1,14 +1,15 @@
-"""Which image belongs to which label file."""
+"""Pair the images of a split with their label files."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..utils.errors import counted
 from .errors import DatasetError
 from .folder_dataset import DATASETS_VARIABLE, FolderDataset
 
-#: Lists, in the folder of a split's labels, labels that are left out with their images: one a
-#: line, the path below the folder, and what was wrong after a tab. Preparation writes it.
+#: A file in the label folder of a split that lists labels to skip with their images. A line holds
+#: the path below the folder, a tab and the reason. The preparation scripts write it.
 SKIPPED_FILE = "skipped.txt"
 
 _NUM_EXAMPLES = 5
@@ -16,12 +17,13 @@ _NUM_EXAMPLES = 5
 
 @dataclass(frozen=True)
 class Pairing:
-    """The files of one split. Keys are paths below the folder without the suffix.
+    """The files of one split. A key is the path below the folder without the suffix.
 
     Attributes:
+        image_folder, label_folder: the folders of the split.
         pairs: key -> (image file, label file), sorted by key.
-        images_without_label, labels_without_image: the files left over, sorted.
-        skipped: how many pairs SKIPPED_FILE leaves out.
+        images_without_label, labels_without_image: the unpaired files, sorted.
+        skipped: number of pairs that SKIPPED_FILE excludes.
     """
 
     image_folder: Path
@@ -32,7 +34,7 @@ class Pairing:
     skipped: int = 0
 
     def problems(self) -> list[str]:
-        """One sentence for each kind of file that is left over; empty if all have partners."""
+        """A sentence for each kind of unpaired file; empty if all files are paired."""
         problems = []
         if self.images_without_label:
             problems.append(
@@ -50,17 +52,17 @@ class Pairing:
 def pair_split(dataset: FolderDataset, split: str) -> Pairing:
     """List the two folders of a split, subfolders included, and pair their files by name.
 
-    Of a split with a list, the listed names count.
+    If the split has a list, only the listed images are used.
 
     Raises:
-        DatasetError: the split has no labels, the root, a folder or the list is missing, a folder
-            holds no file of the wanted kind or none of a listed name, or two files claim the same
-            name.
+        DatasetError: the split has no labels; the root, a folder or the list does not exist; a
+            folder contains no file with a matching suffix, or no file for a listed name; or two
+            files have the same key.
     """
     if not dataset.has_labels(split):
         raise DatasetError(
-            f"Dataset '{dataset.registered_name(split)}' has images only: its split '{split}' "
-            f"names no 'labels' in {dataset.source}. Take another split, or add the folder of its "
+            f"Dataset '{dataset.registered_name(split)}' has only images: its split '{split}' "
+            f"has no 'labels' in {dataset.source}. Use another split, or add the folder of its "
             "labels there."
         )
     image_folder, images = list_images(dataset, split)
@@ -83,11 +85,11 @@ def pair_split(dataset: FolderDataset, split: str) -> Pairing:
 
 
 def list_images(dataset: FolderDataset, split: str) -> tuple[Path, dict[str, Path]]:
-    """The image folder of a split, and its images: path below it without the suffix -> file.
+    """The image folder of a split, and its images by key.
 
     Raises:
-        DatasetError: the root, the folder or the split's list is missing, the folder holds no image
-            or none of a listed name, or two images claim the same name.
+        DatasetError: the root, the folder or the split's list does not exist; the folder contains
+            no image, or no image for a listed name; or two images have the same key.
     """
     root = dataset.resolve_root()
     if not root.is_dir():
@@ -101,29 +103,31 @@ def list_images(dataset: FolderDataset, split: str) -> tuple[Path, dict[str, Pat
 
 
 def check_complete(pairing: Pairing, name: str) -> None:
-    """Raise DatasetError if an image or a label of the dataset ``name`` has no partner."""
+    """Raise DatasetError if an image or a label of the dataset ``name`` is not paired."""
     problems = pairing.problems()
     if problems:
         raise DatasetError(
             f"Dataset '{name}': {' '.join(problems)} An image and its label must have the same "
-            "name up to the suffixes ('image_suffix' and 'label_suffix' in the dataset's YAML)."
+            "name before the suffix ('image_suffix' and 'label_suffix' in the dataset's YAML)."
         )
 
 
 def _listed(images: dict[str, Path], path: Path, folder: Path, name: str) -> dict[str, Path]:
-    """Those of the images that the file ``path`` lists."""
+    """The images that the file ``path`` lists, in the order of the list."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise DatasetError(f"Dataset '{name}': cannot read its list {path}: {error}") from error
+        raise DatasetError(f"Dataset '{name}': the list {path} cannot be read: {error}") from error
     keys = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     missing = [key for key in keys if key not in images]
     if missing or not keys:
-        shown = examples(list(map(Path, missing)))
-        found = f"{len(missing)} of {len(keys)} names have no image in {folder}: {shown}"
+        problem = "it is empty"
+        if missing:
+            found = examples(list(map(Path, missing)))
+            problem = f"{len(missing)} of {len(keys)} lines name no image in {folder}: {found}"
         raise DatasetError(
-            f"Dataset '{name}', list {path}: {found if missing else 'it is empty'}. A line is the "
-            "path of an image below that folder without the suffix ('image_suffix' in the YAML)."
+            f"Dataset '{name}', list {path}: {problem}. A line must be the path of an image below "
+            "the image folder without the suffix ('image_suffix' in the YAML)."
         )
     return {key: images[key] for key in keys}
 
@@ -136,20 +140,20 @@ def _skipped_names(label_folder: Path, dataset: FolderDataset) -> set[str]:
 
 
 def _key(name: str, suffixes) -> str | None:
-    """A name without its suffix; None if it has none of these."""
+    """A name without its suffix; None if it ends with none of the suffixes."""
     suffix = next((s for s in suffixes if name.lower().endswith(s.lower())), None)
     return None if suffix is None else name[: -len(suffix)]
 
 
 def _missing_root(dataset: FolderDataset, root: Path) -> str:
-    message = f"Dataset '{dataset.name}' is not there: the folder {root.absolute()} does not exist."
+    message = f"Dataset '{dataset.name}' is missing: the folder {root.absolute()} does not exist."
     if not dataset.below_datasets_root:
-        return f"{message} It comes from 'root' in {dataset.source}."
+        return f"{message} It is the 'root' in {dataset.source}."
     value = os.environ.get(DATASETS_VARIABLE)
-    state = f"is '{value}'" if value else "is not set, so ./datasets is taken"
+    state = f"is '{value}'" if value else "is not set, so the default is ./datasets"
     return (
-        f"{message} It lies below the folder that the environment variable {DATASETS_VARIABLE} "
-        f"names, which {state}.{_how_to_get(dataset)}"
+        f"{message} It is relative to the environment variable {DATASETS_VARIABLE}, which {state}."
+        f"{_how_to_get(dataset)}"
     )
 
 
@@ -157,20 +161,20 @@ def _how_to_get(dataset: FolderDataset) -> str:
     if dataset.preparation is None:
         return " datasets/README.md says how to get the data."
     return (
-        f" datasets/README.md says how to get the data; python {dataset.preparation} makes these "
-        "folders of it."
+        " datasets/README.md says how to get the data. To create the folders from it, run "
+        f"python {dataset.preparation}."
     )
 
 
 def _prepare_hint(dataset: FolderDataset, split: str) -> str:
     if dataset.preparation is None:
         return ""
-    # Images without labels need no preparation: the script does not make them.
+    # The script does not create images without labels.
     return _how_to_get(dataset) if dataset.has_labels(split) else " See datasets/README.md."
 
 
 def _list_files(folder: Path, suffixes, dataset: FolderDataset, split: str, kind: str):
-    """Key -> file, for all files below ``folder`` that end with one of the suffixes."""
+    """Key -> file, for all files below ``folder`` with one of the suffixes."""
     where = f"Dataset '{dataset.name}', split '{split}': the {kind} folder {folder.absolute()}"
     if not folder.is_dir():
         raise DatasetError(
@@ -182,7 +186,7 @@ def _list_files(folder: Path, suffixes, dataset: FolderDataset, split: str, kind
     paths = sorted(folder.rglob("*"))
     _check_names(paths, where)
     for path in paths:
-        # Hidden files are the system's, such as macOS' "._name.png".
+        # Hidden files belong to the system, such as "._name.png" of macOS.
         if path.name.startswith(".") or not path.is_file():
             continue
         key = _key(path.relative_to(folder).as_posix(), suffixes)
@@ -190,24 +194,25 @@ def _list_files(folder: Path, suffixes, dataset: FolderDataset, split: str, kind
             others.append(path)
             continue
         if key in files:
-            raise DatasetError(f"{where} holds two files for one name: {files[key]} and {path}.")
+            raise DatasetError(f"{where} contains two files of one name: {files[key]} and {path}.")
         files[key] = path
     if not files:
-        found = f"It holds other files: {examples(others)}." if others else "It is empty."
+        found = f"It contains other files: {examples(others)}." if others else "It is empty."
         raise DatasetError(
-            f"{where} holds no file that ends with {' or '.join(suffixes)} "
+            f"{where} contains no file that ends with {' or '.join(suffixes)} "
             f"('{kind}_suffix' in the dataset's YAML). {found}{_prepare_hint(dataset, split)}"
         )
     return files
 
 
 def _check_names(paths: list[Path], where: str) -> None:
-    """Results, reports and COCO's files name images as text, which these names are not."""
+    """Raise DatasetError for names that are not UTF-8, which result files cannot contain."""
     wrong = [path for path in paths if not (path.name.startswith(".") or _is_utf8(path))]
     if wrong:
         names = ", ".join(ascii(os.fsencode(path.name)) for path in wrong[:_NUM_EXAMPLES])
         more = ", ..." if len(wrong) > _NUM_EXAMPLES else ""
-        message = f"{where} holds {len(wrong)} files whose names are not UTF-8: {names}{more}."
+        files = counted(len(wrong), "file")
+        message = f"{where} contains {files} with names that are not UTF-8: {names}{more}."
         message = message.encode("utf-8", "backslashreplace").decode("utf-8")
         raise DatasetError(f"{message} Rename them.")
 
@@ -225,6 +230,6 @@ def _count(paths: list[Path], what: str) -> str:
 
 
 def examples(paths: list[Path]) -> str:
-    """The names of the first few of the files."""
+    """The names of the first files as text."""
     shown = ", ".join(path.name for path in paths[:_NUM_EXAMPLES])
     return shown if len(paths) <= _NUM_EXAMPLES else f"{shown}, ..."

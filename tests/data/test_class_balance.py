@@ -65,7 +65,7 @@ def test_a_class_that_never_occurs_is_named(tmp_path, caplog):
 
 def test_a_label_that_is_no_class_is_named_with_its_file(tmp_path):
     names = folder_dataset(tmp_path, [np.full((2, 2), 7, np.uint8)])
-    with pytest.raises(DatasetError, match="0.png holds the values 7"):
+    with pytest.raises(DatasetError, match="0.png holds the value 7"):
         count_class_pixels(names)
 
 

@@ -61,7 +61,7 @@ class TestCheck:
             path.rename(path.with_name("caf\udce9.png"))
         report = check(tmp_path)
         [problem] = report.problems
-        assert "1 files whose names are not UTF-8: b'caf\\xe9.png'. Rename them." in problem
+        assert "1 file with names that are not UTF-8: b'caf\\xe9.png'. Rename them." in problem
         print(report.as_text())
 
     def test_collects_every_problem_and_goes_on(self, tmp_path):
@@ -74,8 +74,8 @@ class TestCheck:
         (tmp_path / "images/lonely.png").unlink()
         report = check(tmp_path)
         assert report.num_pairs == 5
-        expected = ["1 image has no label", "1 label has no image", "holds the values 9"]
-        expected += ["is 15x12", "Cannot read the image", "mode RGB"]
+        expected = ["1 image has no label", "1 label has no image", "holds the value 9"]
+        expected += ["has 15x12", "Cannot read the image", "mode RGB"]
         for part in expected:
             assert sum(part in problem for problem in report.problems) == 1, part
         assert len(report.problems) == len(expected)
@@ -90,7 +90,9 @@ class TestCheck:
         report = check(tmp_path)
         assert len(report.problems) == 6
         of_values, of_image = sorted(report.summary, reverse=True, key=lambda text: "times" in text)
-        assert of_values.startswith(f"5 times: {tmp_path}/labels/f0.png holds the values 9, which")
+        assert of_values.startswith(
+            f"5 times: {tmp_path}/labels/f0.png holds the value 9, expected"
+        )
         also = ", ".join(f"{tmp_path}/labels/f{i}.png" for i in (1, 2))
         assert of_values.endswith(f"Also: {also} and 2 more.")
         assert of_image in report.problems
@@ -178,7 +180,7 @@ class TestNotes:
         exif[0x0112] = 6
         self.write(tmp_path, "a", np.zeros((4, 6, 3), np.uint8), (4, 6), exif=exif)
         [problem] = check(tmp_path).problems
-        assert "is 4x6 pixels, but its label" in problem and "EXIF" in problem
+        assert "has 4x6 pixels, but its label" in problem and "EXIF" in problem
 
     def test_values_outside_of_the_range_are_told(self, tmp_path):
         self.write(tmp_path, "a", np.full((6, 4), 4096, np.uint16))
@@ -245,7 +247,7 @@ class TestConvertColorLabels:
 
     def test_refuses_a_split_without_labels(self, tmp_path):
         dataset = self.write(tmp_path, self.palette, splits={"test": {"images": "images"}})
-        with pytest.raises(DatasetError, match="has images only"):
+        with pytest.raises(DatasetError, match="has only images"):
             convert_color_labels(dataset, "test", tmp_path / "new")
 
     def test_refuses_an_existing_folder_an_unknown_split_and_doubled_colours(self, tmp_path):

@@ -86,7 +86,7 @@ def test_values_that_the_map_does_not_know_are_named_with_the_file(tmp_path, dty
 def test_negative_values_are_unknown_to_every_map(tmp_path):
     path = write_image(tmp_path / "label.tif", np.array([[-1, 0]], np.int32))
     assert read_label(path).tolist() == [[-1, 0]]
-    with pytest.raises(DatasetError, match="values -1"):
+    with pytest.raises(DatasetError, match="value -1"):
         read_label(path, {0: 0})
 
 
@@ -111,7 +111,7 @@ def test_values_outside_the_classes_are_named_with_the_file():
 
 def test_different_sizes_are_named_with_both_files():
     image, label = np.zeros((4, 6, 3)), np.zeros((4, 5))
-    with pytest.raises(DatasetError, match="a.jpg is 6x4 pixels.* b.png is 5x4"):
+    with pytest.raises(DatasetError, match="a.jpg has 6x4 pixels.* b.png has 5x4"):
         check_same_size(image, label, "a.jpg", "b.png")
     check_same_size(image, image[..., 0], "a.jpg", "b.png")
 

@@ -182,7 +182,7 @@ class TestTurnedImages:
 
     def test_refuse_labels_that_lie_on_the_pixels_as_they_are_stored(self, tmp_path):
         record = self.record(tmp_path, 6, np.zeros((2, 3), np.uint8))
-        with pytest.raises(DatasetError, match=r"is 2x3 pixels, but its label .* 3x2.*EXIF"):
+        with pytest.raises(DatasetError, match=r"has 2x3 pixels, but its label .* 3x2.*EXIF"):
             make_mapper()(record)
 
 
@@ -196,7 +196,7 @@ class TestErrors:
 
     def test_sizes_that_differ(self, tmp_path):
         record = write_record(tmp_path, np.zeros((4, 5, 3), np.uint8), np.zeros((4, 4), np.uint8))
-        with pytest.raises(DatasetError, match=r"image\.png is 5x4 .*label\.png is 4x4"):
+        with pytest.raises(DatasetError, match=r"image\.png has 5x4 .*label\.png has 4x4"):
             make_mapper()(record)
 
     @pytest.mark.parametrize("content", [b"junk", b"", None])

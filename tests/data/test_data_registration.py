@@ -84,7 +84,7 @@ class TestWithoutLabels:
     def test_pairing_them_is_an_error(self, tmp_path):
         write_pairs(tmp_path, ["a"])
         dataset = read_folder_dataset(write_yaml(tmp_path, splits=self.splits))
-        with pytest.raises(DatasetError, match="'test' names no 'labels' in .*data.yaml"):
+        with pytest.raises(DatasetError, match="'test' has no 'labels' in .*data.yaml"):
             pair_split(dataset, "test")
 
     def test_a_name_that_is_taken_over_loses_its_folder_of_labels(self, tmp_path, monkeypatch):
@@ -218,7 +218,7 @@ class TestPairing:
 
     def test_a_missing_folder(self, tmp_path):
         (tmp_path / "images").mkdir()
-        with pytest.raises(DatasetError, match=r"image folder .*images holds no file.*It is empty"):
+        with pytest.raises(DatasetError, match=r"images contains no file.*It is empty"):
             self.load(tmp_path)
         write_pairs(tmp_path, ["a"])
         (tmp_path / "labels/a.png").unlink()
@@ -264,9 +264,9 @@ class TestPairing:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ("a\nb.png\nc\n", r"2 of 3 names have no image in .*images: b\.png, c"),
+            ("a\nb.png\nc\n", r"2 of 3 lines name no image in .*images: b\.png, c"),
             ("\n", "it is empty"),
-            (None, "cannot read its list"),
+            (None, "the list .* cannot be read"),
         ],
     )
     def test_a_list_that_does_not_fit(self, tmp_path, content, message):
@@ -296,7 +296,7 @@ class TestPairing:
     def test_two_images_for_one_label(self, tmp_path):
         write_pairs(tmp_path, ["a"])
         (tmp_path / "images/a.jpg").write_bytes(b"")
-        with pytest.raises(DatasetError, match="two files for one name"):
+        with pytest.raises(DatasetError, match="two files of one name"):
             self.load(tmp_path)
 
 

@@ -446,5 +446,5 @@ class TestMistakes:
         name, records = make_dataset()
         write_labels(Path(records[0]["sem_seg_file_name"]), np.full(SHAPES[0], 9, np.uint8))
         evaluator = SegmentationEvaluator(name, distributed=False)
-        with pytest.raises(UserError, match="holds the values 9"):
+        with pytest.raises(UserError, match="holds the value 9"):
             evaluate(evaluator, predictions(records))

@@ -1,6 +1,6 @@
-"""Makes the files that the registered datasets need from the official archives.
+"""Create the files of the registered datasets from the official archives.
 
-The scripts ``datasets/prepare_*.py`` say which files; here is what they have in common.
+This package is the common part of the scripts ``datasets/prepare_*.py``.
 """
 
 from ..labels import read_label

@@ -1,4 +1,4 @@
-"""What the scripts ``datasets/prepare_*.py`` have in common: options, checks, the run, messages."""
+"""The command line of the scripts ``datasets/prepare_*.py``: options, checks, run, messages."""
 
 import argparse
 import inspect
@@ -24,14 +24,14 @@ _NUM_SHOWN = 20
 
 @dataclass(frozen=True)
 class Archive:
-    """Where the official files come from.
+    """The official archives of a dataset.
 
     Attributes:
-        name: of the dataset.
+        name: name of the dataset.
         pages: the official download pages.
-        layout: what the unpacked archives look like, one path a line, below the source folder.
-        folders: where they are looked for, below the folder of the datasets; the first one that is
-            there counts.
+        layout: the files of the unpacked archives, one path per line, below the source folder.
+        folders: folders below the datasets folder that may hold the archives, in the order of
+            preference.
     """
 
     name: str
@@ -40,25 +40,25 @@ class Archive:
     folders: tuple[str, ...]
 
     def find(self, arguments: argparse.Namespace) -> Path:
-        """The folder of the unpacked archives; MissingFileError if it is not there."""
+        """The folder of the unpacked archives; MissingFileError if it does not exist."""
         folders = [arguments.root / folder for folder in self.folders]
         if arguments.source is not None:
             folders = [arguments.source.expanduser()]
         return next(filter(Path.is_dir, folders), None) or self.need(folders[0])
 
     def need(self, path: Path) -> Path:
-        """A file or folder of the archives; MissingFileError if it is not there."""
+        """Return a file or folder of the archives; MissingFileError if it does not exist."""
         if path.exists():
             return path
         layout = textwrap.indent(inspect.cleandoc(self.layout), "  ")
         raise MissingFileError(
-            f"{path.absolute()} does not exist.\n{self.name} is to be fetched from "
-            f"{' and '.join(self.pages)} (please see the terms of use there) and unpacked to this "
-            f"layout, or --source is to name the folder it is in:\n{layout}"
+            f"{path.absolute()} does not exist.\nDownload {self.name} from "
+            f"{' and '.join(self.pages)} (please see the terms of use there) and unpack it to this "
+            f"layout, or set --source to the folder that contains it:\n{layout}"
         )
 
     def list(self, folder: Path, pattern: str) -> list[Path]:
-        """The files of a folder that match, sorted, hidden ones left out."""
+        """The files in a folder that match a pattern, sorted, without hidden files."""
         files = self.need(folder).glob(pattern)
         return sorted(path for path in files if not path.name.startswith("."))
 
@@ -68,10 +68,10 @@ class Split:
     """The files of one split.
 
     Attributes:
-        name: for messages.
-        official_count: how many labels it has officially.
-        label_folder: the folder that the loader looks for the labels in.
-        pairs: what is to be made; without --allow-incomplete all their sources must be there.
+        name: name of the split, for messages.
+        official_count: number of labels in the official archive.
+        label_folder: the label folder of the registered dataset.
+        pairs: the pairs to prepare. Without --allow-incomplete all their sources must exist.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Split:
 
 
 def preparation_parser(description: str) -> argparse.ArgumentParser:
-    """The options all scripts have; a script may add its own."""
+    """A parser with the options that all scripts share; a script may add further options."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -95,12 +95,12 @@ def preparation_parser(description: str) -> argparse.ArgumentParser:
         "--workers", type=int, metavar="N", help="threads (default: one for each core)"
     )
     for option, text in (
-        ("--dry-run", "only say what would be done"),
-        ("--overwrite", "write also the files that are there already"),
-        ("--verify", "compare the files that are there with what would be written"),
+        ("--dry-run", "only print what would be done"),
+        ("--overwrite", "replace files that already exist"),
+        ("--verify", "compare files that already exist with what would be written"),
         ("--allow-incomplete", "accept other numbers of files than the official ones"),
-        ("--skip-broken", "leave out pairs with a broken file, and list them for the loader"),
-        ("--copy-images", "copy images rather than link them"),
+        ("--skip-broken", "skip pairs with a broken file, and list them for the loader"),
+        ("--copy-images", "copy images instead of linking them"),
     ):
         parser.add_argument(option, action="store_true", help=text)
     return parser
@@ -112,23 +112,24 @@ def prepare_dataset(
     registered_names: Sequence[str],
     image_folders: Iterable[tuple[Path, Path]] = (),
 ) -> None:
-    """Check the numbers of files, make all files, and say what was done.
+    """Check the numbers of files, write all files, and print a summary.
 
     Args:
-        arguments: of :func:`preparation_parser`.
-        registered_names: of the splits, for the hint how to check the result.
-        image_folders: where images were unpacked, and where they are looked for. What stands in
-            the second place is left alone; if nothing does, it becomes a link to the first.
+        splits: the splits to prepare.
+        arguments: parsed arguments of :func:`preparation_parser`.
+        registered_names: registered names of the splits, for the hint how to check the result.
+        image_folders: pairs of a folder of unpacked images and the image folder of the registered
+            dataset. The latter becomes a link to the former unless it exists.
 
     Raises:
-        UserError: files are missing or superfluous, or some could not be made.
+        UserError: the number of files differs from the official one, or a file cannot be written.
     """
     splits, problems = zip(*map(_complete, splits), strict=True)
     problems = [problem for problem in problems if problem]
     if not any(split.pairs for split in splits):
-        raise UserError("\n".join([*problems, "Is --source the right folder?"]))
+        raise UserError("\n".join([*problems, "Check that --source is the correct folder."]))
     if problems and not arguments.allow_incomplete:
-        hint = "Unpack the archives again; for a partial copy give --allow-incomplete."
+        hint = "Unpack the archives again; for a partial copy set --allow-incomplete."
         raise UserError("\n".join([*problems, hint]))
     for source, target in image_folders:
         _link_folder(source, target, arguments.dry_run)
@@ -140,10 +141,11 @@ def prepare_dataset(
     pairs = [pair for split in splits for pair in split.pairs]
     outcomes = prepare_pairs(pairs, arguments.workers, arguments.overwrite, arguments.verify)
     errors = {pair: outcome for pair, outcome in outcomes.items() if outcome not in (True, False)}
-    counts = f"{sum(outcome is True for outcome in outcomes.values())} pairs written, "
-    counts += f"{sum(outcome is False for outcome in outcomes.values())} there already"
+    written = sum(outcome is True for outcome in outcomes.values())
+    existing = sum(outcome is False for outcome in outcomes.values())
+    counts = f"{counted(written, 'pair')} written, {existing} already existed"
     _handle_errors(splits, errors, arguments.skip_broken, counts)
-    print(counts if True in outcomes.values() else f"Nothing to do: {counts}")
+    print(counts if written else f"Nothing to do: {counts}")
     print(f"To check the data: d2-ctxseg check-dataset {' '.join(registered_names)}")
 
 
@@ -153,19 +155,21 @@ def prepare_pairs(
     overwrite: bool = False,
     verify: bool = False,
 ) -> dict[Pair, bool | DatasetError]:
-    """Make those of the pairs that are not there yet, with a progress bar.
+    """Write the files of the pairs that do not exist yet, with a progress bar.
 
-    A broken pair does not stop the others. When the run is stopped, what is done stays done.
+    A broken pair does not stop the others. Finished pairs remain complete if the run is stopped.
 
     Args:
-        num_workers: threads (decoding and encoding release Python's lock); None: one a core.
-        overwrite, verify: as :meth:`Pair.prepare` has them.
+        pairs: the pairs to prepare.
+        num_workers: number of threads (decoding and encoding release Python's lock); None: one per
+            core.
+        overwrite, verify: see :meth:`Pair.prepare`.
 
     Returns:
-        Pair -> whether something was written, or what is wrong with it.
+        Pair -> whether files were written, or the error of a broken pair.
 
     Raises:
-        UserError: a file cannot be written.
+        UserError: a file cannot be written, or ``num_workers`` is less than 1.
     """
 
     def prepare(pair: Pair) -> bool | DatasetError:
@@ -183,17 +187,17 @@ def prepare_pairs(
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             if isinstance(error, KeyboardInterrupt):
-                message = "Stopped. What is done is complete; start again to go on."
+                message = "Stopped. Finished files are complete; run the command again to continue."
                 print(message, file=sys.stderr, flush=True)
             raise
 
 
 def _handle_errors(splits, errors: dict[Pair, DatasetError], skip: bool, counts: str) -> None:
-    """Raise UserError of all errors; or list broken pairs where the loader looks for them."""
+    """Raise UserError for the errors, or list broken pairs in SKIPPED_FILE for the loader."""
     messages = _listed(errors.values())
     is_broken = not any(isinstance(error, ExistingFileError) for error in errors.values())
     if errors and not (skip and is_broken):
-        hint = "\nGive --skip-broken to leave them out." if is_broken else ""
+        hint = "\nSet --skip-broken to skip them." if is_broken else ""
         pairs = counted(len(errors), "pair")
         raise UserError(f"{pairs} could not be prepared ({counts}):\n{messages}{hint}")
     for split in splits:
@@ -207,13 +211,13 @@ def _handle_errors(splits, errors: dict[Pair, DatasetError], skip: bool, counts:
                 label = pair.label.target.relative_to(split.label_folder).as_posix()
                 file.write(f"{label}\t{' '.join(str(errors[pair]).split())}\n")
         pairs = counted(len(broken), "broken pair")
-        print(f"{split.name}: {path} tells the loader to leave out {pairs}")
+        print(f"{split.name}: {path} lists {pairs} for the loader to skip")
     if errors:
         print(messages)
 
 
 def _complete(split: Split) -> tuple[Split, str | None]:
-    """The split without pairs that lack a source, and what is not as in the official archive."""
+    """The split without pairs whose source is missing, and its difference to the archive."""
     sources = {pair: {pair.label.source, pair.label.image} - {None} for pair in split.pairs}
     missing = {path for path in set().union(*sources.values()) if not path.exists()}
     there = [pair for pair in split.pairs if sources[pair].isdisjoint(missing)]
@@ -223,7 +227,7 @@ def _complete(split: Split) -> tuple[Split, str | None]:
         problem = f"{split.name}: {files}:\n{_listed(sorted(missing))}"
     elif len(there) != split.official_count:
         problem = (
-            f"{split.name}: {len(there)} labels found, but the official archive has "
+            f"{split.name}: {counted(len(there), 'label')} found, but the official archive has "
             f"{split.official_count}."
         )
     return replace(split, pairs=there), problem
@@ -234,7 +238,7 @@ def _announce(split: Split) -> None:
         files = [file for pair in split.pairs if (file := getattr(pair, kind))]
         if files:
             present = sum(os.path.lexists(file.target) for file in files)
-            print(f"{split.name}: {len(files)} {kind}s, {present} there already")
+            print(f"{split.name}: {counted(len(files), kind)}, {present} already exist")
             print(f"  reads   {os.path.commonpath([file.source.parent for file in files])}")
             print(f"  writes  {os.path.commonpath([file.target.parent for file in files])}")
 
@@ -243,11 +247,11 @@ def _link_folder(source: Path, target: Path, dry_run: bool) -> None:
     if target.exists():
         return
     if not source.is_dir():
-        print(f"Note: the images are not there yet: {target.absolute()}")
+        print(f"Note: the images are missing: {target.absolute()}")
     elif dry_run:
         print(f"Links {target} to {source}")
     elif not link(source, target):
-        raise UserError(f"Cannot link {target} to {source} here: move or copy the folder.")
+        raise UserError(f"Cannot link {target} to {source}: move or copy the folder.")
 
 
 def _listed(lines: Iterable) -> str:

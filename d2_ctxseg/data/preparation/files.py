@@ -1,4 +1,4 @@
-"""The files that preparing a dataset makes: labels and images, each whole or not at all."""
+"""The labels and images that the preparation of a dataset writes, each one atomically."""
 
 import filecmp
 import io
@@ -19,32 +19,37 @@ from ..images import open_image, orientation_of
 from ..labels import map_values, read_label
 
 _JPEG_QUALITY = 95
-_NO_LABEL = "which are no labels of this dataset. Is it of the official archive? Unpack it again."
+_NO_LABEL = ", expected only labels of this dataset. Unpack the official archive again."
 
 
 class ExistingFileError(DatasetError):
-    """Something else stands where a file is to be made."""
+    """A file to write exists with other content.
 
-    def __init__(self, target: Path, how: str):
+    Args:
+        target: the file.
+        difference: a clause that says how it differs.
+    """
+
+    def __init__(self, target: Path, difference: str):
         super().__init__(
-            f"{target} is there already, but {how}. Nothing was changed: move it away, or give "
+            f"{target} already exists, but {difference}. Nothing was changed: move it away, or set "
             "--overwrite to replace it."
         )
 
 
 @dataclass(frozen=True, eq=False)
 class LabelFile:
-    """A label image of class indices, made from an official label file.
+    """A label image of class indices, converted from an official label file.
 
     Attributes:
         source: the official file.
-        target: the file to make: .png with 8 bits or .tif with 16 bits.
-        id_map: official value -> class index or ignore label; no other value may occur.
-        read: reads ``source`` as integers (H, W).
-        image: the image this is the label of; the label must have its size. None: not looked at
-            (``source`` must be an image itself then).
-        short_side: larger labels are reduced (nearest neighbour) until their shorter side has
-            this many pixels. None: as they are.
+        target: the file to write: .png with 8 bits or .tif with 16 bits.
+        id_map: official value -> class index or ignore label; other values are errors.
+        read: a function that reads ``source`` as integers (H, W).
+        image: the image of the label, which must have the same size. None: the size is not
+            compared, and ``source`` must be an image file.
+        short_side: the shorter side in pixels to which larger labels are reduced (nearest
+            neighbour). None: labels keep their size.
     """
 
     source: Path
@@ -55,23 +60,26 @@ class LabelFile:
     short_side: int | None = None
 
     def check(self, verify: bool) -> None:
-        """Raise ExistingFileError if ``target`` has another size or, with ``verify``, pixels."""
+        """Raise ExistingFileError if ``target`` has another size.
+
+        With ``verify``, it is also raised if the labels differ.
+        """
         _check_size(self.target, reduced_size(_size(self.image or self.source), self.short_side))
         if verify and not np.array_equal(read_label(self.target), self.label()):
             raise ExistingFileError(self.target, "its labels differ from the official ones")
 
     def label(self) -> np.ndarray:
-        """The label (H, W), uint8, or uint16 for .tif.
+        """The converted label (H, W), uint8, or uint16 for .tif.
 
         Raises:
-            DatasetError: the official file cannot be read, holds other values than it may, or
-                has not the size of its image.
+            DatasetError: the official file cannot be read, contains a value that is not in
+                ``id_map``, or has another size than its image.
         """
         label = map_values(self.read(self.source), self.id_map, self.source, _NO_LABEL)
         size = label.shape[1], label.shape[0]
         if self.image is not None and _size(self.image) != size:
             raise DatasetError(
-                f"The label {self.source} is {_text(size)} pixels, but its image {self.image} is "
+                f"The label {self.source} has {_text(size)} pixels, but its image {self.image} has "
                 f"{_text(_size(self.image))}. They must have the same size."
             )
         label = label.astype(np.uint16 if self.target.suffix == ".tif" else np.uint8)
@@ -80,7 +88,7 @@ class LabelFile:
         )
 
     def content(self) -> bytes:
-        """The bytes of ``target``; the errors are those of :meth:`label`."""
+        """The bytes to write to ``target``; DatasetError as in :meth:`label`."""
         if self.target.suffix == ".tif":
             return _encode(self.label(), format="TIFF", compression="tiff_deflate")
         return _encode(self.label(), format="PNG")
@@ -88,18 +96,20 @@ class LabelFile:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image where the registered layout wants it: a relative link if it may stay as it is.
+    """An image in the layout of the registered dataset: a relative link, a copy or a new JPEG.
 
-    It is encoded again as a JPEG where it has to change: if it is to be reduced, or if the reader
-    would turn it as its EXIF data say (official labels lie on the pixels as they are stored).
+    An image is encoded again as a JPEG if it is reduced, or if its EXIF orientation is not upright:
+    the reader would rotate it, but the official labels belong to the stored pixels.
 
     Attributes:
         source: the official image.
-        target: path of the link or copy.
-        short_side: larger images are reduced (bilinear, as public preparations do) until their
-            shorter side has this many pixels. None: as they are.
-        copy: copy rather than link. Where links cannot be made, images are copied in any case.
-        quality: encode every image again, as a JPEG of this quality. None: only those that change.
+        target: path of the link, copy or JPEG.
+        short_side: the shorter side in pixels to which larger images are reduced (bilinear, as in
+            other public preparations). None: images keep their size.
+        copy: copy images instead of linking them. Images are also copied if links are not
+            supported.
+        quality: encode every image again as a JPEG of this quality. None: encode only images that
+            change.
     """
 
     source: Path
@@ -109,20 +119,20 @@ class ImageFile:
     quality: int | None = None
 
     def check(self, verify: bool) -> None:
-        """Raise ExistingFileError if ``target`` has another size, or is not of ``quality``.
+        """Raise ExistingFileError if ``target`` has another size or another ``quality``.
 
-        With ``verify`` also if a copy has other bytes.
+        With ``verify``, it is also raised if the bytes of a copy differ.
         """
         _check_size(self.target, reduced_size(_size(self.source), self.short_side))
         if self.quality is not None:
             example = io.BytesIO(self._jpeg(np.zeros((8, 8, 3), np.uint8)))
             if self.target.is_symlink() or _quantization(self.target) != _quantization(example):
-                raise ExistingFileError(self.target, f"it is no JPEG of quality {self.quality}")
+                raise ExistingFileError(self.target, f"it is not a JPEG of quality {self.quality}")
         elif verify and not self._changes() and not filecmp.cmp(self.source, self.target, False):
-            raise ExistingFileError(self.target, f"its bytes are not those of {self.source}")
+            raise ExistingFileError(self.target, f"its bytes differ from {self.source}")
 
     def content(self) -> bytes | None:
-        """The bytes of an image that changes, None of others; DatasetError if it is unreadable."""
+        """The bytes of an image that changes, None for others; DatasetError if unreadable."""
         if not self._changes():
             return None
         pixels = open_image(self.source, lambda image: np.asarray(image.convert("RGB")))
@@ -140,22 +150,25 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Pair:
-    """A label to make and, unless it is used where it is, its image to put in place."""
+    """A label and its image; ``image`` is None if the official image is used in its place."""
 
     label: LabelFile
     image: ImageFile | None = None
 
     def prepare(self, overwrite: bool = False, verify: bool = False) -> bool:
-        """Make what is not there yet; gives whether anything was written.
+        """Write the files that do not exist yet.
 
-        Of a broken pair nothing is written. A file whose source stands in its place is checked.
+        Nothing is written for a broken pair. Existing files are checked.
 
         Args:
-            overwrite: write also what is there already.
-            verify: compare what is there already with what would be written.
+            overwrite: replace existing files.
+            verify: compare existing files with what would be written.
+
+        Returns:
+            Whether a file was written.
 
         Raises:
-            ExistingFileError: something else stands where a file is to be made.
+            ExistingFileError: a file exists with other content.
             DatasetError: an official file is broken.
             UserError: a file cannot be written (disk full, no permission).
         """
@@ -170,14 +183,14 @@ class Pair:
                 _write(file, content)
             except OSError as error:
                 raise UserError(
-                    f"Cannot write {file.target}: {error.strerror or error}. What was written "
-                    "before is complete; start again when there is space and permission."
+                    f"Cannot write {file.target}: {error.strerror or error}. The files written "
+                    "before are complete. Correct this, and run the command again."
                 ) from error
         return bool(new)
 
 
 def reduced_size(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
-    """(width, height) reduced so that the shorter one is ``short_side``, if it is larger."""
+    """(width, height), reduced so that the shorter side is at most ``short_side``."""
     shorter = min(size)
     if short_side is None or shorter <= short_side:
         return size
@@ -186,11 +199,11 @@ def reduced_size(size: tuple[int, int], short_side: int | None) -> tuple[int, in
 
 
 def link(source: Path, target: Path) -> bool:
-    """Make a relative link; False if the system, or the file system, has none."""
+    """Create a relative link, atomically; returns False if links are not supported."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        # Both resolved: a link's ".." starts at the folder that it really lies in.
+        # Both paths are resolved, because ".." in a link starts at the link's real folder.
         part.symlink_to(os.path.relpath(source.resolve(), target.parent.resolve()))
         os.replace(part, target)
     except (OSError, ValueError, NotImplementedError):
@@ -211,19 +224,19 @@ def _write(file: LabelFile | ImageFile, content: bytes | None) -> None:
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """(width, height) of an image as it is stored, without reading its pixels."""
+    """(width, height) of the stored image, without decoding its pixels."""
     return open_image(path, lambda image: image.size)
 
 
 def _quantization(file) -> dict | None:
-    """The tables of a JPEG, which tell the quality it was written with."""
+    """The quantisation tables of a JPEG, which depend on its quality."""
     return open_image(file, lambda image: getattr(image, "quantization", None))
 
 
 def _check_size(target: Path, expected: tuple[int, int]) -> None:
     size = _size(target)
     if size != expected:
-        raise ExistingFileError(target, f"it is {_text(size)}, not {_text(expected)} pixels")
+        raise ExistingFileError(target, f"it has {_text(size)}, not {_text(expected)} pixels")
 
 
 def _encode(pixels: np.ndarray, **options) -> bytes:

@@ -1,4 +1,4 @@
-"""Reads the labels of official archives."""
+"""Read the labels in official archives."""
 
 import json
 from collections import defaultdict
@@ -21,7 +21,7 @@ def read_source_ids(name: str) -> dict[int, str]:
     """Official label value -> class name, in the order of the class indices.
 
     Args:
-        name: a file of ``source_ids`` without its suffix, such as ``cityscapes``.
+        name: a file in ``source_ids`` without its suffix, such as ``cityscapes``.
     """
     text = (_SOURCE_IDS_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -34,11 +34,12 @@ def class_indices(
     ignore_label: int = 255,
     first_index: int = 0,
 ) -> dict[int, int]:
-    """What each official value becomes.
+    """Official value -> class index or ``ignore_label``.
 
     Args:
         source_values: the official values of the classes, in the order of their indices.
-        ignored_values: values that become ``ignore_label``, unless they are a class's.
+        ignored_values: values that map to ``ignore_label``, except those of a class.
+        ignore_label: label of ignored pixels.
         first_index: index of the first class.
     """
     ignored = dict.fromkeys(ignored_values, ignore_label)
@@ -46,9 +47,9 @@ def class_indices(
 
 
 def matlab_reader(field: str) -> Callable[[Path], np.ndarray]:
-    """A function that reads the matrix ``field`` of a .mat file as integers (H, W).
+    """A function that reads the matrix ``field`` of a .mat file as int64 (H, W).
 
-    It raises DatasetError if the file cannot be read or holds no such matrix.
+    The function raises DatasetError if the file cannot be read or has no such matrix.
 
     Raises:
         UserError: SciPy is not installed.
@@ -57,56 +58,56 @@ def matlab_reader(field: str) -> Callable[[Path], np.ndarray]:
         import scipy.io
     except ImportError as error:
         raise UserError(
-            "The labels of this dataset are .mat files, and reading them needs SciPy, which is "
-            "not installed. Install it once: python -m pip install scipy"
+            "The labels of this dataset are .mat files, which need SciPy. Install it with "
+            "python -m pip install scipy"
         ) from error
 
     def read(path: Path) -> np.ndarray:
         try:
             matrix = scipy.io.loadmat(str(path), variable_names=[field])[field]
-        # SciPy raises many kinds of errors on damaged files, down to zlib's and struct's.
+        # SciPy raises many kinds of errors for damaged files, including those of zlib and struct.
         except Exception as error:
             raise DatasetError(
-                f"Cannot read the label '{field}' of {path}: {error!r}. Is it of the archive that "
-                "datasets/README.md names?"
+                f"Cannot read the label '{field}' of {path}: {error!r}. Unpack the archive that "
+                "datasets/README.md names again."
             ) from error
         if matrix.ndim != 2 or matrix.dtype.kind not in "uif" or (matrix % 1).any():
-            raise DatasetError(f"'{field}' of {path} is no matrix of integers.")
+            raise DatasetError(f"'{field}' of {path} is not a matrix of integers.")
         return matrix.astype(np.int64)
 
     return read
 
 
 def read_ade20k_objects(path: str | Path) -> np.ndarray:
-    """The object index of each pixel (H, W), int32, of an ADE20K ``NAME_seg.png``; 0: none.
+    """The object index of each pixel (H, W), int32, in a file ``NAME_seg.png`` of ADE20K.
 
-    The index is spread over two channels, (R // 10) * 256 + G; B tells instances apart.
+    The index is (R // 10) * 256 + G, and 0 is no object. B distinguishes instances.
 
     Raises:
-        DatasetError: the file cannot be read or has no three channels.
+        DatasetError: the file cannot be read, or is not RGB.
     """
 
-    def see(image) -> np.ndarray:
+    def decode(image) -> np.ndarray:
         if image.mode != "RGB":
             raise DatasetError(
                 f"{path} is an image of mode {image.mode}, but the official *_seg.png are RGB."
             )
         return np.asarray(image).astype(np.int32)
 
-    red, green, _ = np.moveaxis(open_image(path, see, "label"), -1, 0)
+    red, green, _ = np.moveaxis(open_image(path, decode, "label"), -1, 0)
     return (red // 10) * 256 + green
 
 
 @lru_cache(maxsize=1)  # hundreds of megabytes, and both splits are in it
 def read_pascal_in_detail(path: str | Path) -> dict[str, dict[str, tuple]]:
-    """Split -> name of image -> arguments ``size`` and ``segments`` of :func:`draw_segments`.
+    """Split -> image name -> arguments ``size`` and ``segments`` of :func:`draw_segments`.
 
     Args:
-        path: ``trainval_merged.json`` of PASCAL in Detail: ``images`` with ``phase`` "train" or
-            "val", and ``annos_segmentation`` with a category and a run-length encoded mask each.
+        path: ``trainval_merged.json`` of PASCAL in Detail. Its ``images`` have a ``phase`` ("train"
+            or "val"), its ``annos_segmentation`` a category and a run-length encoded mask each.
 
     Raises:
-        DatasetError: the file cannot be read or is not built like this.
+        DatasetError: the file cannot be read, or has another format.
     """
     splits, segments = {"train": {}, "val": {}}, defaultdict(list)
     try:
@@ -127,12 +128,13 @@ def read_pascal_in_detail(path: str | Path) -> dict[str, dict[str, tuple]]:
 
 
 def draw_segments(path: str | Path, size: tuple[int, int], segments: list) -> np.ndarray:
-    """The category of each pixel (H, W), uint16; 0: none. Where segments overlap, the last wins.
+    """The category of each pixel (H, W), uint16; 0 is no category.
 
     Args:
-        path: the file the segments come from, for the error.
+        path: the file with the segments, for error messages.
         size: (height, width).
-        segments: (category, run-length encoded mask) each.
+        segments: pairs (category, run-length encoded mask). A later segment overwrites earlier
+            ones.
 
     Raises:
         DatasetError: a mask cannot be decoded, or has another size.
@@ -142,5 +144,5 @@ def draw_segments(path: str | Path, size: tuple[int, int], segments: list) -> np
         try:
             values[pycocotools.mask.decode(mask).astype(bool)] = category
         except (IndexError, KeyError, TypeError, ValueError) as error:
-            raise DatasetError(f"{path} holds a mask that cannot be decoded: {error}") from error
+            raise DatasetError(f"{path} has a mask that cannot be decoded: {error}") from error
     return values

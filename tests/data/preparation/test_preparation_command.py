@@ -91,7 +91,7 @@ class TestDataset:
         prepare_dataset(splits, options(), ["name"])
         assert "3 pairs written" in capsys.readouterr().out
         prepare_dataset(splits, options(), ["name"])
-        assert "Nothing to do: 0 pairs written, 3 there already" in capsys.readouterr().out
+        assert "Nothing to do: 0 pairs written, 3 already existed" in capsys.readouterr().out
 
     @pytest.mark.parametrize("official_count", [2, 4])
     def test_must_have_the_official_number_of_files(self, tmp_path, official_count):
@@ -103,7 +103,7 @@ class TestDataset:
         assert len(list((tmp_path / "labels").iterdir())) == 3
 
     def test_without_any_label_is_refused(self, tmp_path):
-        with pytest.raises(UserError, match="Is --source the right folder"):
+        with pytest.raises(UserError, match="Check that --source"):
             prepare_dataset([split(tmp_path, [], 3)], options("--allow-incomplete"), ["name"])
 
     def test_of_which_files_are_missing_names_them(self, tmp_path):
@@ -118,7 +118,7 @@ class TestDataset:
         unpacked, target = tmp_path / "unpacked", tmp_path / "images"
         splits = [split(tmp_path, make_pairs(tmp_path, 1))]
         prepare_dataset(splits, options(), ["name"], [(unpacked, target)])
-        assert f"the images are not there yet: {target}" in capsys.readouterr().out
+        assert f"the images are missing: {target}" in capsys.readouterr().out
         unpacked.mkdir()
         prepare_dataset(splits, options(), ["name"], [(unpacked, target)])
         assert target.resolve() == unpacked and not Path(os.readlink(target)).is_absolute()
@@ -149,7 +149,10 @@ class TestBrokenPairs:
     ):
         prepare_dataset([split(tmp_path, pairs)], options("--skip-broken"), ["name"])
         out = capsys.readouterr().out
-        assert "leave out 2 broken pairs" in out and "4.png holds the values 9" in out
+        assert (
+            "lists 2 broken pairs for the loader to skip" in out
+            and "4.png holds the value 9" in out
+        )
         [name] = register_folder_dataset(write_yaml(tmp_path, name=unique_name()))
         assert [record["image_id"] for record in DatasetCatalog.get(name)] == ["0", "1", "3"]
         skipped = tmp_path / "labels/skipped.txt"
@@ -169,7 +172,7 @@ class TestBrokenPairs:
 
     def test_are_no_excuse_for_files_that_differ_from_what_is_there(self, tmp_path, pairs):
         write_image(tmp_path / "labels/0.png", np.zeros((3, 3), np.uint8))
-        with pytest.raises(UserError, match="is there already"):
+        with pytest.raises(UserError, match="already exists"):
             prepare_dataset([split(tmp_path, pairs)], options("--skip-broken"), ["name"])
 
 

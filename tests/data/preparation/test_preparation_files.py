@@ -58,12 +58,12 @@ class TestLabelFile:
 
     def test_must_have_the_size_of_its_image(self, tmp_path):
         image = write_image(tmp_path / "a.jpg", np.zeros((4, 6, 3), np.uint8))
-        with pytest.raises(DatasetError, match="2x2 pixels, but its image .* is 6x4"):
+        with pytest.raises(DatasetError, match="2x2 pixels, but its image .* has 6x4"):
             label_file(tmp_path, image=image).label()
 
     @pytest.mark.parametrize("value", [4, 200])
     def test_refuses_a_value_that_is_no_label(self, tmp_path, value):
-        with pytest.raises(DatasetError, match=rf"a\.png holds the values {value}, .*no labels of"):
+        with pytest.raises(DatasetError, match=rf"a\.png holds the value {value}, .*labels of"):
             label_file(tmp_path, [[1, value]]).label()
 
     def test_that_differs_is_noticed_with_verify_only(self, tmp_path):
@@ -98,7 +98,7 @@ class TestImageFile:
         assert file.target.read_bytes() == file.source.read_bytes()
         file.check(verify=True)
         file.target.write_bytes(file.target.read_bytes() + b"more")
-        with pytest.raises(ExistingFileError, match="bytes are not those"):
+        with pytest.raises(ExistingFileError, match="its bytes differ"):
             file.check(verify=True)
 
     def test_is_reduced_to_the_shorter_side(self, tmp_path):
@@ -127,10 +127,10 @@ class TestImageFile:
 
     def test_of_another_quality_and_a_link_are_noticed(self, tmp_path):
         prepare_image(image_file(tmp_path))
-        with pytest.raises(ExistingFileError, match="no JPEG of quality 75"):
+        with pytest.raises(ExistingFileError, match="not a JPEG of quality 75"):
             image_file(tmp_path, quality=75).check(verify=False)
         Pair(label_file(tmp_path), image_file(tmp_path, quality=95)).prepare(overwrite=True)
-        with pytest.raises(ExistingFileError, match="no JPEG of quality 75"):
+        with pytest.raises(ExistingFileError, match="not a JPEG of quality 75"):
             image_file(tmp_path, quality=75).check(verify=False)
 
 
@@ -166,7 +166,7 @@ class TestPair:
         assert pair.prepare(overwrite=True) is False
         assert (image.source.read_bytes(), label.source.read_bytes()) == before
         write_image(label.source, np.full((2, 2), 9, np.uint8))
-        with pytest.raises(DatasetError, match="holds the values 9"):
+        with pytest.raises(DatasetError, match="holds the value 9"):
             pair.prepare(verify=True)
 
     def test_that_cannot_be_written_ends_the_run(self, tmp_path):

@@ -113,7 +113,7 @@ class TestMatlab:
 
     @pytest.mark.parametrize("values", [np.array([[0.5, 1]]), np.zeros((2, 2, 2)), "text"])
     def test_anything_else_is_refused(self, save, values):
-        with pytest.raises(DatasetError, match=r"'S' of .*a\.mat is no matrix of integers"):
+        with pytest.raises(DatasetError, match=r"'S' of .*a\.mat is not a matrix of integers"):
             matlab_reader("S")(save(values))
 
     def test_a_missing_field_is_named(self, save):

@@ -154,7 +154,7 @@ class TestEveryScript:
         assert contents(tmp_path) == before
         out = capsys.readouterr().out
         assert "Nothing was written" in out and f"reads   {tmp_path}" in out
-        assert "0 there already" in out
+        assert "0 already exist" in out
 
     def test_refuses_other_numbers_of_files_than_the_official_ones(self, name, tmp_path, capsys):
         MINIATURES[name](tmp_path)
@@ -247,7 +247,7 @@ class TestAde20kFull:
         assert prepare("ade20k_full", tmp_path) == 0
         assert prepare("ade20k_full", tmp_path, "--as-maskformer") == 1
         error = capsys.readouterr().err
-        assert "no JPEG of quality 75" in error and "--overwrite" in error
+        assert "not a JPEG of quality 75" in error and "--overwrite" in error
         assert prepare("ade20k_full", tmp_path, "--as-maskformer", "--overwrite") == 0
         assert prepare("ade20k_full", tmp_path, "--as-maskformer") == 0
 
@@ -260,7 +260,7 @@ class TestAde20kFull:
         assert "14x10 pixels, but its image" in error and "--skip-broken" in error
         assert prepare("ade20k_full", tmp_path, "--skip-broken") == 0
         out = capsys.readouterr().out
-        assert "tells the loader to leave out 1 broken pair" in out and image.name in out
+        assert "lists 1 broken pair for the loader to skip" in out and image.name in out
         monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
         report = check_dataset("ade20k_full_sem_seg_train", num_workers=1)
         assert (report.num_pairs, report.problems, len(report.notes)) == (1, [], 1)
@@ -296,7 +296,7 @@ class TestBadInput:
         made.matlab(path, "S", [12], np.uint8)
         assert prepare("coco_stuff_10k", tmp_path) == 1
         assert (
-            "000000000002.mat holds the values 12, which are no labels" in capsys.readouterr().err
+            "000000000002.mat holds the value 12, expected only labels" in capsys.readouterr().err
         )
 
     def test_damaged_mat_file_is_named(self, tmp_path, capsys):
@@ -360,7 +360,7 @@ def test_camvid_in_its_place_is_only_checked(tmp_path, capsys):
     assert contents(tmp_path) == before
     write_image(tmp_path / "camvid/valannot/val_1.png", np.full(SIZE, 12, np.uint8))
     assert prepare("camvid", tmp_path) == 1
-    assert "val_1.png holds the values 12, which are no labels" in capsys.readouterr().err
+    assert "val_1.png holds the value 12, expected only labels" in capsys.readouterr().err
 
 
 def open_when_ended(run: subprocess.Popen, pipes: list[Path]) -> None:
