@@ -58,6 +58,13 @@ def commands_of(page):
             yield from simple_commands(line)
 
 
+def commands_in_sentences(page):
+    """The complete commands in a page's inline code, as lists of words."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for command in re.findall(r"`((?:d2-ctxseg [a-z-]+ |python )[^`]+)`", text):
+        yield shlex.split(command)
+
+
 def simple_commands(line):
     """The commands that ``&&``, ``;`` and ``|`` join, without assignments and redirections."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars=";|&<>")
@@ -118,7 +125,8 @@ def is_listed(words, begins):
 @each_page
 def test_commands_have_arguments_that_their_programs_take(page, capsys, monkeypatch):
     keys = set(all_keys(default_config()))
-    for words in commands_of(page):
+    in_sentences = [] if page.name == "MODEL_ZOO.md" else commands_in_sentences(page)
+    for words in (*commands_of(page), *in_sentences):
         if is_listed(words, [*NOT_RUN, *LISTED["run_by_tests"]]):
             continue
         try:
