@@ -28,7 +28,7 @@ from .config_rules import RULE_GROUPS, expectation_of
 
 logger = logging.getLogger(__name__)
 
-_ELSEWHERE = " Detectron2's own need Detectron2 (README.md)." if is_embedded() else ""
+_ELSEWHERE = " Detectron2's own need Detectron2 (docs/GETTING_STARTED.md)." if is_embedded() else ""
 # Tasks whose metrics are known; cityscapesscripts and users' own programs have others.
 _TASKS = ("sem_seg", "sem_seg_EMA")
 
