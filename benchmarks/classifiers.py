@@ -1,25 +1,24 @@
 #!/usr/bin/env python
-"""Time and memory of the classifiers, side by side.
+"""Compare time and memory of the classifiers.
 
     python benchmarks/classifiers.py
     python benchmarks/classifiers.py --device cpu --threads 2 --repeats 5 --json times.json
     python benchmarks/classifiers.py --only prototypes ContextAwareClassifier Convolution
 
-Every repeat runs every contender once, in a new random order, so that whatever else the machine
-does meets all of them alike; the tables show medians. "Test" is the forward pass without gradients,
-"training" is forward pass, losses and backward pass. Ratios are to the first row of a table (for
+Every repeat runs every candidate once in random order, so that other load on the machine affects
+all candidates equally. The tables show medians. "Test" is the forward pass without gradients.
+"Training" is forward pass, losses and backward pass. Ratios are to the first row of a table (for
 the classifiers the plain 1x1 convolution) and to the class-by-class implementation of the same
-method (benchmarks/reference.py). Below 1 is faster.
+method (benchmarks/reference.py). A ratio below 1 is faster.
 
-Memory is the peak of what PyTorch's allocator holds during one call beyond parameters and inputs:
-outputs, activations, gradients, temporary tensors. On a GPU the allocator counts it; on the CPU it
-is summed up from the allocations and releases that torch.profiler records. Unlike the peak size of
-the process, this is the same quantity on both, the same in every run, and free of what importing
-and earlier calls left behind; but it leaves out the scratch space that a library (oneDNN, cuDNN)
-gets from elsewhere.
+Memory is the peak of PyTorch's allocator during one call, less parameters and inputs: outputs,
+activations, gradients and temporary tensors. On a GPU the allocator counts it. On the CPU it is the
+sum of the allocations and releases that torch.profiler records. Unlike the peak size of the
+process, it has the same meaning on both devices, is reproducible, and excludes the memory of
+imports and earlier calls. It also excludes the workspace of libraries such as oneDNN and cuDNN.
 
-The loops of the class-by-class implementations skip classes that no label shows, so their time
-depends on --classes-present.
+The loops of the class-by-class implementations skip classes that do not occur in the labels, so
+their time depends on --classes-present.
 """
 
 import argparse
@@ -62,7 +61,7 @@ IGNORE = 255
 
 @dataclass(frozen=True)
 class Size:
-    """Sizes of everything that is measured; sides are of squares."""
+    """The sizes of models and inputs. A side is the side of a square, in pixels."""
 
     batch: int
     num_classes: int
@@ -77,11 +76,11 @@ class Size:
 
     @property
     def feature_side(self) -> int:
-        """Side of the features: stride 4."""
+        """Side of the features, which have stride 4."""
         return self.label_side // 4
 
 
-# Channels of the stages: of Swin-B, as in the ECENet paper.
+# The stages have the channels of Swin-B, as in the ECENet paper.
 SIZES = {
     "paper": Size(
         batch=2,
@@ -110,8 +109,8 @@ SIZES = {
 }
 
 
-class Contender(NamedTuple):
-    """A module with its calls; ``training`` is None where only test time is measured."""
+class Candidate(NamedTuple):
+    """A module with its calls; ``training`` is None if only test time is measured."""
 
     module: nn.Module
     test: Callable[[], object]
@@ -120,19 +119,19 @@ class Contender(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """Contenders that get the same inputs; the first is the baseline of the ratios."""
+    """Candidates with the same inputs; the first one is the baseline of the ratios."""
 
     title: str
     make_inputs: Callable[[Size, torch.device], object]
-    builders: dict[str, Callable[[Size, object], Contender]]
+    builders: dict[str, Callable[[Size, object], Candidate]]
     references: dict[str, str] = field(default_factory=dict)
 
 
-# ---------------------------------------------------------------------------------- contenders
+# ---------------------------------------------------------------------------------- candidates
 
 
 def pixel_inputs(size: Size, channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Features (B, C, h, w) and labels (B, H, W) of blocks, one block in sixteen ignored."""
+    """Features (B, C, h, w) and blockwise labels (B, H, W); one block in sixteen is ignored."""
     side = size.feature_side
     features = torch.randn(size.batch, channels, side, side).to(device)
     classes = torch.randperm(size.num_classes)[: size.classes_present]
@@ -144,33 +143,33 @@ def pixel_inputs(size: Size, channels: int, device: torch.device) -> tuple[Tenso
     return features, labels.to(device)
 
 
-def classifier(cls: type[nn.Module]) -> Callable[[Size, object], Contender]:
-    """Builder of a classifier with the defaults of its class."""
+def classifier(cls: type[nn.Module]) -> Callable[[Size, object], Candidate]:
+    """A function that builds a classifier with its default arguments."""
 
-    def build(size: Size, inputs: tuple[Tensor, Tensor]) -> Contender:
+    def build(size: Size, inputs: tuple[Tensor, Tensor]) -> Candidate:
         features, labels = inputs
         module = cls(features.shape[1], size.num_classes, ignore_label=IGNORE).to(features.device)
 
         def train():
-            # A new leaf: the gradient goes on into the head, as in a segmentor.
+            # A leaf that requires gradients, as a segmentor backpropagates into its head.
             leaf = features.detach().requires_grad_()
             sum(module.losses(leaf, labels).values()).backward()
 
-        return Contender(module, lambda: module(features), train)
+        return Candidate(module, lambda: module(features), train)
 
     return build
 
 
 def image_inputs(size: Size, device: torch.device) -> list[dict[str, Tensor]]:
-    """One image, as Detectron2's models take it."""
+    """One image in the input format of Detectron2's models."""
     image = torch.randint(0, 256, (3, size.label_side, size.label_side), dtype=torch.uint8)
     return [{"image": image.to(device)}]
 
 
-def segmentor(meta_architecture: str) -> Callable[[Size, object], Contender]:
-    """Builder of a whole UPerNet."""
+def segmentor(meta_architecture: str) -> Callable[[Size, object], Candidate]:
+    """A function that builds a complete UPerNet."""
 
-    def build(size: Size, inputs: list[dict[str, Tensor]]) -> Contender:
+    def build(size: Size, inputs: list[dict[str, Tensor]]) -> Candidate:
         cfg = get_cfg()
         add_ctxseg_config(cfg)
         options = ["decoder_channels", size.decoder_channels]
@@ -185,13 +184,13 @@ def segmentor(meta_architecture: str) -> Callable[[Size, object], Contender]:
             + ["MODEL.SEM_SEG_HEAD.DECODER.OPTIONS", options]
         )
         module = build_model(cfg)
-        return Contender(module, lambda: module(inputs))
+        return Candidate(module, lambda: module(inputs))
 
     return build
 
 
 def stage_inputs(size: Size, device: torch.device) -> dict[str, Tensor]:
-    """The image and the feature maps at strides 2 to 32 of one image, by name."""
+    """Name -> image or feature map at strides 2 to 32, of one image."""
     channels = (3, 0, *size.stage_channels)
     sides = [size.label_side // 2**i for i in range(6)]
     return {
@@ -200,8 +199,8 @@ def stage_inputs(size: Size, device: torch.device) -> dict[str, Tensor]:
     }
 
 
-def upernet_head(size: Size, inputs: dict[str, Tensor]) -> Contender:
-    """UPerNet's head with its 1x1 convolution, to logits at stride 4."""
+def upernet_head(size: Size, inputs: dict[str, Tensor]) -> Candidate:
+    """UPerNet's head with its 1x1 convolution, with logits at stride 4."""
     shapes = {
         name: ShapeSpec(channels=x.shape[1], stride=size.label_side // x.shape[2])
         for name, x in inputs.items()
@@ -212,21 +211,21 @@ def upernet_head(size: Size, inputs: dict[str, Tensor]) -> Contender:
         decoder_options={"decoder_channels": size.decoder_channels},
         num_classes=size.num_classes,
     ).to(inputs["res2"].device)
-    return Contender(module, lambda: module.layers(inputs))
+    return Candidate(module, lambda: module.layers(inputs))
 
 
-def ece_head(size: Size, inputs: dict[str, Tensor]) -> Contender:
-    """ECENet's head, to logits at stride 4."""
+def ece_head(size: Size, inputs: dict[str, Tensor]) -> Candidate:
+    """ECENet's head, with logits at stride 4."""
     module = ECEHead(
         in_channels=size.stage_channels, num_classes=size.num_classes, channels=size.ece_channels
     ).to(inputs["res2"].device)
     stages = [inputs[f"res{i}"] for i in range(2, 6)]
-    return Contender(module, lambda: module.predict(stages))
+    return Candidate(module, lambda: module.predict(stages))
 
 
 _SETTING = (
     "{num_classes} classes, batch {batch}, features {feature_side} x {feature_side}, labels "
-    "{label_side} x {label_side} showing {classes_present} classes"
+    "{label_side} x {label_side} with {classes_present} classes"
 )
 TABLES = {
     "classifiers": Table(
@@ -283,12 +282,12 @@ TABLES = {
 
 
 def build_tasks(size: Size, device: torch.device, only: list[str]) -> list[Task]:
-    """The calls to measure: all, or those of the tables and contenders named in ``only``."""
+    """The calls to measure: those of the tables and candidates in ``only``, or all if empty."""
     known = {*TABLES, *(name for table in TABLES.values() for name in table.builders)}
     for name in only:
         if name not in known:
             raise UserError(
-                f"--only: there is no '{name}'; there are {', '.join(sorted(known))}."
+                f"--only: unknown name '{name}', expected one of {', '.join(sorted(known))}."
                 f"{suggest(name, known)}"
             )
     tasks = []
@@ -296,10 +295,10 @@ def build_tasks(size: Size, device: torch.device, only: list[str]) -> list[Task]
         names = [n for n in table.builders if not only or key in only or n in only]
         inputs = table.make_inputs(size, device) if names else None
         for name in names:
-            contender = table.builders[name](size, inputs)
+            candidate = table.builders[name](size, inputs)
             for phase in ("test", "training"):
-                if call := getattr(contender, phase):
-                    tasks.append(Task(key, name, phase, contender.module, call))
+                if call := getattr(candidate, phase):
+                    tasks.append(Task(key, name, phase, candidate.module, call))
     return tasks
 
 
@@ -307,7 +306,7 @@ def build_tasks(size: Size, device: torch.device, only: list[str]) -> list[Task]
 
 
 def make_table(key: str, tasks: list[Task]) -> str:
-    """The tasks of one table as GitHub Markdown; "–" where there is nothing to compare with."""
+    """The tasks of one table as GitHub Markdown; "–" where a reference is missing."""
     table = TABLES[key]
     tasks = {(task.phase, task.name): task for task in tasks if task.table == key}
     baseline = next(iter(table.builders))
@@ -338,12 +337,12 @@ def _ratio(seconds: dict[str, float], name: str, other: str | None) -> str:
 
 
 def make_title(key: str, size: Size) -> str:
-    """What a table shows, with the sizes filled in."""
+    """The title of a table with its sizes."""
     return TABLES[key].title.format(**asdict(size), feature_side=size.feature_side)
 
 
 def as_json(size: Size, environment: dict, tasks: list[Task]) -> dict:
-    """Everything that was measured, every single time included."""
+    """All results, including every measured time."""
     keys = ("table", "name", "phase", "seconds", "memory")
     calls = [
         {key: getattr(task, key) for key in keys}
@@ -362,13 +361,15 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--threads", type=int, help="of PyTorch on the CPU (default: its own)")
     parser.add_argument(
-        "--only", nargs="+", default=[], metavar="NAME", help="tables and contenders to measure"
+        "--threads", type=int, help="CPU threads of PyTorch (default: PyTorch's own number)"
+    )
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="tables and candidates to measure"
     )
     parser.add_argument("--size", choices=SIZES, default="paper")
-    parser.add_argument("--classes-present", type=int, help="number of classes that labels show")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured here")
+    parser.add_argument("--classes-present", type=int, help="number of classes in the labels")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
     return parser.parse_args()
 
 
@@ -403,14 +404,14 @@ def usable_device(name: str) -> torch.device:
     """The device of this name.
 
     Raises:
-        UserError: it cannot be used here.
+        UserError: the device is not available.
     """
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"--device: '{name}' cannot be used ({error}). Give 'cpu' or 'cuda'."
+            f"--device: '{name}' cannot be used ({error}). Use 'cpu' or 'cuda'."
         ) from error
     return device
 

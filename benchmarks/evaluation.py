@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Time and memory of evaluation, side by side with Detectron2's evaluator and torchmetrics.
+"""Compare time and memory of the evaluation with Detectron2's evaluator and torchmetrics.
 
     python benchmarks/evaluation.py --repeats 9 --threads 2
     python benchmarks/evaluation.py --device cuda
 
-Two tables. "Label maps": logits of the size that a head works in, to the class of each pixel of the
-image, by F.interpolate and argmax, and in bands. "Evaluators": one image's label map is compared
-with its label file; Detectron2's evaluator is given the label map too (its own argmax over the
-scores comes on top of the time shown), and boundary IoU is off. Its row needs an installed
-Detectron2, torchmetrics' row needs: pip install torchmetrics
+It prints two kinds of tables. "Label maps": from logits at the resolution of a head to the class of
+each pixel of the image, with F.interpolate and argmax, and in bands. "Evaluators": the comparison
+of one image's label map with its label file. Detectron2's evaluator also gets the label map, so the
+time excludes its argmax over the scores; boundary IoU is off. Its row needs an installed
+Detectron2. The row of torchmetrics needs: pip install torchmetrics
 """
 
 import argparse
@@ -39,7 +39,7 @@ try:
 except ImportError:
     MulticlassConfusionMatrix = None
 
-# Classes, height and width of the image; heads work in a quarter of it.
+# (classes, height, width) of the images. Heads predict at a quarter of the resolution.
 CASES = ((150, 512, 683), (19, 1024, 2048))
 MANY_CLASSES = (847, 1024, 2048)
 STRIDE = 4
@@ -48,7 +48,7 @@ IGNORE_LABEL = 255
 
 
 class LabelMapAsScores:
-    """A label map where scores are expected: its argmax costs nothing."""
+    """A label map in place of scores, with an argmax that takes no time."""
 
     def __init__(self, labels: torch.Tensor):
         self.labels = labels
@@ -59,7 +59,7 @@ class LabelMapAsScores:
 
 
 def label_map_tasks(num_classes: int, height: int, width: int, device) -> list[Task]:
-    """Both ways from logits to a label map."""
+    """The two computations of a label map from logits."""
     logits = torch.randn(num_classes, -(-height // STRIDE), -(-width // STRIDE), device=device)
     table = f"Label maps: {num_classes} classes, {height} x {width}"
 
@@ -77,16 +77,16 @@ def label_map_tasks(num_classes: int, height: int, width: int, device) -> list[T
 
 
 def evaluator_tasks(num_classes: int, height: int, width: int, folder: Path) -> list[Task]:
-    """Everybody's way to take in one image."""
+    """The evaluation of one image by each evaluator."""
     generator = np.random.default_rng(0)
     prediction = patches(generator, num_classes, height, width)
-    truth = np.where(
+    ground_truth = np.where(
         generator.random((height, width)) < 0.02,
         IGNORE_LABEL,
         np.where(prediction % 3 > 0, prediction, patches(generator, num_classes, height, width)),
     ).astype(np.uint8)
     name, label_file = f"benchmark_{num_classes}", str(folder / f"{num_classes}.png")
-    if not cv2.imwrite(label_file, truth):
+    if not cv2.imwrite(label_file, ground_truth):
         raise OSError(f"cannot write {label_file}")
     record = {"file_name": "image", "sem_seg_file_name": label_file}
     DatasetCatalog.register(name, lambda: [record])
@@ -96,8 +96,8 @@ def evaluator_tasks(num_classes: int, height: int, width: int, folder: Path) -> 
     ours = SegmentationEvaluator(name, distributed=False)
     labels = torch.from_numpy(prediction).long()
 
-    def take_in():
-        ours.reset()  # or the image would not be counted again
+    def evaluate():
+        ours.reset()  # otherwise the image would not be counted again
         ours.process([record], [{"label_map": labels}])
 
     calls = {}
@@ -107,22 +107,22 @@ def evaluator_tasks(num_classes: int, height: int, width: int, folder: Path) -> 
         theirs.reset()
         scores = [{"sem_seg": LabelMapAsScores(labels)}]
         calls["SemSegEvaluator"] = lambda: theirs.process([record], scores)
-    calls["SegmentationEvaluator"] = take_in
-    calls["confusion_matrix alone"] = counting(prediction, truth, num_classes)
+    calls["SegmentationEvaluator"] = evaluate
+    calls["confusion_matrix alone"] = counting(prediction, ground_truth, num_classes)
     if MulticlassConfusionMatrix is not None:
         metric = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE_LABEL)
-        target = torch.from_numpy(truth).long()
+        target = torch.from_numpy(ground_truth).long()
         calls["torchmetrics alone"] = lambda: metric.update(labels, target)
     table = f"Evaluators: {num_classes} classes, {height} x {width}"
     return [Task(table, way, "test", nn.Identity(), call) for way, call in calls.items()]
 
 
-def counting(prediction: np.ndarray, truth: np.ndarray, num_classes: int):
-    """The confusion matrix of label maps as they come from a model and a file."""
+def counting(prediction: np.ndarray, ground_truth: np.ndarray, num_classes: int):
+    """A function that computes the confusion matrix of a predicted and a true label map."""
     dtype = smallest_label_type(num_classes)
 
     def call():
-        labels = truth.copy()
+        labels = ground_truth.copy()
         labels[labels == IGNORE_LABEL] = num_classes
         confusion_matrix(prediction.astype(dtype), labels.astype(dtype, copy=False), num_classes)
 
@@ -130,13 +130,13 @@ def counting(prediction: np.ndarray, truth: np.ndarray, num_classes: int):
 
 
 def patches(generator, num_classes: int, height: int, width: int) -> np.ndarray:
-    """Class indices (H, W) int64 in squares, as images show them."""
+    """Random class indices (H, W) int64, constant in squares of PATCH pixels."""
     grid = generator.integers(0, num_classes, (-(-height // PATCH), -(-width // PATCH)))
     return np.kron(grid, np.ones((PATCH, PATCH), np.int64))[:height, :width]
 
 
 def format_tables(tasks: list[Task]) -> str:
-    """Medians, and each as a multiple of its table's first row, as Markdown."""
+    """The medians and their ratios to the first row of each table, as Markdown."""
     lines = []
     for table in dict.fromkeys(task.table for task in tasks):
         rows = [task for task in tasks if task.table == table]
@@ -157,9 +157,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=9, help="(%(default)s)")
-    parser.add_argument("--threads", type=int, help="of PyTorch and OpenCV; all unless given")
-    parser.add_argument("--device", default="cpu", help="of the label maps (%(default)s)")
-    parser.add_argument("--many-classes", action="store_true", help="also 847 classes (9 GB)")
+    parser.add_argument(
+        "--threads", type=int, help="threads of PyTorch and OpenCV (default: their own)"
+    )
+    parser.add_argument("--device", default="cpu", help="device of the label maps (%(default)s)")
+    parser.add_argument(
+        "--many-classes", action="store_true", help="measure 847 classes as well (9 GB)"
+    )
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

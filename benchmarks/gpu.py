@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""What a machine with a GPU can tell: agreement with the CPU, speed, mixed precision, memory.
+"""Compare the classifiers on a GPU with the CPU: agreement, speed, mixed precision, memory.
 
     python benchmarks/gpu.py
     python benchmarks/gpu.py --repeats 20 --json gpu.json
 
-One table. Agreement: logits, losses and the gradient of the features against the CPU's in float32,
-as the norm of the difference over the norm, under autocast as well. Speed and memory:
-training step and prediction of each classifier, in float32 and under autocast, as ratios to the
-plain 1x1 convolution in float32; calls take turns (see benchmarks/classifiers.py). A figure of
-agreement above its limit makes the exit code 1. "--device cpu" tries the script itself.
+It prints one table, in float32 and under autocast. Agreement is the relative difference of logits,
+losses and the gradient of the features to those on the CPU in float32 (norm of the difference
+divided by the norm). If it is above its limit, the exit code is 1. Speed and memory are those of a
+training step and of a prediction of each classifier, with ratios to the plain 1x1 convolution in
+float32. Calls are interleaved (see benchmarks/classifiers.py). "--device cpu" tests the script.
 """
 
 import argparse
@@ -34,8 +34,8 @@ from d2_ctxseg.classifiers import CLASSIFIER_REGISTRY
 from d2_ctxseg.utils.errors import UserError, run_command
 from d2_ctxseg.utils.files import write_json
 
-# The relative difference to the CPU's float32 that rounding explains. TF32, which cuDNN
-# allows itself in convolutions, rounds to 10 bits as float16 does; bfloat16 to 7.
+# The largest relative difference to float32 on the CPU that rounding can cause. TF32, which cuDNN
+# uses in convolutions, rounds to 10 bits like float16; bfloat16 rounds to 7 bits.
 LIMITS = {"float32": 0.01, "float16": 0.05, "bfloat16": 0.2}
 REFERENCES = {
     "Convolution": Convolution,
@@ -45,8 +45,8 @@ REFERENCES = {
 }
 
 
-def contenders() -> dict[str, type[nn.Module]]:
-    """The plain convolution first, the classifiers that are trained, the class-by-class ways."""
+def candidates() -> dict[str, type[nn.Module]]:
+    """The plain convolution, the trainable classifiers, and the reference implementations."""
     own = {cls.__name__: cls for _, cls in CLASSIFIER_REGISTRY if cls.is_trained}
     return {"Convolution": Convolution, **own, **REFERENCES}
 
@@ -68,7 +68,7 @@ def results(module: nn.Module, features: Tensor, labels: Tensor, precision: str)
 def disagreement(
     cls: type[nn.Module], size: Size, device: torch.device, precision: str
 ) -> list[float]:
-    """Of logits, losses and gradient: the norm of the difference over the norm."""
+    """The relative differences of logits, losses and gradient between device and CPU."""
     torch.manual_seed(0)
     features, labels = pixel_inputs(size, size.prototype_channels, torch.device("cpu"))
     on_cpu = cls(size.prototype_channels, size.num_classes, ignore_label=IGNORE)
@@ -109,7 +109,7 @@ def main() -> None:
         raise UserError(f"--repeats is {arguments.repeats}, must be at least 1.")
     rows, tasks = [], []
     for precision in LIMITS:
-        for name, cls in contenders().items():
+        for name, cls in candidates().items():
             torch.manual_seed(0)
             pair = [task(name, cls, size, device, precision, p) for p in ("training", "test")]
             tasks += pair
@@ -122,12 +122,12 @@ def main() -> None:
         write_json(arguments.json, {"environment": environment, "rows": [as_json(r) for r in rows]})
     bad = [f"{name} ({p})" for name, p, figures, _ in rows if not max(figures) <= LIMITS[p]]
     if bad:
-        print(f"\nFurther from the CPU than rounding explains: {', '.join(bad)}")
+        print(f"\nDifferences to the CPU above the limit: {', '.join(bad)}")
         sys.exit(1)
 
 
 def make_table(rows: list[tuple]) -> str:
-    """Markdown: one row for each classifier and precision."""
+    """A Markdown table with a row for each classifier and precision."""
     base = [statistics.median(task.seconds) for task in rows[0][3]]
     lines = []
     for name, precision, figures, pair in rows:
@@ -146,7 +146,7 @@ def make_table(rows: list[tuple]) -> str:
 
 
 def as_json(row: tuple) -> dict:
-    """What a row of the table is made of."""
+    """The results of a row of the table."""
     name, precision, figures, pair = row
     return {
         "classifier": name,
@@ -163,7 +163,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--size", choices=SIZES, default="paper")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
     return parser.parse_args()
 
 

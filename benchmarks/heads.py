@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Train each head with each classifier for a short while, and see the loss go down.
+"""Train each head with each classifier for a few iterations, and check that the loss decreases.
 
     python benchmarks/heads.py --output output/heads
     python benchmarks/heads.py --heads UPerHead OCRHead --classifiers prototype --iterations 200
 
-Trains on CamVid (datasets/README.md), one run after the other, from random weights. A run that is
-complete is not repeated. The exit code is 1 if a loss did not go down.
+The runs train on CamVid (datasets/README.md) one after the other, from random weights. A finished
+run is not repeated. The exit code is 1 if a loss did not decrease.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from d2_ctxseg.utils.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSIFIERS = ("linear", "context_aware", "prototype", "explicit_class")
-WINDOW = 20  # metrics.json has a row for each so many iterations, with their median loss
+WINDOW = 20  # metrics.json has one row per 20 iterations, with their median loss
 
 # Small heads on a small encoder: config keys besides MODEL.SEM_SEG_HEAD.NAME.
 HEADS = {
@@ -53,12 +53,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("output/heads"), help="(%(default)s)")
     arguments = parser.parse_args()
     if arguments.iterations < 2 * WINDOW:
-        raise UserError(f"--iterations must be at least {2 * WINDOW}, to compare both ends.")
+        raise UserError(f"--iterations is {arguments.iterations}, expected at least {2 * WINDOW}.")
     return arguments
 
 
 def overrides(head: str, classifier: str, iterations: int, folder: Path) -> list[str]:
-    """What is changed in the config of the classifier's CamVid model."""
+    """The config overrides for a head, relative to the classifier's CamVid config."""
     common = (
         "TEST.AUG.ENABLED False DATASETS.TEST () SOLVER.IMS_PER_BATCH 4"
         " SOLVER.WARMUP_ITERS 10 DATALOADER.NUM_WORKERS 0"
@@ -71,7 +71,7 @@ def overrides(head: str, classifier: str, iterations: int, folder: Path) -> list
 
 
 def train(head: str, classifier: str, iterations: int, folder: Path) -> None:
-    """One run of train_net.py; its log is in ``folder``."""
+    """Run train_net.py unless the run is finished; its log is ``{folder}/output.txt``."""
     if (folder / "model_final.pth").exists():
         return
     command = [sys.executable, str(ROOT / "train_net.py"), "--resume", "--config-file"]
@@ -112,7 +112,7 @@ def main() -> None:
     write_json(arguments.output / "heads.json", results)
     print(tabulate(results, headers="keys", tablefmt="github", floatfmt=".2f"))
     if any(result["last loss"] >= result["first loss"] for result in results):
-        sys.exit("A loss did not go down.")
+        sys.exit("A loss did not decrease.")
 
 
 if __name__ == "__main__":

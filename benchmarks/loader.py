@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Time of a training image, from its files to its tensors, side by side with others' ways.
+"""Compare the time to load a training image, from its files to its tensors, between libraries.
 
     python benchmarks/loader.py --repeats 7
     python benchmarks/loader.py --only CamVid --repeats 15 --images 60
 
-Everybody does the same work in one process and one thread: read image and label, resize by 0.5 to
-2, crop with at most 75 % of one class, flip, change colours, make tensors. The ways take turns on
-every image. CamVid is real and lies in $DETECTRON2_DATASETS; the others are made up: smooth noise
-in files of the datasets' formats and sizes.
+All implementations do the same work in one process and one thread: read image and label, resize by
+0.5 to 2, crop with at most 75 % of one class, flip, change colours, convert to tensors. They are
+interleaved on every image. CamVid is read from $DETECTRON2_DATASETS; the other datasets are
+synthetic: smooth noise in files of the datasets' formats and sizes.
 
-"before" is the way of this project at first: Detectron2's augmentations one after the other.
-mmsegmentation's own transforms take part if they can be imported. They need nothing compiled:
+"before" is the first implementation of this project: a sequence of Detectron2's augmentations.
+mmsegmentation's transforms are included if they can be imported. They need nothing compiled:
 
     pip install --no-deps --target mmseg mmsegmentation==1.2.2 mmcv-lite==2.1.0 mmengine addict \\
         yapf ftfy regex prettytable termcolor platformdirs wcwidth rich
@@ -61,7 +61,7 @@ class Case:
     records: list[dict]
 
     def cfg(self, antialias: bool):
-        """The config of this work."""
+        """A config with the dataset's augmentations."""
         cfg = get_cfg()
         add_ctxseg_config(cfg)
         cfg.merge_from_list(
@@ -84,8 +84,8 @@ def camvid(num_images: int) -> Case:
     return case
 
 
-def made_up(name, folder, size, num_classes, suffix, num_images, edges, crop) -> Case:
-    """Smooth noise and patches of classes in files of a dataset's size."""
+def synthetic(name, folder, size, num_classes, suffix, num_images, edges, crop) -> Case:
+    """A synthetic dataset: smooth noise and regions of classes, in files of a dataset's size."""
     generator, records = np.random.default_rng(0), []
     for i in range(num_images):
         image, label = folder / f"{name}_{i}{suffix}", folder / f"{name}_{i}_label.png"
@@ -105,14 +105,14 @@ def made_up(name, folder, size, num_classes, suffix, num_images, edges, crop) ->
 
 
 def noise(generator, size, cell: int, channels: int) -> np.ndarray:
-    """Normal noise that changes over so many pixels: (H, W, channels), or (H, W) with one."""
+    """Smooth normal noise with a period of ``cell`` pixels: (H, W, C), or (H, W) for C = 1."""
     height, width = size
     coarse = generator.normal(size=(height // cell + 2, width // cell + 2, channels))
     return cv2.resize(coarse.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 class Before:
-    """The way of this project at first: each step makes a whole image."""
+    """The first implementation of this project: each step creates a complete image."""
 
     def __init__(self, case: Case, antialias: bool):
         cfg = case.cfg(antialias)
@@ -135,10 +135,10 @@ class Before:
 
 
 class ColorsByNumPy(PhotometricDistortion):
-    """The same change of colours, with tables that NumPy looks up."""
+    """PhotometricDistortion with lookup tables in NumPy."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        """Draws as PhotometricDistortion."""
+        """Draw the parameters as PhotometricDistortion does."""
         return _ColorsByNumPy(super().get_transform(image))
 
 
@@ -147,7 +147,7 @@ class _ColorsByNumPy(PhotometricTransform):
         self.drawn = drawn
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """uint8 RGB (H, W, 3)."""
+        """Change the colours of an image, uint8 RGB (H, W, 3)."""
         drawn, img = self.drawn, np.ascontiguousarray(img)
         if drawn.brightness is not None:
             img = scaled(img, 1.0, drawn.brightness)
@@ -172,7 +172,7 @@ def scaled(values: np.ndarray, factor: float, offset: float) -> np.ndarray:
 
 
 def decode(record: dict) -> None:
-    """Both files to pixels, and nothing else."""
+    """Decode both files, without further work."""
     for key, flag in (
         ("file_name", cv2.IMREAD_COLOR),
         ("sem_seg_file_name", cv2.IMREAD_UNCHANGED),
@@ -181,8 +181,8 @@ def decode(record: dict) -> None:
 
 
 def mmsegmentation(case: Case) -> Callable[[dict], dict] | None:
-    """Its transforms with its usual settings; None where they are not installed."""
-    # Importing them imports mmcv's compiled operators, of which the transforms use none.
+    """mmsegmentation's transforms with its usual settings; None if it is not installed."""
+    # The import includes mmcv's compiled operators, which the transforms do not use.
     operators = types.ModuleType("mmcv.ops")
     operators.point_sample = None
     sys.modules.setdefault("mmcv.ops", operators)
@@ -190,7 +190,7 @@ def mmsegmentation(case: Case) -> Callable[[dict], dict] | None:
         from mmcv.transforms import Compose, LoadImageFromFile, RandomFlip, RandomResize
         from mmseg.datasets import transforms as M
     except ImportError as error:
-        print(f"without mmsegmentation: {error}", file=sys.stderr)
+        print(f"mmsegmentation is left out: {error}", file=sys.stderr)
         return None
     pipeline = Compose(
         [LoadImageFromFile(), M.LoadAnnotations()]
@@ -206,8 +206,8 @@ def mmsegmentation(case: Case) -> Callable[[dict], dict] | None:
     return call
 
 
-def ways(case: Case) -> dict[str, Callable[[dict], object]]:
-    """Everything that is timed, by name."""
+def implementations(case: Case) -> dict[str, Callable[[dict], object]]:
+    """Name -> implementation to measure."""
     result = {FLOOR: decode}
     for antialias, how in ((False, "OpenCV's bilinear"), (True, "antialiased")):
         mapper = SemanticSegmentorMapper(case.cfg(antialias), is_train=True)
@@ -218,8 +218,8 @@ def ways(case: Case) -> dict[str, Callable[[dict], object]]:
 
 
 def measure(case: Case, repeats: int, progress) -> dict[str, list[float]]:
-    """Mean seconds an image of each repeat, by way; all ways take turns on each image."""
-    calls = ways(case)
+    """Name -> mean seconds per image of each repeat; implementations alternate on each image."""
+    calls = implementations(case)
     order, shuffler = list(calls), random.Random(0)
     seconds = {name: np.zeros((repeats, len(case.records))) for name in calls}
     for name, record in itertools.product(calls, case.records[:3]):
@@ -227,7 +227,7 @@ def measure(case: Case, repeats: int, progress) -> dict[str, list[float]]:
     for repeat, (number, record) in itertools.product(range(repeats), enumerate(case.records)):
         shuffler.shuffle(order)
         for name in order:
-            np.random.seed(repeat * len(case.records) + number)  # noqa: NPY002 (everybody's)
+            np.random.seed(repeat * len(case.records) + number)  # noqa: NPY002 (all use it)
             start = time.perf_counter()
             calls[name](record)
             seconds[name][repeat, number] = time.perf_counter() - start
@@ -236,7 +236,7 @@ def measure(case: Case, repeats: int, progress) -> dict[str, list[float]]:
 
 
 def format_table(seconds: dict[str, list[float]]) -> str:
-    """Medians of the repeats, as multiples of the floor and of this project's way."""
+    """The medians over the repeats, with ratios to decoding alone and to this project."""
     medians = {name: np.median(values) for name, values in seconds.items()}
     rows = []
     for name, median in medians.items():
@@ -245,7 +245,7 @@ def format_table(seconds: dict[str, list[float]]) -> str:
         paired = np.divide(seconds[name], seconds[FLOOR])
         to_ours = f"{median / ours:.2f}" if ours else "–"
         rows.append([name, f"{1e3 * median:.2f}", f"{np.median(paired):.2f}", to_ours])
-    headers = ["", "ms an image", "× floor", "× SemanticSegmentorMapper"]
+    headers = ["", "ms per image", "× floor", "× SemanticSegmentorMapper"]
     return tabulate(rows, headers, "github", disable_numparse=True)
 
 
@@ -254,9 +254,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = ("CamVid", "ADE20K", "Cityscapes")
-    parser.add_argument("--only", nargs="+", choices=names, default=names, help="of the datasets")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="datasets")
     parser.add_argument("--repeats", type=int, default=7, help="(%(default)s)")
-    parser.add_argument("--images", type=int, default=30, help="of each dataset (%(default)s)")
+    parser.add_argument("--images", type=int, default=30, help="per dataset (%(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -265,10 +265,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         makers = {
             "CamVid": lambda n: camvid(n),
-            "ADE20K": lambda n: made_up(
+            "ADE20K": lambda n: synthetic(
                 *("ADE20K", Path(folder), (512, 683), 150, ".jpg", n, (512, 2048), (512, 512)),
             ),
-            "Cityscapes": lambda n: made_up(
+            "Cityscapes": lambda n: synthetic(
                 *("Cityscapes", Path(folder), (1024, 2048), 19, ".png", n, (1024, 2048)),
                 (512, 1024),
             ),

@@ -1,4 +1,4 @@
-"""Time and peak memory of calls that take turns in random order."""
+"""Measure the time and peak memory of calls that are interleaved in random order."""
 
 import os
 import platform
@@ -17,7 +17,17 @@ from d2_ctxseg.utils.device import peak_memory, wait_for
 
 @dataclass
 class Task:
-    """One call that is timed, and what was measured: seconds and bytes."""
+    """A call to measure, and its results.
+
+    Attributes:
+        table: key of the table that shows it.
+        name: name of the row.
+        phase: "test" or "training".
+        module: the module that the call uses.
+        call: the function to measure.
+        seconds: the measured times.
+        memory: peak memory in bytes.
+    """
 
     table: str
     name: str
@@ -28,26 +38,26 @@ class Task:
     memory: int = 0
 
     def prepare(self) -> None:
-        """Bring the module into the mode of this call."""
+        """Set the mode of the module for this call."""
         self.module.train(self.phase == "training")
 
     def run(self) -> None:
-        """The call itself."""
+        """Run the call."""
         with torch.set_grad_enabled(self.phase == "training"):
             self.call()
 
     def release(self) -> None:
-        """Drop the gradients, so that the next call makes new ones."""
+        """Delete the gradients, so that the next call allocates new ones."""
         self.module.zero_grad(set_to_none=True)
 
     def run_and_release(self) -> None:
-        """The call, and an end of its gradients."""
+        """Run the call and delete its gradients."""
         self.run()
         self.release()
 
 
 def measure(tasks: list[Task], repeats: int, device: torch.device) -> None:
-    """Fill in the memory of each task and as many times as there are repeats."""
+    """Measure the memory of each task once and its time ``repeats`` times."""
     order, generator = list(tasks), random.Random(0)
     with tqdm(total=len(tasks) * (repeats + 2), unit="call") as progress:
         for task in tasks:
@@ -77,7 +87,7 @@ def _seconds(task: Task, device: torch.device) -> float:
 
 
 def describe_environment(device: torch.device) -> dict[str, object]:
-    """Where the figures are from."""
+    """The machine and the versions that the figures are measured with."""
     name = platform.processor() or platform.machine()
     cpu_info = Path("/proc/cpuinfo")
     if device.type == "cuda":

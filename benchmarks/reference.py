@@ -1,9 +1,8 @@
-"""Plain class-by-class classifiers: what the project's own are measured and tested against.
+"""Reference implementations with loops over the classes, for benchmarks and tests.
 
-They compute what the authors' released code computes, the way it does: a loop over the classes
-where it has one, as many passes over the tensors, the same copies. They are kept plain on purpose;
-use ``d2_ctxseg.classifiers`` for anything but a comparison. Arguments and the keys of the state
-dict are those of the project's classifiers, so that weights can be copied from one to the other.
+They compute the same as the authors' released code in the same way: with its loops over classes, as
+many passes over the tensors, and the same copies. Use them only for comparisons. Their arguments
+and state dict keys equal those of ``d2_ctxseg.classifiers``, so that weights can be copied.
 """
 
 import math
@@ -29,12 +28,12 @@ def nearest_labels(labels: Tensor, size: torch.Size) -> Tensor:
 
 
 class Convolution(nn.Module):
-    """The 1x1 convolution with cross-entropy as it is usually written.
+    """The usual 1x1 convolution with cross-entropy.
 
     Args:
         in_channels: channels C of the features.
         num_classes: number of classes K.
-        ignore_label: label of pixels that take no part in the loss.
+        ignore_label: label of pixels that the loss ignores.
         align_corners: how logits are interpolated to the size of the labels.
     """
 
@@ -64,9 +63,9 @@ class Convolution(nn.Module):
 
 
 class ClassByClassContextAware(Convolution):
-    """The context-aware classifier (Tian et al., AAAI 2023) in the manner of its released code.
+    """The context-aware classifier (Tian et al., AAAI 2023) as in the authors' released code.
 
-    Equals ContextAwareClassifier with the default loss weights.
+    It equals ContextAwareClassifier with the default loss weights.
 
     Args:
         in_channels: channels C of the features.
@@ -134,21 +133,21 @@ class ClassByClassContextAware(Convolution):
 
 
 class ClassByClassPrototype(nn.Module):
-    """The nonparametric prototypes (Zhou et al., CVPR 2022) in the manner of the released code.
+    """The nonparametric prototypes (Zhou et al., CVPR 2022) as in the authors' released code.
 
-    Equals PrototypeClassifier with cosine distance, without projection and on one worker.
+    It equals PrototypeClassifier with cosine distance, without projection and in one process.
 
     Args:
         in_channels: channels C of the features.
         num_classes: number of classes K.
-        num_prototypes: prototypes M of a class.
-        momentum: share of a prototype that stays in an update.
-        sinkhorn_iterations: of the online clustering.
-        sinkhorn_epsilon: similarities are divided by it before the clustering.
-        assignment: what updates the prototypes: ``"gumbel"``, a sample of the clustering, or
+        num_prototypes: prototypes M per class.
+        momentum: momentum of the prototype update.
+        sinkhorn_iterations: iterations of the Sinkhorn algorithm.
+        sinkhorn_epsilon: entropic regularisation of the Sinkhorn algorithm.
+        assignment: the assignment that updates the prototypes: ``"gumbel"``, a sample, or
             ``"argmax"``.
-        temperature: similarities are divided by it in ``loss_ppc``.
-        ignore_label: label of pixels that take no part in the losses.
+        temperature: temperature of the similarities in ``loss_ppc``.
+        ignore_label: label of pixels that the losses ignore.
         align_corners: how logits are interpolated to the size of the labels.
     """
 
@@ -185,13 +184,15 @@ class ClassByClassPrototype(nn.Module):
         return self._predict(features)[0]
 
     def losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The three weighted losses, after which the prototypes are updated.
+        """Compute the three weighted losses, then update the prototypes.
 
-        Features (B, C, h, w), labels (B, H, W) int64.
+        Args:
+            features: (B, C, h, w).
+            labels: (B, H, W) int64.
         """
         logits, similarity, embedding = self._predict(features)
         small = nearest_labels(labels, features.shape[-2:]).flatten()
-        # With K * M > 255 the usual 255 is a prototype's number.
+        # With K * M > 255, the usual ignore label 255 is the index of a prototype.
         small = small.masked_fill(small == self.ignore_label, -1)
         contrast, target = self._learn(embedding, logits, similarity, small)
         contrast_loss = F.cross_entropy(contrast / self.temperature, target.long(), ignore_index=-1)
@@ -219,7 +220,7 @@ class ClassByClassPrototype(nn.Module):
     def _learn(
         self, embedding: Tensor, logits: Tensor, similarity: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Cluster the pixels of each class and move its prototypes.
+        """Cluster the pixels of each class and update its prototypes.
 
         Args:
             embedding: (N, C).
@@ -228,23 +229,23 @@ class ClassByClassPrototype(nn.Module):
             labels: (N,) float; -1 is ignored.
 
         Returns:
-            Similarities (N, K * M) and the number of each pixel's prototype (N,) float, or -1.
+            Similarities (N, K * M) and the index of each pixel's prototype (N,) float, or -1.
         """
-        right = labels == logits.max(dim=1)[1].view(-1)
+        correct = labels == logits.max(dim=1)[1].view(-1)
         prototypes = self.prototypes.clone()
         num_classes, num_prototypes, channels = prototypes.shape
         contrast = torch.mm(embedding, self.prototypes.view(-1, channels).t())
         target = labels.clone()
-        # As in the released code, the graph is recorded here although nothing goes back along it.
+        # As in the released code, autograd records these operations although they are not used.
         for k in range(num_classes):
             of_class = similarity[..., k][labels == k, ...]
             if of_class.shape[0] == 0:
                 continue
             plan, index = self._cluster(of_class)
-            right_of_class = right[labels == k]
-            plan = plan * right_of_class.unsqueeze(1).repeat(1, num_prototypes)
+            correct_of_class = correct[labels == k]
+            plan = plan * correct_of_class.unsqueeze(1).repeat(1, num_prototypes)
             of_class = embedding[labels == k, ...]
-            of_class = of_class * right_of_class.unsqueeze(1).repeat(1, channels)
+            of_class = of_class * correct_of_class.unsqueeze(1).repeat(1, channels)
             sums = plan.transpose(0, 1) @ of_class
             count = plan.sum(dim=0)
             if count.sum() > 0:
@@ -277,23 +278,23 @@ class ClassByClassPrototype(nn.Module):
 
 
 class ClassByClassGaussianMixture(nn.Module):
-    """The Gaussian mixtures (Liang et al., NeurIPS 2022) in the manner of the released code.
+    """The Gaussian mixtures (Liang et al., NeurIPS 2022) as in the authors' released code.
 
-    Equals GaussianMixtureClassifier with its default options, on one worker. One thing is not the
-    released code's: densities are matrix products, a class at a time. Its own N x K x M x D numbers
-    would take 6 GiB a copy in benchmarks/classifiers.py.
+    It equals GaussianMixtureClassifier with its default options in one process. Unlike the released
+    code, it computes densities with matrix products for one class at a time. The released code's
+    N x K x M x D numbers would take 6 GiB per copy in benchmarks/classifiers.py.
 
     Args:
         in_channels: channels C of the features.
         num_classes: number of classes K.
-        num_components: Gaussians M of a class.
+        num_components: Gaussians M per class.
         embedding_channels: channels D of the embedding.
-        memory_size: embeddings S that are kept of each Gaussian.
-        max_samples: pixels of a Gaussian that are taken in a step at most.
-        mean_momentum: share of a mean that stays when it is fitted.
-        scale_momentum: share of a standard deviation that stays.
-        refit_interval: steps from one fit to the next.
-        ignore_label: label of pixels that take no part in the losses.
+        memory_size: embeddings S in the memory of each Gaussian.
+        max_samples: the largest number of pixels per Gaussian and step.
+        mean_momentum: momentum of the means.
+        scale_momentum: momentum of the standard deviations.
+        refit_interval: steps between two fits.
+        ignore_label: label of pixels that the losses ignore.
         align_corners: how logits are interpolated to the size of the labels.
     """
 
@@ -342,9 +343,11 @@ class ClassByClassGaussianMixture(nn.Module):
         return self._predict(features)[0]
 
     def losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Both weighted losses, after which the mixtures are fitted.
+        """Compute the two weighted losses, then fit the mixtures.
 
-        Features (B, C, h, w), labels (B, H, W) int64.
+        Args:
+            features: (B, C, h, w).
+            labels: (B, H, W) int64.
         """
         logits, log_density, embedding = self._predict(features)
         small = nearest_labels(labels, features.shape[-2:]).flatten().long()
@@ -373,7 +376,7 @@ class ClassByClassGaussianMixture(nn.Module):
         batch, channels, height, width = features.shape
         embedding = features.permute(0, 2, 3, 1).reshape(-1, channels)
         embedding = F.normalize(self.feature_norm(embedding), dim=-1)
-        # Not in place: the backward pass still needs those of an earlier call.
+        # Not in place, because the backward pass needs the means of an earlier call.
         self.means = F.normalize(self.means, dim=-1)
         log_density = torch.stack(
             [self._log_density(embedding, *pair) for pair in zip(self.means, self.scales)], dim=1
@@ -383,7 +386,7 @@ class ClassByClassGaussianMixture(nn.Module):
         return logits, log_density, embedding
 
     def _log_density(self, embedding: Tensor, means: Tensor, scales: Tensor) -> Tensor:
-        """Of embeddings (N, D) under the Gaussians of a class, (M, D) each, to (N, M)."""
+        """Log densities (N, M) of embeddings (N, D) under the Gaussians of a class (M, D)."""
         precision = scales.pow(-2)
         distance = embedding.pow(2) @ precision.T - 2 * embedding @ (means * precision).T
         distance = distance + (means.pow(2) * precision).sum(dim=-1)
@@ -402,8 +405,8 @@ class ClassByClassGaussianMixture(nn.Module):
             classes: those in the labels.
 
         Returns:
-            The number of each pixel's Gaussian (N,) int64, or -1; and (N, M) bool, whether it is
-            the pixel's and the pixel is classified correctly.
+            The index of each pixel's Gaussian (N,) int64, or -1; and (N, M) bool, the assignment of
+            the pixels that are classified correctly.
         """
         num_components = log_density.shape[2]
         correct = labels == logits.max(dim=1)[1].view(-1)
@@ -428,9 +431,13 @@ class ClassByClassGaussianMixture(nn.Module):
         return plan.argmax(dim=0)
 
     def _enqueue(self, k: int, embedding: Tensor, members: Tensor) -> None:
-        """Write pixels (n, D) of a class into the memories of the Gaussians they belong to (n, M).
+        """Write the pixels of a class to the memories of its Gaussians.
 
-        A memory's length must be at least ``max_samples``.
+        Args:
+            k: index of the class.
+            embedding: (n, D).
+            members: (n, M) bool, the assignment of the pixels. A memory's size must be at least
+                ``max_samples``.
         """
         size = self.memory.samples.shape[-1]
         for m in range(members.shape[1]):
@@ -450,7 +457,7 @@ class ClassByClassGaussianMixture(nn.Module):
         samples = self.memory.samples[k * self.means.shape[1] + m].T
         mean = F.normalize(samples.sum(dim=0), dim=0)
         scale = ((samples - mean).pow(2).mean(dim=0) + 1e-2).sqrt()
-        # Copies: the backward pass still needs the old ones.
+        # Copies, because the backward pass needs the old values.
         self.means, self.scales = self.means.clone(), self.scales.clone()
         old_mean, old_scale = self.means[k, m].clone(), self.scales[k, m].clone()
         self.means[k, m] = self.mean_momentum * old_mean + (1 - self.mean_momentum) * mean

@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Time and memory of every classifier by the number of classes.
+"""Measure time and memory of every classifier against the number of classes.
 
     python benchmarks/scale.py
     python benchmarks/scale.py --classes 150 10000 --only PrototypeClassifier --plot scale.png
 
-One image: features (1, 128, 32, 32), labels (1, 128, 128) of blocks that show 20 classes. "Test" is
-the forward pass without gradients, "training" is forward pass, losses and backward pass. Contenders
-take turns in random order; the tables show medians, and memory as benchmarks/classifiers.py counts
-it. "Growth" is the factor from the first to the last number of classes, divided by the factor by
-which the classes grow: at most 1 means that nothing grows faster than the number of classes.
+The input is one image: features (1, 128, 32, 32), blockwise labels (1, 128, 128) with 20 classes.
+"Test" is the forward pass without gradients. "Training" is forward pass, losses and backward pass.
+Calls are interleaved in random order. The tables show medians, and memory as in
+benchmarks/classifiers.py. "Growth" is the ratio of the last value to the first, divided by the
+ratio of the numbers of classes. At most 1 means that the cost grows at most linearly.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from d2_ctxseg.utils.files import write_json
 
 CHANNELS, FEATURE_SIDE, LABEL_SIDE, CLASSES_PRESENT = 128, 32, 128, 20
 IGNORE = 65535
-CONTENDERS = {
+CANDIDATES = {
     "LinearClassifier": LinearClassifier,
     "ContextAwareClassifier": ContextAwareClassifier,
     "SemanticSpatialClassifier": SemanticSpatialClassifier,
@@ -54,7 +54,7 @@ CONTENDERS = {
 
 
 def make_inputs(num_classes: int) -> tuple[Tensor, Tensor]:
-    """Features (1, C, h, w) float32 and labels (1, H, W) int64, one block in sixteen ignored."""
+    """Features (1, C, h, w) float32 and labels (1, H, W) int64; one block in 16 is ignored."""
     features = torch.randn(1, CHANNELS, FEATURE_SIDE, FEATURE_SIDE)
     classes = torch.randperm(num_classes)[:CLASSES_PRESENT]
     blocks = classes[torch.randint(len(classes), (1, 16, 16))]
@@ -64,9 +64,9 @@ def make_inputs(num_classes: int) -> tuple[Tensor, Tensor]:
 
 
 def make_tasks(name: str, num_classes: int) -> list[Task]:
-    """The test and the training call of one contender at one number of classes."""
+    """The test and the training call of one candidate at one number of classes."""
     features, labels = make_inputs(num_classes)
-    module: nn.Module = CONTENDERS[name](CHANNELS, num_classes, ignore_label=IGNORE)
+    module: nn.Module = CANDIDATES[name](CHANNELS, num_classes, ignore_label=IGNORE)
 
     def train() -> None:
         leaf = features.detach().requires_grad_()
@@ -80,12 +80,12 @@ def make_tasks(name: str, num_classes: int) -> list[Task]:
 
 
 def growth(values: list[float], classes: list[int]) -> float:
-    """The factor by which a value grows, beside that of the number of classes; 1: alike."""
+    """The growth of a value relative to that of the number of classes; 1 is linear growth."""
     return (values[-1] / values[0]) / (classes[-1] / classes[0])
 
 
 def make_table(tasks: list[Task], phase: str, classes: list[int]) -> str:
-    """Milliseconds and MiB of each contender, a column a number of classes, as Markdown."""
+    """Milliseconds and MiB of each candidate, with a column per number of classes, as Markdown."""
     found = {(task.name, task.table): task for task in tasks if task.phase == phase}
     rows = []
     for name in dict.fromkeys(task.name for task in tasks):
@@ -106,7 +106,7 @@ def make_table(tasks: list[Task], phase: str, classes: list[int]) -> str:
 
 
 def draw(tasks: list[Task], classes: list[int], path: Path) -> None:
-    """A picture of time and memory against the number of classes, on logarithmic axes."""
+    """Plot time and memory against the number of classes, on logarithmic axes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -134,11 +134,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--classes", type=int, nargs="+", default=[150, 847, 3000, 10000])
-    parser.add_argument("--only", nargs="+", default=list(CONTENDERS), metavar="NAME")
+    parser.add_argument("--only", nargs="+", default=list(CANDIDATES), metavar="NAME")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured here")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw training time and memory")
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot training time and memory")
     arguments = parser.parse_args()
     classes = sorted(set(arguments.classes))
     if classes[0] < CLASSES_PRESENT or classes[-1] >= IGNORE or len(classes) < 2:
@@ -146,16 +146,16 @@ def main() -> None:
             f"--classes: expected two or more numbers from {CLASSES_PRESENT} to {IGNORE - 1}."
         )
     for name in arguments.only:
-        if name not in CONTENDERS:
+        if name not in CANDIDATES:
             raise UserError(
-                f"--only: there is no '{name}'; there are {', '.join(CONTENDERS)}."
-                f"{suggest(name, CONTENDERS)}"
+                f"--only: unknown name '{name}', expected one of {', '.join(CANDIDATES)}."
+                f"{suggest(name, CANDIDATES)}"
             )
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     device = torch.device("cpu")
     tasks = []
-    for name in arguments.only:  # one contender at a time: all together would not fit in memory
+    for name in arguments.only:  # one candidate at a time, because all would not fit in memory
         mine = [task for k in classes for task in make_tasks(name, k)]
         measure(mine, arguments.repeats, device)
         tasks += [Task(t.table, t.name, t.phase, None, None, t.seconds, t.memory) for t in mine]

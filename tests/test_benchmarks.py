@@ -389,7 +389,7 @@ class TestLoader:
         loader = runpy.run_path(str(BENCHMARKS / "loader.py"))
         size, edges, crop = (60, 80), (60, 240), (32, 48)
         name = "loader_benchmark"
-        case = loader["made_up"](name, tmp_path, size, 9, ".png", 2, edges, crop)
+        case = loader["synthetic"](name, tmp_path, size, 9, ".png", 2, edges, crop)
         for antialias in (False, True):
             before = loader["Before"](case, antialias)
             mapper = loader["SemanticSegmentorMapper"](case.cfg(antialias), is_train=True)
