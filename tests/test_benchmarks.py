@@ -338,7 +338,7 @@ class TestTables:
     @pytest.mark.parametrize(
         "arguments, message",
         [
-            (["--only", "Convolutoin"], "there is no 'Convolutoin'.*Did you mean 'Convolution'"),
+            (["--only", "Convolutoin"], "unknown name 'Convolutoin'.*Did you mean 'Convolution'"),
             (["--repeats", 0], "--repeats is 0, must be at least 1"),
             (["--threads", 0], "--threads is 0, must be at least 1"),
             (["--classes-present", 8], "--classes-present is 8, but there are 7 classes"),
@@ -375,7 +375,7 @@ class TestGpu:
         monkeypatch.setattr(LinearClassifier, "forward", changing)
         with pytest.raises(SystemExit):
             script("--device", "cpu", "--size", "small", "--repeats", 1, name="gpu.py")
-        assert "than rounding explains: LinearClassifier (float32)" in capsys.readouterr().out
+        assert "above the limit: LinearClassifier (float32)" in capsys.readouterr().out
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     def test_without_a_gpu_says_so(self, script):
