@@ -95,7 +95,7 @@ def refuse_to_overwrite(output: Path) -> None:
     for name in (WEIGHTS_NAME, "config.yaml"):
         if (output / name).exists():
             raise UserError(
-                f"--output: {output / name} exists and is not overwritten. Name another folder."
+                f"--output: {output / name} already exists. Choose another folder."
             )
 
 

@@ -1,4 +1,4 @@
-"""Say what the model of a config costs, before it is trained."""
+"""Measure the cost of a config's model: parameters, multiply-adds, speed and memory."""
 
 import argparse
 import contextlib
@@ -16,7 +16,7 @@ PARTS = ("backbone", "head", "classifier", "auxiliary", "other")
 
 
 def analyze(arguments: argparse.Namespace) -> dict:
-    """The results by task, ready for JSON; ``tree`` is the structure as text."""
+    """The results by task, as JSON values; ``tree`` is the structure as text."""
     cfg = config_of(arguments)
     size = analysis.input_size(cfg)
     if arguments.input_size:
@@ -53,7 +53,7 @@ def analyze(arguments: argparse.Namespace) -> dict:
 
 
 def measure_loader(cfg) -> dict[str, object]:
-    """Times of loading and of training, and which is the bottleneck."""
+    """The times of data loading and of training, and the bottleneck."""
     image = loading.measure_loading(cfg)
     step_seconds = analysis.measure_training_step(cfg)
     setting = {
@@ -73,7 +73,7 @@ def measure_loader(cfg) -> dict[str, object]:
 
 
 def as_text(result: dict) -> str:
-    """The results for people: millions, billions, milliseconds, megabytes."""
+    """The results as text, in millions, billions, milliseconds and mebibytes."""
     height, width = result["input_size"]
     lines = [f"{result['config']}, images of {height}x{width} ({result['input_size_from']})"]
     if "parameters" in result:
@@ -110,7 +110,7 @@ def as_text(result: dict) -> str:
 
 
 def not_counted(operators: list[str]) -> list[str]:
-    """What the multiply-adds leave out, in lines."""
+    """Lines that list the operators that the multiply-adds do not include."""
     names = [name.removeprefix("aten.") for name in operators]
     lines = textwrap.wrap(
         f"Counted are convolutions, linear layers, matrix products and attention. Not counted: "
@@ -125,7 +125,7 @@ def not_counted(operators: list[str]) -> list[str]:
 
 
 def parameter_table(parameters: dict[str, int]) -> str:
-    """Parameters of each module in millions."""
+    """A table of the parameters of each module in millions."""
     shown = [name for name in PARTS if name != "other" or parameters[name]]
     rows = [[name, f"{parameters[name] / 1e6:.3f} M"] for name in [*shown, "total"]]
     rows += [
@@ -137,7 +137,7 @@ def parameter_table(parameters: dict[str, int]) -> str:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    # Libraries print now and then.
+    # Libraries may print to the standard output.
     with contextlib.redirect_stdout(sys.stderr):
         result = analyze(arguments)
     if arguments.json:

@@ -1,4 +1,4 @@
-"""Predict images, and write what annotation tools import."""
+"""Predict images, and write the predictions in the format of an annotation tool."""
 
 import argparse
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from detectron2.utils.logger import setup_logger
 from ..deployment import annotations
 from ..deployment.segmentation import Segmentation
 from ..deployment.segmentor import Segmentor
-from ..utils.errors import UsageError
+from ..utils.errors import UsageError, counted
 from ..utils.files import atomic_write, write_json
 from ..utils.image_files import find_images
 from ..utils.outputs import check_output_file, confirm_overwrite
@@ -41,17 +41,17 @@ def main(arguments: argparse.Namespace) -> None:
     else:
         annotations.add_to_fiftyone(results, arguments.output)
     written = " and ".join(f"'{file}'" for file in files) or f"the dataset '{arguments.output}'"
-    print(f"Wrote the predictions of {len(images)} images to {written}.")
+    print(f"Wrote the predictions for {counted(len(images), 'image')} to {written}.")
 
 
 def _files(arguments: argparse.Namespace) -> list[Path]:
-    """What is written; nothing for FiftyOne, which keeps its datasets itself."""
+    """The files to write; none for FiftyOne, which stores its datasets itself."""
     if arguments.format == "fiftyone":
         return []
     path = Path(arguments.output)
     suffix = ".xml" if arguments.format == "cvat" else ".json"
     if path.suffix.lower() != suffix:
-        raise UsageError(f"--output {path}: a file of the format {arguments.format} ends {suffix}.")
+        raise UsageError(f"--output {path}: expected the suffix {suffix} for {arguments.format}.")
     return [path, path.with_suffix(".xml")] if arguments.format == "label-studio" else [path]
 
 
@@ -64,12 +64,12 @@ def _predict(
 
 
 def _refuse_equal_names(images: list[Path]) -> None:
-    """The tools tell images apart by their file names."""
+    """Raise UsageError for images of one name, which annotation tools cannot distinguish."""
     seen: dict[str, Path] = {}
     for path in images:
         if path.name in seen:
             raise UsageError(
-                f"--input: '{seen[path.name]}' and '{path}' have one name, by which annotation "
-                "tools tell images apart. Rename one, or write two files."
+                f"--input: '{seen[path.name]}' and '{path}' have the same name, and annotation "
+                "tools identify images by name. Rename one, or write two files."
             )
         seen[path.name] = path

@@ -1,4 +1,4 @@
-"""Fill a FeatureBankSegmentor's bank from a labelled dataset: a model without any training."""
+"""Fill the bank of a FeatureBankSegmentor from a labelled dataset, without training."""
 
 import argparse
 import logging
@@ -33,8 +33,7 @@ def main(args: argparse.Namespace) -> None:
     for name in (WEIGHTS_NAME, "config.yaml"):
         if (Path(args.output) / name).exists():
             raise UserError(
-                f"--output: {Path(args.output) / name} exists and is not overwritten. Name another "
-                "folder."
+                f"--output: {Path(args.output) / name} already exists. Choose another folder."
             )
     setup_logger(args.output)
     setup_logger(args.output, name="d2_ctxseg", abbrev_name="ctxseg")
@@ -56,9 +55,9 @@ def main(args: argparse.Namespace) -> None:
 
 
 def choose_images(cfg, number: int | None, seed: int) -> list[dict]:
-    """The records of DATASETS.TRAIN, or ``number`` of them."""
+    """The records of DATASETS.TRAIN, or a random sample of ``number`` records."""
     if not cfg.DATASETS.TRAIN:
-        raise UserError("DATASETS.TRAIN is empty: name what the bank is to be filled from.")
+        raise UserError("DATASETS.TRAIN is empty: set the datasets to fill the bank from.")
     records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
     if number is None or number >= len(records):
         return records
@@ -67,7 +66,7 @@ def choose_images(cfg, number: int | None, seed: int) -> list[dict]:
 
 
 def build_bank_model(cfg) -> nn.Module:
-    """The model with an unfilled bank, in evaluation mode."""
+    """The model with an empty bank, in evaluation mode."""
     model = build_model(cfg).eval()
     if not isinstance(getattr(model, "classifier", None), FeatureBankClassifier):
         raise UserError(
@@ -78,13 +77,13 @@ def build_bank_model(cfg) -> nn.Module:
         Checkpointer(model).load(cfg.MODEL.WEIGHTS)
     elif not cfg.MODEL.ENCODER.WEIGHTS:
         logger.warning(
-            "MODEL.ENCODER.WEIGHTS and MODEL.WEIGHTS are empty: the features are random ones."
+            "MODEL.ENCODER.WEIGHTS and MODEL.WEIGHTS are empty: the features are random."
         )
     return model
 
 
 def log_contents(cfg, counts: list[int], classifier: FeatureBankClassifier) -> None:
-    """How many features of each class there were, and are in the bank."""
+    """Log the number of features of each class in the images and in the bank."""
     kept = classifier.shares.argmax(dim=1).bincount(minlength=len(counts)).tolist()
     names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).stuff_classes
     rows = [f"{name}: {number} of {seen}" for name, seen, number in zip(names, counts, kept)]
@@ -96,7 +95,7 @@ def log_contents(cfg, counts: list[int], classifier: FeatureBankClassifier) -> N
 
 
 def write_bank_model(model: nn.Module, cfg, output: str) -> None:
-    """Write the checkpoint, and a config that names it and the size of its bank."""
+    """Write the checkpoint, and a config with its path and the size of its bank."""
     path = os.path.join(output, WEIGHTS_NAME)
     cfg = sized_config(cfg, model.classifier)
     cfg.defrost()

@@ -1,6 +1,6 @@
-"""Which commands there are, and how a command line becomes one of them with its arguments.
+"""The list of commands, and the parsing of a command line.
 
-Nothing here and in ``parsers`` imports PyTorch: help and mistakes are answered at once.
+This module and ``parsers`` do not import PyTorch, so that help and errors appear without delay.
 """
 
 import argparse
@@ -19,10 +19,10 @@ class Command:
     """One of the commands.
 
     Attributes:
-        module: of the program below ``commands``, which has ``main(arguments)``; without a
-            package's name also that of the file in ``parsers``.
-        summary: what it does, for the list of commands.
-        package: the folder of the program, where it is more than a file.
+        module: the module in ``parsers``, and in ``commands`` unless ``package`` is set. The latter
+            has a function ``main(arguments)``.
+        summary: a description for the list of commands.
+        package: the package in ``commands`` of a command with several files, or "".
     """
 
     module: str
@@ -30,11 +30,11 @@ class Command:
     package: str = ""
 
     def parser(self):
-        """The parser of its arguments."""
+        """The parser of the command's arguments."""
         return import_module(f".parsers.{self.module}", __package__).get_parser()
 
     def load(self) -> Callable[[argparse.Namespace], None]:
-        """The program; importing it registers everything in Detectron2."""
+        """Import the command's function ``main``, and register everything in Detectron2."""
         from .. import register
 
         register()
@@ -45,34 +45,34 @@ class Command:
 COMMANDS = {
     "train": Command("train_net", "train a model and evaluate it"),
     "eval": Command("evaluate", "evaluate a trained model"),
-    "calibrate": Command("calibrate", "fit the temperature that makes confidences true"),
+    "calibrate": Command("calibrate", "fit the temperature that calibrates confidences"),
     "demo": Command("demo", "draw predictions on images, a video or a webcam"),
-    "app": Command("app", "a web page on this machine that shows what models see", "app"),
-    "report": Command("report", "an HTML file about runs"),
+    "app": Command("app", "show predictions on a web page on this machine", "app"),
+    "report": Command("report", "write an HTML report about runs"),
     "compare": Command("compare_classifiers", "train classifiers with several seeds, and compare"),
     "check-dataset": Command("check_dataset", "read all images and labels, report problems"),
-    "convert-labels": Command("convert_color_labels", "colours of labels into class indices"),
-    "visualize-data": Command("visualize_data", "draw what training feeds the model"),
-    "visualize": Command("visualize_classifier", "draw how a classifier comes to its predictions"),
-    "analyze": Command("analyze_model", "parameters, multiply-adds, speed and memory of a model"),
-    "export": Command("export_model", "a model as TorchScript, ONNX or a torch.export program"),
-    "build-bank": Command("build_feature_bank", "a model of labelled pixels, without training"),
-    "add-classes": Command("add_classes", "new classes for such or a prototype model, untrained"),
-    "convert": Command("convert_checkpoint", "the authors' checkpoint into one of this project"),
-    "strip": Command("strip_checkpoint", "a checkpoint without what only training needs"),
-    "annotate": Command("annotate", "predictions as COCO, Label Studio, CVAT or FiftyOne"),
-    "push": Command("push_to_hub", "a trained model onto the Hugging Face Hub, with a card"),
-    "publish": Command("publish_model", "a finished training into a small model found by name"),
+    "convert-labels": Command("convert_color_labels", "convert label colours to class indices"),
+    "visualize-data": Command("visualize_data", "draw augmented training images and labels"),
+    "visualize": Command("visualize_classifier", "draw the internals of a classifier"),
+    "analyze": Command("analyze_model", "measure parameters, multiply-adds, speed and memory"),
+    "export": Command("export_model", "export a model to ONNX, TorchScript or torch.export"),
+    "build-bank": Command("build_feature_bank", "fill a feature bank, without training"),
+    "add-classes": Command("add_classes", "add classes to a prototype or bank model, untrained"),
+    "convert": Command("convert_checkpoint", "convert a checkpoint of the authors' code"),
+    "strip": Command("strip_checkpoint", "remove what only training needs from a checkpoint"),
+    "annotate": Command("annotate", "write predictions for COCO, Label Studio, CVAT, FiftyOne"),
+    "push": Command("push_to_hub", "upload a model to the Hugging Face Hub"),
+    "publish": Command("publish_model", "publish a trained model in the model zoo"),
 }
 
 
 def read_command_line(command: str | None = None) -> tuple[Command, argparse.Namespace]:
     """The command and the arguments of this process's command line.
 
-    Ends the program with help, or with exit code 2 and a message on a wrong command line.
+    For an invalid command line, the program ends with a message and exit code 2.
 
     Args:
-        command: the one that a script stands for; None if the first word names it.
+        command: the command of a script; None: the first word names the command.
     """
     words = sys.argv[1:]
     prog = None  # the script's name
@@ -97,7 +97,7 @@ def _command_of(words: list[str]) -> str:
         print(_overview())
         sys.exit(0 if words else 2)
     print(
-        f"error: there is no command '{words[0]}'.{suggest(words[0], COMMANDS)} "
+        f"error: unknown command '{words[0]}'.{suggest(words[0], COMMANDS)} "
         f"'{PROGRAM} --help' lists the commands.",
         file=sys.stderr,
     )
@@ -111,10 +111,10 @@ def _overview() -> str:
         [
             f"usage: {PROGRAM} COMMAND [arguments]",
             "",
-            "Semantic segmentation in Detectron2 with classifiers that know the image.",
+            "Semantic segmentation in Detectron2 with context-aware classifiers.",
             "",
             *lines,
             "",
-            f"'{PROGRAM} COMMAND --help' says more about one of them.",
+            f"'{PROGRAM} COMMAND --help' describes a command.",
         ]
     )

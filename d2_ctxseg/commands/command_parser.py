@@ -1,4 +1,4 @@
-"""The dialect that all commands speak: a model, config keys to change, options, mistakes."""
+"""The argument parser of all commands: model options, config overrides, error messages."""
 
 import argparse
 import os
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ..utils.errors import suggest
 
-# A config key begins the overrides: lists such as --seeds 1 2 3 end there.
+# The first config key begins the overrides and ends lists such as --seeds 1 2 3.
 _KEY = re.compile(
     r"(MODEL|INPUT|DATASETS|DATALOADER|SOLVER|TEST|GLOBAL)\.[A-Z0-9_.]+"
     r"|SEED|OUTPUT_DIR|VERSION|VIS_PERIOD|CUDNN_BENCHMARK|FLOAT32_PRECISION|IMPORTS"
@@ -18,13 +18,13 @@ _OVERRIDES = "[KEY VALUE ...]"
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Arguments of a command, with KEY VALUE pairs at the end as ``opts`` where it has a config.
+    """Parses the arguments of a command, with KEY VALUE pairs at the end as ``opts``.
 
-    ``--opts`` before the pairs may stand or not. Unknown options are answered with the nearest.
+    ``--opts`` before the pairs is optional. For an unknown option, the error suggests the nearest.
 
     Args:
-        description: the help text; its first line stands for the command.
-        has_config: whether the command reads a config, whose keys can be changed.
+        description: the help text.
+        has_config: whether the command reads a config, so that KEY VALUE pairs are accepted.
     """
 
     def __init__(self, description: str, *, has_config: bool = True):
@@ -34,8 +34,8 @@ class CommandParser(argparse.ArgumentParser):
         self.has_config = has_config
         if has_config:
             self.epilog = (
-                "KEY VALUE pairs at the end change the config, such as MODEL.DEVICE cpu.\n"
-                "--opts may stand before them."
+                "KEY VALUE pairs at the end override the config, such as MODEL.DEVICE cpu.\n"
+                "--opts before them is optional."
             )
 
     def add_model(
@@ -44,10 +44,10 @@ class CommandParser(argparse.ArgumentParser):
         """Add ``--config-file``, ``--run``, ``--model``, ``--weights`` and ``--import``.
 
         Args:
-            named: a trained model of the package can be meant.
-            runs: a run's folder can be meant.
-            weights: the command reads weights.
-            required: one of the first three must be given.
+            named: whether the command accepts ``--model``.
+            runs: whether it accepts ``--run``.
+            weights: whether it reads weights.
+            required: whether one of the first three options is required.
         """
         source = self.add_mutually_exclusive_group(required=required)
         source.add_argument(
@@ -106,7 +106,7 @@ class CommandParser(argparse.ArgumentParser):
         self._refuse_unknown_options(words)
         arguments, unknown = self.parse_known_intermixed_args(words, namespace)
         if self.has_config:
-            arguments.opts = [*unknown, *opts]  # which keys there are, the config knows
+            arguments.opts = [*unknown, *opts]  # the config checks the keys
         elif unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         if "runs_by_option" in arguments:
@@ -133,7 +133,7 @@ class CommandParser(argparse.ArgumentParser):
         return option is None or option.nargs is not None  # a flag, or a list, which may end here
 
     def _refuse_unknown_options(self, words: Sequence[str]) -> None:
-        """Say so before anything that is missing: the option may be meant to be that."""
+        """Report unknown options before missing ones, because they may be misspellings of them."""
         known = [name for name in self._option_string_actions if name.startswith("--")]
         options = [word.split("=")[0] for word in words if word.startswith("--") and word != "--"]
         unknown = [word for word in options if not any(name.startswith(word) for name in known)]

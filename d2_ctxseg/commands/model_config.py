@@ -1,4 +1,4 @@
-"""From the options that name a model (``CommandParser.add_model``) to its config."""
+"""The config of the model that command-line options name (``CommandParser.add_model``)."""
 
 import argparse
 import os
@@ -16,18 +16,18 @@ from ..utils.errors import MissingFileError, UsageError
 
 
 def config_of(arguments: argparse.Namespace, *extra: object, for_inference: bool = True) -> CfgNode:
-    """The frozen config that the arguments of a command name, with its weights.
+    """The frozen config of the model that a command's arguments name, with its weights.
 
     Args:
-        arguments: of ``add_model``; ``config_file``, ``run``, ``model``, ``weights`` may be
-            absent.
-        extra: keys and values, alternating, that have the last word.
-        for_inference: as of ``setup_config``.
+        arguments: parsed arguments of ``add_model``; ``config_file``, ``run``, ``model`` and
+            ``weights`` may be absent.
+        extra: alternating keys and values that override all others.
+        for_inference: see ``setup_config``.
 
     Raises:
-        UsageError: weights are named twice.
-        MissingFileError: the run lacks its config or weights.
-        UserError: as ``setup_config``.
+        UsageError: two options set the weights.
+        MissingFileError: the run has no config or no weights.
+        UserError: see ``setup_config``.
     """
     opts = [*overrides_of(arguments), *extra]
     name = getattr(arguments, "model", None)
@@ -37,10 +37,10 @@ def config_of(arguments: argparse.Namespace, *extra: object, for_inference: bool
 
 
 def named_config(name: str, opts: Sequence) -> CfgNode:
-    """The frozen config of what ``--model`` names: a trained model, a checkpoint or a Hub id.
+    """The frozen config of a trained model, a checkpoint or a model on the Hub (``--model``).
 
     Raises:
-        UserError: there is no such model.
+        UserError: the model does not exist.
     """
     if os.path.exists(name) or model_zoo.is_hub_id(name):
         return model_zoo.trained_config(name, opts=opts)
@@ -50,10 +50,10 @@ def named_config(name: str, opts: Sequence) -> CfgNode:
 
 
 def config_file_of(arguments: argparse.Namespace) -> str:
-    """The config file that is named, of a run its config.yaml; "" for none.
+    """The path of ``--config-file`` or of the config.yaml of ``--run``; "" without either.
 
     Raises:
-        MissingFileError: there is none, or the run has no config.yaml.
+        MissingFileError: the config file does not exist.
     """
     run = getattr(arguments, "run", None)
     path = str(run_config_file(run)) if run else arguments.config_file
@@ -61,10 +61,13 @@ def config_file_of(arguments: argparse.Namespace) -> str:
 
 
 def overrides_of(arguments: argparse.Namespace) -> list[str]:
-    """What ``--run``, ``--weights``, ``--import`` and the pairs at the end change: keys and values.
+    """The config overrides of ``--run``, ``--weights``, ``--import`` and the KEY VALUE pairs.
+
+    Returns:
+        Alternating keys and values.
 
     Raises:
-        UsageError: weights are named twice.
+        UsageError: two options set the weights.
         MissingFileError: the run has no weights.
     """
     opts = list(arguments.opts)
@@ -74,7 +77,7 @@ def overrides_of(arguments: argparse.Namespace) -> list[str]:
     weights, run = getattr(arguments, "weights", None), getattr(arguments, "run", None)
     if weights:
         if "MODEL.WEIGHTS" in opts[::2]:
-            raise UsageError("--weights and MODEL.WEIGHTS both name weights: leave one out.")
+            raise UsageError("--weights and MODEL.WEIGHTS both set the weights: use only one.")
         return ["MODEL.WEIGHTS", weights, *opts]
     if run and "weights" in arguments and "MODEL.WEIGHTS" not in opts[::2]:
         return ["MODEL.WEIGHTS", str(run_weights(run)), *opts]
@@ -82,11 +85,11 @@ def overrides_of(arguments: argparse.Namespace) -> list[str]:
 
 
 def run_config_file(folder: str | os.PathLike) -> Path:
-    """config.yaml of a training's folder; MissingFileError if it is not there."""
+    """The path of config.yaml in a training's folder; MissingFileError if it does not exist."""
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise MissingFileError(
-            f"--run {folder}: there is no config.yaml; name the output folder of a training"
+            f"--run {folder}: there is no config.yaml; expected the output folder of a training"
         )
     return path
 
@@ -97,6 +100,6 @@ def run_weights(folder: str | os.PathLike) -> Path:
         if (Path(folder) / name).is_file():
             return Path(folder) / name
     raise MissingFileError(
-        f"--run {folder}: there is no {' or '.join(WEIGHTS)}; name the output folder of a "
-        "training that ended"
+        f"--run {folder}: there is no {' or '.join(WEIGHTS)}; expected the output folder of a "
+        "finished training"
     )

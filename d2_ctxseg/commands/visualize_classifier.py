@@ -1,4 +1,4 @@
-"""Draw how a model comes to its predictions: how sure it is, and what its classifier does."""
+"""Visualise the confidence of a model and the internals of its classifier."""
 
 import argparse
 from collections import Counter
@@ -21,7 +21,7 @@ from ..data import (
 )
 from ..data.images import check_megapixels, read_display_image
 from ..deployment.predictor import SemSegPredictor
-from ..utils.errors import UserError, suggest
+from ..utils.errors import UserError, counted, suggest
 from ..utils.image_files import find_images, refuse_to_overwrite
 from ..utils.outputs import check_output_folder
 from ..utils.png import write_png
@@ -30,11 +30,16 @@ from .model_config import config_of
 
 
 def dataset_files(name: str, count: int) -> list[tuple[Path, Path | None]]:
-    """Image and label (None if it has none) of ``count`` records, evenly spread over a dataset."""
+    """Image and label file (None without labels) of ``count`` evenly spaced records of a dataset.
+
+    Args:
+        name: registered name of the dataset.
+        count: the largest number of records.
+    """
     register_builtin_datasets([name])
     records = DatasetCatalog.get(name)
-    places = np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int)
-    chosen = [records[i] for i in places]
+    indices = np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int)
+    chosen = [records[i] for i in indices]
     labels = [record.get("sem_seg_file_name") for record in chosen]
     return [
         (Path(record["file_name"]), Path(label) if label else None)
@@ -43,10 +48,21 @@ def dataset_files(name: str, count: int) -> list[tuple[Path, Path | None]]:
 
 
 def read_sample(image_path: Path, label_path: Path | None, metadata, max_megapixels: float):
-    """A uint8 RGB image (H, W, 3) and its labels (H, W), -1 where ignored; None without a file.
+    """Read an image and its labels.
+
+    Args:
+        image_path: the image file.
+        label_path: the label file, or None.
+        metadata: the dataset's metadata.
+        max_megapixels: the size limit of the image.
+
+    Returns:
+        The image, uint8 RGB (H, W, 3); and the labels, int64 (H, W) with -1 for ignored pixels, or
+        None without a label file.
 
     Raises:
-        DatasetError: a file cannot be read, or the labels do not fit the image or the classes.
+        DatasetError: a file cannot be read, the image is too large, or the labels do not fit the
+            image or the classes.
     """
     check_megapixels(image_path, max_megapixels)
     image = read_display_image(image_path, metadata.get("value_range"))
@@ -60,10 +76,17 @@ def read_sample(image_path: Path, label_path: Path | None, metadata, max_megapix
 
 
 def class_indices(names: list[str] | None, known: list[str]) -> list[int] | None:
-    """The indices of classes by their names; small and capital letters count only where they must.
+    """The indices of classes by name. Upper and lower case matters only for ambiguous names.
+
+    Args:
+        names: names of classes, or None.
+        known: names of all classes.
+
+    Returns:
+        The indices; None if ``names`` is None.
 
     Raises:
-        UserError: there is no class of a name; the message says which come near.
+        UserError: a class does not exist; the message suggests the nearest name.
     """
     if names is None:
         return None
@@ -80,7 +103,7 @@ def class_indices(names: list[str] | None, known: list[str]) -> list[int] | None
 
 
 def check_output(folder: Path, images: list[Path]) -> None:
-    """Refuse a file in place of the folder, and images whose views would have the same names."""
+    """Raise UserError if the output is not a folder, or if two images have the same name."""
     check_output_folder(folder, "--output")
     for stem, count in Counter(path.stem for path in images).items():
         if count > 1:
@@ -91,7 +114,7 @@ def check_output(folder: Path, images: list[Path]) -> None:
 
 
 def draw_image(predictor, sample, classes, image_path: Path, inputs: list[Path], folder: Path):
-    """Draw and write all views of one image; yields the paths with the captions."""
+    """Draw and write all views of one image; yields (path, caption) of each view."""
     image, labels = sample
     views = draw_classifier_views(predictor, image, labels=labels, classes=classes)
     paths = [folder / f"{image_path.stem}_{view.name}.png" for view in views]
@@ -103,7 +126,7 @@ def draw_image(predictor, sample, classes, image_path: Path, inputs: list[Path],
 
 
 def run(args, logger) -> None:
-    """What the command line ``args`` asks for."""
+    """Draw the views of the images that the command line names."""
     dataset = ["DATASETS.TEST", repr((args.dataset,))] if args.dataset else []
     cfg = config_of(args, *dataset)
     if args.dataset:
@@ -127,7 +150,8 @@ def run(args, logger) -> None:
         for path, caption in draw_image(predictor, sample, classes, image_path, inputs, folder):
             logger.info(f"{path}: {caption}")
     if unreadable:
-        raise UserError("some inputs could not be read:\n  " + "\n  ".join(unreadable))
+        inputs = counted(len(unreadable), "input")
+        raise UserError(f"{inputs} could not be read:\n  " + "\n  ".join(unreadable))
 
 
 def main(args: argparse.Namespace) -> None:

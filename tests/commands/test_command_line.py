@@ -56,7 +56,7 @@ def test_the_version_is_the_package_s(monkeypatch, capsys):
 
 def test_an_unknown_command_is_answered_with_the_nearest(monkeypatch, capsys):
     code, text = ends(monkeypatch, capsys, "reprot", "run")
-    assert code == 2 and "no command 'reprot'. Did you mean 'report'" in text
+    assert code == 2 and "unknown command 'reprot'. Did you mean 'report'" in text
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -324,7 +324,7 @@ class TestTool:
     def test_the_result_is_not_overwritten(self, old_run, tmp_path, capsys):
         (tmp_path / "model_extended.pth").write_bytes(b"precious")
         assert add(old_run, self.train, tmp_path) == 1
-        assert "is not overwritten" in capsys.readouterr().err
+        assert "already exists" in capsys.readouterr().err
         assert (tmp_path / "model_extended.pth").read_bytes() == b"precious"
 
     @pytest.mark.parametrize(

@@ -247,9 +247,9 @@ class TestCommand:
         assert "night" in (tmp_path / "tasks.xml").read_text()
 
     def test_wrong_files_are_refused_before_the_model_is_built(self, run, tmp_path):
-        with pytest.raises(UsageError, match=r"format cvat ends \.xml"):
+        with pytest.raises(UsageError, match=r"the suffix \.xml for cvat"):
             run("--format", "cvat", "--output", "cvat.json")
         (tmp_path / "more").mkdir()
         Image.fromarray(half_bright()).save("more/one.png")
-        with pytest.raises(UsageError, match="have one name"):
+        with pytest.raises(UsageError, match="have the same name"):
             run("--format", "coco", "--output", "coco.json", "--input", "one.png", "more")

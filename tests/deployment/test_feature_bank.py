@@ -164,4 +164,4 @@ class TestTool:
 
     def test_a_bank_is_not_overwritten(self, bank, capsys):
         assert build(bank, bank.parent) == 1
-        assert "is not overwritten" in capsys.readouterr().err
+        assert "already exists" in capsys.readouterr().err

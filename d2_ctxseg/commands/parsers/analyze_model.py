@@ -1,20 +1,20 @@
-"""Say what the model of a config costs, before it is trained.
+"""Measure the cost of a config's model: parameters, multiply-adds, speed and memory.
 
     d2-ctxseg analyze --config-file camvid/fpn_resnet18_context_aware
     d2-ctxseg analyze --config-file CONFIG --tasks speed memory --repeats 50
     d2-ctxseg analyze --config-file CONFIG --json MODEL.SEM_SEG_HEAD.NUM_CLASSES 847
 
 Tasks:
-  parameters  of the whole model and its modules; prototypes are no parameters
-  flops       multiply-adds of one image, a multiplication and an addition counted as one
+  parameters  parameters of the model and its modules; prototypes are not parameters
+  flops       multiply-adds for one image, a multiplication and an addition counted as one
   speed       time of one prediction on MODEL.DEVICE
-  memory      peak of one prediction and of one training step on MODEL.DEVICE
-  structure   the modules with their parameters
-  loader      whether a training waits for its data or for the model, and DATALOADER.NUM_WORKERS
+  memory      peak memory of one prediction and of one training step on MODEL.DEVICE
+  structure   the module tree with parameters
+  loader      whether data loading or the model is the bottleneck, and DATALOADER.NUM_WORKERS
 
-Images have the size of the training crop, or --input-size. Weights are random and none are fetched;
-only the task loader needs the dataset on the disk. Sliding windows are switched off. With --json,
-standard output is one JSON object and nothing else.
+Images have the size of the training crop, or --input-size. Weights are random and not downloaded.
+Only the task loader needs the dataset on disk. Sliding windows are disabled. With --json, the
+standard output is a single JSON object.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from ...utils.errors import suggest
 from ..command_parser import CommandParser
 
 TASKS = ("parameters", "flops", "speed", "memory", "structure", "loader")
-# These take seconds, and no memory to speak of, for a model of any size.
+# These take seconds and little memory for a model of any size.
 QUICK_TASKS = ("parameters", "flops")
 
 
@@ -46,16 +46,16 @@ def get_parser() -> CommandParser:
         nargs=2,
         type=integer_from(1),
         metavar=("HEIGHT", "WIDTH"),
-        help="of the images",
+        help="size of the images",
     )
     parser.add_argument(
-        "--repeats", type=integer_from(1), default=20, help="predictions timed (default: 20)"
+        "--repeats", type=integer_from(1), default=20, help="timed predictions (default: 20)"
     )
     parser.add_argument(
         "--batch-size",
         type=integer_from(1),
         default=2,
-        help="images of the training step (default: 2)",
+        help="images per training step (default: 2)",
     )
     return parser
 
@@ -63,6 +63,6 @@ def get_parser() -> CommandParser:
 def _task(name: str) -> str:
     if name not in TASKS:
         raise argparse.ArgumentTypeError(
-            f"there is no '{name}'; there are {', '.join(TASKS)}.{suggest(name, TASKS)}"
+            f"unknown task '{name}', expected one of {', '.join(TASKS)}.{suggest(name, TASKS)}"
         )
     return name

@@ -1,12 +1,12 @@
-"""Predict images, and write what annotation tools import.
+"""Predict images, and write the predictions in the format of an annotation tool.
 
     d2-ctxseg annotate --run output/mymodel --input photos --format coco --output annotations.json
 
 Formats:
   coco          a COCO file, for FiftyOne, CVAT and others
-  label-studio  tasks with predictions; the labelling config is written beside them, as .xml
+  label-studio  tasks with predictions; the labelling config is written beside them as .xml
   cvat          annotations.xml, for a CVAT task with images of the same names
-  fiftyone      a dataset in FiftyOne, which is called as --output says
+  fiftyone      a dataset in FiftyOne with the name --output
 """
 
 from ..command_parser import CommandParser
@@ -27,16 +27,16 @@ def get_parser() -> CommandParser:
     )
     parser.add_argument("--format", required=True, choices=FORMATS)
     parser.add_argument(
-        "--output", required=True, metavar="FILE", help="the file; the name of FiftyOne's dataset"
+        "--output", required=True, metavar="FILE", help="output file, or name of FiftyOne's dataset"
     )
     parser.add_argument(
-        "--tiles", type=int, metavar="PIXELS", help="predict large images in tiles of this side"
+        "--tiles", type=int, metavar="PIXELS", help="predict large images in tiles of this size"
     )
     parser.add_argument(
         "--image-prefix",
         default="",
         metavar="TEXT",
-        help="of the images' addresses in Label Studio, such as '/data/local-files/?d=photos/'",
+        help="prefix of image URLs in Label Studio, such as '/data/local-files/?d=photos/'",
     )
     parser.add_argument(
         "-y", "--overwrite", action="store_true", help="overwrite existing files without asking"

@@ -1,17 +1,17 @@
-"""A web page on this machine that shows what models see in pictures.
+"""Serve a web page on this machine that shows the predictions of models on images.
 
     d2-ctxseg app --model camvid/fpn_efficientnet_lite0_linear
     d2-ctxseg app --run output/linear output/context_aware
     d2-ctxseg app --config-file CONFIG --weights model_final.pth
 
-The page needs no internet and is served to this machine only.
+The page needs no internet, and only this machine can open it.
 """
 
 import argparse
 
 from ..command_parser import CommandParser
 
-# Pillow refuses to open larger pictures without being told.
+# Pillow's default limit for images.
 MOST_MEGAPIXELS = 89
 
 
@@ -20,7 +20,7 @@ def get_parser() -> CommandParser:
     parser = CommandParser(__doc__)
     models = parser.add_mutually_exclusive_group(required=True)
     models.add_argument(
-        "--run", nargs="+", metavar="FOLDER", help="output folders of trainings, a model each"
+        "--run", nargs="+", metavar="FOLDER", help="output folders of trainings, one per model"
     )
     models.add_argument(
         "--model", nargs="+", metavar="NAME", help="trained models of d2_ctxseg.model_zoo"
@@ -31,15 +31,15 @@ def get_parser() -> CommandParser:
     parser.add_argument(
         "--samples",
         metavar="FOLDER",
-        help="images to choose from; without it, a few of the first model's dataset",
+        help="sample images to choose from (default: a few of the first model's dataset)",
     )
-    parser.add_argument("--port", type=int, default=7860, help="of the page (default: 7860)")
+    parser.add_argument("--port", type=int, default=7860, help="port of the page (default: 7860)")
     parser.add_argument(
         "--max-megapixels",
         type=_megapixels,
         default=20,
         metavar="NUMBER",
-        help="larger pictures are refused (default: 20)",
+        help="the page rejects larger images (default: 20)",
     )
     return parser
 

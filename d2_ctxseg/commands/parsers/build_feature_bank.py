@@ -1,17 +1,17 @@
-"""Fill a FeatureBankSegmentor's bank from a labelled dataset: a model without any training.
+"""Fill the bank of a FeatureBankSegmentor from a labelled dataset, without training.
 
     d2-ctxseg build-bank --config-file camvid/fcn_efficientnet_lite0_feature_bank.yaml \\
         --output output/bank
     d2-ctxseg eval --run output/bank
 
-The features are those of the config's encoder (MODEL.ENCODER.WEIGHTS) and head, or, with
---weights, of a trained model that has the same ones; the images are those of DATASETS.TRAIN.
-MODEL.CLASSIFIER.FEATURE_BANK.SIZE bounds the bank. Written to --output:
+The features come from the config's encoder (MODEL.ENCODER.WEIGHTS) and head, or with --weights from
+a trained model with the same encoder and head. The images are those of DATASETS.TRAIN.
+MODEL.CLASSIFIER.FEATURE_BANK.SIZE limits the bank. These files are written to --output:
 
     model_final.pth, config.yaml   the model, for evaluation, demos and export
     log.txt
 
-New classes are added to such a model with d2-ctxseg add-classes.
+d2-ctxseg add-classes adds classes to such a model.
 """
 
 from ...utils.arguments import integer_from
@@ -27,9 +27,9 @@ def get_parser() -> CommandParser:
         "--num-images",
         type=integer_from(1),
         metavar="N",
-        help="draw this many of the images of DATASETS.TRAIN; without it, all are used",
+        help="sample this many images of DATASETS.TRAIN (default: use all)",
     )
     parser.add_argument(
-        "--seed", type=integer_from(0), default=0, help="of what is drawn (default: 0)"
+        "--seed", type=integer_from(0), default=0, help="seed of the sampling (default: 0)"
     )
     return parser

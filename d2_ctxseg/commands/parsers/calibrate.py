@@ -1,13 +1,13 @@
-"""Fit the temperature that makes a model's confidences true, and keep it beside its weights.
+"""Fit the temperature that calibrates a model's confidences, and store it beside the weights.
 
     d2-ctxseg calibrate --run output/mymodel --dataset mydata_sem_seg_val
     d2-ctxseg calibrate --config-file CONFIG --weights model_final.pth TEST.AUG.ENABLED True
 
-It is written to WEIGHTS.temperature.json (model_final.temperature.json) and used from then on by
-eval, demo, app and export. It changes how sure the model says it is, and no predicted class. With
-TEST.AUG.ENABLED True the average over the views gets a temperature of its own.
+The temperature is written to WEIGHTS.temperature.json (model_final.temperature.json). The commands
+eval, demo, app and export use it. It changes confidences, but no predicted class. With
+TEST.AUG.ENABLED True, a separate temperature is fitted for test-time augmentation.
 
-The dataset must be one that the model was not trained on, and not the one it is tested on.
+The model must not be trained on the dataset, and should not be tested on it.
 """
 
 from ..command_parser import CommandParser

@@ -3,13 +3,12 @@
     d2-ctxseg convert upernet_swin_tiny_cac.pth --output models/upernet_swin_t_context_aware.pth \\
         --config-file ade20k/upernet_swin_t_context_aware
 
-The config describes the same network. The result is a checkpoint of the whole model, for
---weights of the other commands. The command fails unless every weight of the file has a place in
-the model and every weight of the model is in the file. What is converted:
-d2_ctxseg.checkpoint.official_models.convert_official_model.
+The config must describe the same network. The result is a checkpoint of the whole model, for
+--weights of the other commands. The command fails unless the file and the model have the same
+weights. d2_ctxseg.checkpoint.official_models.convert_official_model lists the supported networks.
 
-With --backbone-only the file is a backbone pretrained on ImageNet, or a whole model, of which the
-backbone alone is taken. The result is for MODEL.ENCODER.WEIGHTS:
+With --backbone-only, only the backbone is converted. The file holds a backbone pretrained on
+ImageNet, or a whole model. The result is for MODEL.ENCODER.WEIGHTS:
 
     d2-ctxseg convert resnet101_v1c.pth --backbone-only --config-file ade20k/fcn_r101_linear \\
         --output models/resnet101_v1c.pth

@@ -1,4 +1,4 @@
-"""Draw what a model predicts on images, a video or a webcam.
+"""Draw the predictions of a model on images, a video or a webcam.
 
     d2-ctxseg demo --model camvid/fpn_efficientnet_lite0_linear --input photos/*.jpg \\
         --output pictures
@@ -37,6 +37,6 @@ def get_parser() -> CommandParser:
         "--blank-below",
         type=share,
         metavar="CONFIDENCE",
-        help="give no class to pixels whose confidence is lower",
+        help="draw no class for pixels whose confidence is lower",
     )
     return parser

@@ -4,7 +4,7 @@
     d2-ctxseg eval --config-file CONFIG --weights model_final.pth OUTPUT_DIR output/evaluation
     d2-ctxseg eval --model camvid/fpn_efficientnet_lite0_linear TEST.AUG.ENABLED True
 
-Scores are entered into evaluation.json in OUTPUT_DIR, with --run in the run's folder.
+Scores are added to evaluation.json in OUTPUT_DIR, or with --run in the run's folder.
 """
 
 from ..command_parser import CommandParser

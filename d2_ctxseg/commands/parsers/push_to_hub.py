@@ -1,9 +1,9 @@
-"""Put a trained model on the Hugging Face Hub, with a model card made from its run.
+"""Upload a trained model to the Hugging Face Hub, with a model card generated from its run.
 
     d2-ctxseg push --run output/mymodel --repo user/my-model --license apache-2.0
     d2-ctxseg push --run output/mymodel --folder my-model
 
-The second writes the same files into a folder, without a network. Log in first: hf auth login.
+The second command writes the same files to a folder, without a network. Log in with hf auth login.
 """
 
 from pathlib import Path
@@ -19,21 +19,21 @@ def get_parser() -> CommandParser:
     source.add_argument("--model", metavar="NAME", help="a trained model, or a checkpoint")
     parser.add_argument("--weights", metavar="NAME", help="a file in the run's folder")
     target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--repo", metavar="USER/MODEL", help="on the Hub; made if it is not there")
+    target.add_argument("--repo", metavar="USER/MODEL", help="on the Hub; created if needed")
     target.add_argument("--folder", type=Path, metavar="FOLDER", help="write the files here")
     parser.add_argument(
-        "--private", action="store_true", help="others do not see it, if it is made"
+        "--private", action="store_true", help="make a new repository private"
     )
     parser.add_argument(
-        "--license", default="", metavar="NAME", help="of the weights; for the card"
+        "--license", default="", metavar="NAME", help="license of the weights, for the card"
     )
     parser.add_argument(
-        "--commit", default="", help="of this project, that the run was trained with; for the card"
+        "--commit", default="", help="commit of this project that trained the run, for the card"
     )
     parser.add_argument(
         "--data-terms",
         default="",
         metavar="SENTENCE",
-        help="the terms of use of the training's data; for the card",
+        help="the terms of use of the training data, for the card",
     )
     return parser

@@ -1,11 +1,11 @@
-"""Write one HTML file about a run, or about several beside each other.
+"""Write an HTML report about a run, or a comparison of several runs.
 
     d2-ctxseg report output/camvid/fpn_resnet18_context_aware
     d2-ctxseg report output/camvid/linear output/camvid/context_aware --output comparison.html
 
-It shows the training curves, IoU per class, what is confused with what, the worst and the best
-images, and single- against multi-scale evaluation. With several runs, the first one is what the
-others are compared with. Any browser opens the file; it needs no network.
+It shows training curves, IoU per class, confusions between classes, the worst and the best images,
+and single- and multi-scale evaluation. Several runs are compared with the first one. The file opens
+in any browser without a network.
 """
 
 from ..command_parser import CommandParser
@@ -14,7 +14,7 @@ from ..command_parser import CommandParser
 def get_parser() -> CommandParser:
     """The command line."""
     parser = CommandParser(__doc__, has_config=False)
-    parser.add_runs("OUTPUT_DIR of a run; --run may stand before it")
+    parser.add_runs("OUTPUT_DIR of a run; --run before it is optional")
     parser.add_argument(
         "--output",
         metavar="FILE",

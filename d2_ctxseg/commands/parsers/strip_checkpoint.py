@@ -1,11 +1,10 @@
-"""Take out of a checkpoint what only training needs.
+"""Remove from a checkpoint everything that only training needs.
 
     d2-ctxseg strip --run output/mymodel --output output/model_stripped.pth
 
-Left out are the context-aware classifier's oracle, the memory of Gaussian mixtures, auxiliary
-heads, and the state of optimizer and schedule. The result predicts exactly as before, in
-evaluation, the demos and any code that calls d2_ctxseg.checkpoint.load_weights; it cannot be
-trained further.
+The command removes the oracle of the context-aware classifier, the memory of Gaussian mixtures,
+auxiliary heads, and the state of optimizer and schedule. Predictions do not change, in evaluation,
+demos and code that calls d2_ctxseg.checkpoint.load_weights. The result cannot be trained further.
 """
 
 from pathlib import Path

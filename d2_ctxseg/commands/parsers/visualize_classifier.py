@@ -1,11 +1,11 @@
-"""Draw how a model comes to its predictions: how sure it is, and what its classifier does.
+"""Visualise the confidence of a model and the internals of its classifier.
 
     d2-ctxseg visualize --run output/mymodel --input photos/*.jpg --output views
     d2-ctxseg visualize --run output/mymodel --dataset camvid_sem_seg_val --num-images 6 \\
         --output views --classes Car Tree
 
-FOLDER gets several views of each image, IMAGE_VIEW.png. Images of a dataset are compared with
-their labels: there it also shows whether the context-aware classifier changed them for the better.
+Several views of each image are written to FOLDER as IMAGE_VIEW.png. For images of a dataset, the
+views also show whether the changes of the context-aware classifier agree with the labels.
 """
 
 from ...utils.arguments import integer_from
@@ -25,13 +25,13 @@ def get_parser() -> CommandParser:
         "--num-images",
         type=integer_from(1),
         default=4,
-        help="how many images of the dataset, evenly spread (%(default)s)",
+        help="number of images, evenly spaced in the dataset (%(default)s)",
     )
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="for the views")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="folder for the views")
     parser.add_argument(
         "--classes",
         nargs="+",
         metavar="NAME",
-        help="whose prototypes, Gaussians and masks are drawn (the largest of each prediction)",
+        help="draw prototypes, Gaussians and masks of these classes (default: the most frequent)",
     )
     return parser

@@ -68,7 +68,7 @@ Two machines:
     add(
         "--dist-url",
         default=f"tcp://127.0.0.1:{_port_of_user()}",
-        help="where the processes meet; see the init_method of torch.distributed",
+        help="rendezvous address of the processes; see the init_method of torch.distributed",
     )
     add(
         "opts",
