@@ -94,9 +94,7 @@ def refuse_to_overwrite(output: Path) -> None:
     """Raise UserError if ``output`` holds a model or a config already."""
     for name in (WEIGHTS_NAME, "config.yaml"):
         if (output / name).exists():
-            raise UserError(
-                f"--output: {output / name} already exists. Choose another folder."
-            )
+            raise UserError(f"--output: {output / name} already exists. Choose another folder.")
 
 
 def class_names(dataset_name: str) -> list[str]:

@@ -52,8 +52,8 @@ def test_several_data_sets_are_counted_together(tmp_path):
 
 
 def test_values_are_mapped_as_in_training(tmp_path):
-    label_map = {0: 2, 1: "ignore", 255: "ignore"}
-    names = folder_dataset(tmp_path, LABELS, label_map=label_map)
+    id_map = {0: 2, 1: "ignore", 255: "ignore"}
+    names = folder_dataset(tmp_path, LABELS, id_map=id_map)
     assert count_class_pixels(names).pixels.tolist() == [0, 0, 6]
 
 

@@ -252,7 +252,7 @@ OLD = [name for name in CLASSES if name != NEW]
 def shapes(tmp_path, context_shapes_root):
     """Writes a YAML over the small ContextShapes; gives its path and the names of its splits."""
 
-    def write(classes, label_map=None):
+    def write(classes, id_map=None):
         name, splits = unique_name(), ("train", "val")
         path = write_yaml(
             tmp_path / name,
@@ -260,7 +260,7 @@ def shapes(tmp_path, context_shapes_root):
             root=str(context_shapes_root / "context_shapes"),
             splits={s: {"images": f"images/{s}", "labels": f"labels/{s}"} for s in splits},
             classes=classes,
-            label_map=label_map,
+            id_map=id_map,
         )
         return path, *(f"{name}_sem_seg_{split}" for split in splits)
 
@@ -270,8 +270,8 @@ def shapes(tmp_path, context_shapes_root):
 @pytest.fixture
 def old_run(tiny_run, shapes, tmp_path):
     """An untrained model of five classes, in whose data the sixth is ignored."""
-    label_map = {i: OLD.index(c) if c in OLD else "ignore" for i, c in enumerate(CLASSES)}
-    path, train, val = shapes(OLD, label_map)
+    id_map = {i: OLD.index(c) if c in OLD else "ignore" for i, c in enumerate(CLASSES)}
+    path, train, val = shapes(OLD, id_map)
     opts = ["MODEL.META_ARCHITECTURE", "PrototypeSegmentor", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 5]
     opts += ["MODEL.CLASSIFIER.PROTOTYPE.MOMENTUM", 0.9, "MODEL.AUXILIARY_HEAD.ENABLED", True]
     opts += ["MODEL.ENCODER.NAME", "tu-resnet10t"]

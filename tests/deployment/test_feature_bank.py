@@ -147,7 +147,7 @@ class TestTool:
             root=str(context_shapes_root / "context_shapes"),
             splits={"train": {"images": "images/train", "labels": "labels/train"}},
             classes=old,
-            label_map={i: old.index(c) if c in old else "ignore" for i, c in enumerate(CLASSES)},
+            id_map={i: old.index(c) if c in old else "ignore" for i, c in enumerate(CLASSES)},
         )
         opts = ["DATASETS.FOLDERS", [str(folder)], "DATASETS.TRAIN", [f"{name}_sem_seg_train"]]
         opts += ["DATASETS.TEST", [f"{name}_sem_seg_train"], "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 5]

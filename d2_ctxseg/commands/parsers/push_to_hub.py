@@ -21,9 +21,7 @@ def get_parser() -> CommandParser:
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--repo", metavar="USER/MODEL", help="on the Hub; created if needed")
     target.add_argument("--folder", type=Path, metavar="FOLDER", help="write the files here")
-    parser.add_argument(
-        "--private", action="store_true", help="make a new repository private"
-    )
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument(
         "--license", default="", metavar="NAME", help="license of the weights, for the card"
     )
