@@ -4,6 +4,7 @@ The plain formulas write N x K x M numbers several times. Here each chunk of pix
 while it is in the cache, and the backward pass needs no further copy.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,8 @@ _MIN_CHUNK_PIXELS = 128
 # Lower bound of exponents. Smaller ones lead to denormal numbers, with which a CPU computes about a
 # hundred times slower. exp(-50) is negligible beside exp(0) = 1.
 _LEAST_EXPONENT = -50.0
+# Similarities of unit vectors, and minus their distances, differ by at most this.
+_RANGE = 2.0
 
 
 def chunked_class_scores(
@@ -80,6 +83,7 @@ class _Similarity(torch.autograd.Function):
         """The three tensors of PrototypeSimilarity."""
         shape = (num_prototypes, len(table) // num_prototypes)
         similarity = embeddings.new_empty(len(embeddings), len(table))
+        exponents = _scratch(embeddings, table)
         results = []
         for rows in _chunks(embeddings, table):
             torch.mm(embeddings[rows], table.T, out=similarity[rows])
@@ -90,8 +94,7 @@ class _Similarity(torch.autograd.Function):
             of_own_class = by_prototype.gather(2, _own_class(labels[rows], num_prototypes))
             class_scores = by_prototype.amax(dim=1)
             largest = class_scores.amax(dim=1, keepdim=True)
-            exponents = _divide(chunk - largest, temperature)
-            partition = exponents.clamp_(min=_LEAST_EXPONENT).exp_().sum(dim=1)
+            partition = _exponentials(chunk, largest, temperature, exponents).sum(dim=1)
             log_partition = partition.log() + largest[:, 0] / temperature
             results.append((class_scores, of_own_class[..., 0], log_partition))
         class_scores, of_own_class, log_partition = (torch.cat(parts) for parts in zip(*results))
@@ -108,14 +111,15 @@ class _Similarity(torch.autograd.Function):
         similarity, table, labels, class_scores, log_partition = ctx.saved_tensors
         shape, distance, temperature = ctx.options
         gradient = similarity.new_empty(len(similarity), table.shape[1])
+        grads, masks = _scratch(gradient, table), _scratch(gradient, table)
         for rows in _chunks(gradient, table):
             chunk = at_least_float32(similarity[rows])
-            grad = chunk - temperature * log_partition[rows, None]
-            grad = _divide(grad, temperature).clamp_(min=_LEAST_EXPONENT).exp_()
+            grad = _exponentials(chunk, temperature * log_partition[rows, None], temperature, grads)
             grad.mul_(grad_partition[rows, None] / temperature)
             by_prototype = grad.unflatten(1, shape)
             # As in the gradient of amax, equal maxima share the gradient.
-            nearest = (chunk.unflatten(1, shape) == class_scores[rows, None]).to(grad.dtype)
+            nearest = masks[: len(chunk)].unflatten(1, shape)
+            torch.eq(chunk.unflatten(1, shape), class_scores[rows, None], out=nearest)
             by_prototype.addcmul_(nearest, (grad_scores[rows] / nearest.sum(dim=1))[:, None])
             own_class = _own_class(labels[rows], shape[0])
             by_prototype.scatter_add_(2, own_class, grad_own[rows, :, None])
@@ -124,9 +128,22 @@ class _Similarity(torch.autograd.Function):
         return gradient, None, None, None, None, None
 
 
-def _divide(values: Tensor, temperature: float) -> Tensor:
-    """``values`` divided by the temperature, in place."""
-    return values if temperature == 1 else values.div_(temperature)
+def _exponentials(chunk: Tensor, shift: Tensor, temperature: float, out: Tensor) -> Tensor:
+    """``exp((chunk - shift) / temperature)``, written to the first rows of ``out``."""
+    exponents = torch.sub(chunk, shift, out=out[: len(chunk)])
+    if temperature != 1:
+        exponents.div_(temperature)
+    # The shift is at most the logsumexp: log(K * M) above the largest similarity.
+    if _RANGE / temperature + math.log(chunk.shape[1]) > -_LEAST_EXPONENT:
+        exponents.clamp_(min=_LEAST_EXPONENT)
+    return exponents.exp_()
+
+
+def _scratch(embeddings: Tensor, table: Tensor) -> Tensor:
+    """Memory for one chunk of similarities, at least float32, used for all chunks in turn."""
+    length = min(_chunk_length(embeddings, table), len(embeddings))
+    dtype = torch.promote_types(embeddings.dtype, torch.float32)
+    return embeddings.new_empty(length, len(table), dtype=dtype)
 
 
 def _as_autocast(tensor: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Logits per band. On a CPU 8 MiB of float32, which fit the last-level cache; on other devices
@@ -45,6 +46,41 @@ def interpolation_bands(logits: Tensor, size: Sequence[int], align_corners: bool
         stop = min(start + num_rows, size[0])
         in_rows = _rows_between(start, stop - 1, height, size[0], align_corners)
         yield Band(slice(start, stop), in_rows, row_weights[start:stop, in_rows], column_weights)
+
+
+def interpolate_band(logits: Tensor, band: Band, align_corners: bool) -> Tensor:
+    """The band of logits (B, h, w, K), classes last: (B, rows of the output, W, K)."""
+    rows = logits[:, band.in_rows]
+    if _has_fast_kernel(logits):
+        size = (rows.shape[1], band.column_weights.shape[0])
+        columns = F.interpolate(
+            rows.permute(0, 3, 1, 2), size, mode="bilinear", align_corners=align_corners
+        ).permute(0, 2, 3, 1)
+    else:
+        columns = band.column_weights @ rows
+    return (band.row_weights @ columns.flatten(2)).unflatten(2, columns.shape[2:])
+
+
+def add_band_gradient(total: Tensor, gradient: Tensor, band: Band, align_corners: bool) -> None:
+    """Adds to ``total`` (B, h, w, K) what the ``gradient`` (B, R, W, K) of a band makes there."""
+    columns = (band.row_weights.T @ gradient.flatten(2)).unflatten(2, gradient.shape[2:])
+    rows = total[:, band.in_rows]
+    if _has_fast_kernel(total):
+        shape = rows.permute(0, 3, 1, 2).shape
+        columns = columns.permute(0, 3, 1, 2)
+        rows += torch.ops.aten.upsample_bilinear2d_backward(
+            columns, columns.shape[2:], shape, align_corners
+        ).permute(0, 2, 3, 1)
+    else:
+        rows += band.column_weights.T @ columns
+
+
+def _has_fast_kernel(logits: Tensor) -> bool:
+    """Whether PyTorch interpolates faster than a product with a matrix, and deterministically.
+
+    On a GPU the gradient of its interpolation depends on the order of threads.
+    """
+    return logits.device.type == "cpu"
 
 
 def interpolation_matrix(in_size: int, out_size: int, align_corners: bool, like: Tensor) -> Tensor:

