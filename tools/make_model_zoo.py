@@ -70,19 +70,25 @@ LARGE_VOCABULARIES = ("ade20k", *(f"ade20k_full_{k}" for k in (300, 500, 700)), 
 INTRODUCTION = """\
 # Model zoo
 
-Every config of this project with the cost of its model and the figures that the papers published. Generated from `configs/` and `tools/model_zoo.yaml` by
+Every config of this project with the cost of its model and the figures that the papers published.
+Generated from `configs/` and `tools/model_zoo.yaml` by
 
 ```bash
 python tools/make_model_zoo.py
 ```
 
-- **Parameters** are in millions, as the model is trained, including auxiliary heads; "test" counts those that are left at test time. Prototypes are buffers, not parameters. A footnote
+- **Parameters** are in millions, as the model is trained, including auxiliary heads; "test"
+  counts those that are left at test time. Prototypes are buffers, not parameters. A footnote
   explains counts that differ from the published ones by more than 1 %.
-- **Multiply-adds** are in billions, for one image of the given size, from pixels to logits: convolutions, linear layers, matrix products and attention. Most papers call one multiply-add a FLOP.
-- **mIoU** is the published figure on the validation images, in per cent; "ms" with several scales and flipping; "vanilla" of the same model with the vanilla classifier.
+- **Multiply-adds** are in billions, for one image of the given size, from pixels to logits:
+  convolutions, linear layers, matrix products and attention. Most papers call one multiply-add a
+  FLOP.
+- **mIoU** is the published figure on the validation images, in per cent; "ms" with several scales
+  and flipping; "vanilla" of the same model with the vanilla classifier.
 - **here** is the mIoU of a model that was trained with this code. An empty cell: not trained.
 
-[The cost of a model](docs/TRAINING.md#the-cost-of-a-model) on your machine, by module, in time and in memory: `d2-ctxseg analyze`. Training: `d2-ctxseg train` ([how](docs/TRAINING.md)).
+[The cost of a model](docs/TRAINING.md#the-cost-of-a-model) on your machine, by module, in time
+and in memory: `d2-ctxseg analyze`. Training: `d2-ctxseg train` ([how](docs/TRAINING.md)).
 
 Published figures are from:
 
@@ -92,8 +98,9 @@ Published figures are from:
 ABLATIONS = """\
 ## Ablations
 
-Each table is a study of [`d2-ctxseg compare`](docs/COMPARISON.md): its command trains and compares all variants. They can also be trained one by one, or on several machines (`--print-commands`,
-`--gather`).
+Each table is a study of [`d2-ctxseg compare`](docs/COMPARISON.md): its command trains and
+compares all variants. They can also be trained one by one, or on several machines
+(`--print-commands`, `--gather`).
 """
 
 
@@ -325,9 +332,10 @@ class Page:
         ]
         return [
             "## Parameters against the number of classes\n",
-            "The vanilla classifier has one weight vector per class, learned prototypes have several."
-            "\nPrototypes are buffers without gradient or optimizer state; of their classifier only "
-            "the norm over\nthe scores grows, by two parameters per class. In millions, of "
+            "The vanilla classifier has one weight vector per class, learned prototypes have "
+            "several.\nPrototypes are buffers without gradient or optimizer state; of their "
+            "classifier only the norm over\nthe scores grows, by two parameters per class. In "
+            "millions, of "
             f"{LARGE_VOCABULARY_MODEL}:\n",
             markdown_table([*headers, "numbers in prototypes"], rows),
             "",
