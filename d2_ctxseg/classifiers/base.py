@@ -131,10 +131,12 @@ class PixelClassifier(nn.Module, metaclass=ABCMeta):
 
 
 def pixels_as_map(scores: Tensor, shape: torch.Size) -> Tensor:
-    """Scores (B * h * w, K) of the pixels of features of ``shape`` (B, C, h, w) to (B, K, h, w)."""
+    """Scores (B * h * w, K) of the pixels of features of ``shape`` (B, C, h, w) to (B, K, h, w).
+
+    A view, whose classes are adjacent in memory: what the cross-entropy wants.
+    """
     batch, _, height, width = shape
-    # Interpolation is fast where the pixels of a row are adjacent in memory, not the classes.
-    return scores.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2).contiguous()
+    return scores.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2)
 
 
 def make_predictor(

@@ -125,7 +125,7 @@ class FeatureBankClassifier(PixelClassifier):
         shares = torch.cat(
             [self._vote(*nearest) for nearest in self._nearest(self.embed(features))]
         )
-        return pixels_as_map(shares.clamp(min=_LEAST_SHARE).log(), features.shape)
+        return pixels_as_map(shares.clamp(min=_LEAST_SHARE).log(), features.shape).contiguous()
 
     def class_evidence(self, features: Tensor) -> Tensor:
         """The mean cosine (B, 1, h, w) of each pixel to its k nearest features, -1 to 1.
@@ -134,7 +134,7 @@ class FeatureBankClassifier(PixelClassifier):
         """
         nearest = self._nearest(self.embed(features))
         similarity = torch.cat([similarity.mean(dim=1, keepdim=True) for similarity, _ in nearest])
-        return pixels_as_map(similarity, features.shape)
+        return pixels_as_map(similarity, features.shape).contiguous()
 
     def embed(self, features: Tensor) -> Tensor:
         """Features (B, C, h, w) to pixel features (B * h * w, C) of unit length, as in the bank."""

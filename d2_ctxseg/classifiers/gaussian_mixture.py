@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..losses.checks import check_choice, check_positive
-from ..losses.functional import mean_where, resize_labels
+from ..losses.functional import mean_where, resize_labels, unit_length
 from ..losses.precision import at_least_float32, without_autocast
 from .base import CLASSIFIER_REGISTRY, PixelClassifier, pixels_as_map
 from .chunked_similarity import chunked_class_scores, chunked_prototype_similarity
@@ -209,12 +209,12 @@ class GaussianMixtureClassifier(PixelClassifier):
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, C, h, w) to logits (B, K, h, w): the normalised scores of the classes."""
         scores, offset = self._class_scores(self.embed(features))
-        return pixels_as_map(self._as_logits(scores, offset), features.shape)
+        return pixels_as_map(self._as_logits(scores, offset), features.shape).contiguous()
 
     def class_log_density(self, features: Tensor) -> Tensor:
         """Features (B, C, h, w) to the scores (B, K, h, w) of the classes before the norm."""
         scores, offset = self._class_scores(self.embed(features))
-        return pixels_as_map(scores + offset, features.shape)
+        return pixels_as_map(scores + offset, features.shape).contiguous()
 
     def class_evidence(self, features: Tensor) -> Tensor:
         """As :meth:`class_log_density`, of which minus the largest is the anomaly score.
@@ -226,7 +226,7 @@ class GaussianMixtureClassifier(PixelClassifier):
     def embed(self, features: Tensor) -> Tensor:
         """Features (B, C, h, w) to pixel embeddings (B * h * w, D) of unit length."""
         features = self.projection(self.dropout(features))
-        return F.normalize(self.feature_norm(features.permute(0, 2, 3, 1).flatten(0, 2)), dim=1)
+        return unit_length(self.feature_norm(features.permute(0, 2, 3, 1).flatten(0, 2)))
 
     def _as_logits(self, scores: Tensor, offset: Tensor) -> Tensor:
         """(N, K) to (N, K). A norm removes what all classes have in common, such as the offset."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..losses.checks import check_choice, check_positive
-from ..losses.functional import mean_where, resize_labels
+from ..losses.functional import mean_where, resize_labels, unit_length
 from ..losses.precision import without_autocast
 from .base import CLASSIFIER_REGISTRY, PixelClassifier, pixels_as_map
 from .chunked_similarity import chunked_class_scores, chunked_prototype_similarity
@@ -143,7 +143,7 @@ class PrototypeClassifier(PixelClassifier):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, C, h, w) to logits (B, K, h, w): the normalised scores of the classes."""
-        return pixels_as_map(self.classify(self.embed(features)), features.shape)
+        return pixels_as_map(self.classify(self.embed(features)), features.shape).contiguous()
 
     def classify(self, embeddings: Tensor) -> Tensor:
         """Pixel embeddings (N, C) of unit length to logits (N, K)."""
@@ -154,12 +154,12 @@ class PrototypeClassifier(PixelClassifier):
         """Similarities (B, K, h, w) to the nearest prototype of each class, before their norm."""
         prototypes = F.normalize(self.prototypes, dim=2)
         scores = chunked_class_scores(self.embed(features), prototypes, self.distance)
-        return pixels_as_map(scores, features.shape)
+        return pixels_as_map(scores, features.shape).contiguous()
 
     def embed(self, features: Tensor) -> Tensor:
         """Features (B, C, h, w) to pixel embeddings (B * h * w, C) of unit length."""
         features = self.projection(self.dropout(features))
-        return F.normalize(self.feature_norm(features.permute(0, 2, 3, 1).flatten(0, 2)), dim=1)
+        return unit_length(self.feature_norm(features.permute(0, 2, 3, 1).flatten(0, 2)))
 
     def losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The weighted losses; in training mode the prototypes are updated afterwards.
