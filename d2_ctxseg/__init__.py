@@ -1,4 +1,4 @@
-"""Semantic segmentation in Detectron2 with classifiers that know the image they look at.
+"""Semantic segmentation in Detectron2 with context-aware classifiers.
 
 Importing the package makes ``detectron2`` importable (the installed one, or the embedded runtime)
 and registers the project's datasets, backbones, heads and meta-architectures. Datasets whose names
@@ -25,7 +25,7 @@ ensure_detectron2()
 
 
 def register() -> None:
-    """Register everything in Detectron2; done again, it changes nothing."""
+    """Register everything in Detectron2. Further calls have no effect."""
     with warnings.catch_warnings():
         # Of timm and segmentation-models-pytorch, whose imports call torch.jit.script.
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)

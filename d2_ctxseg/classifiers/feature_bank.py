@@ -40,7 +40,7 @@ class FeatureBankClassifier(PixelClassifier):
         size: features S in the bank; it takes 4 S (C + K + 1) bytes. A bank that was filled has
             the size that it was filled with.
         num_neighbors: nearest features k that vote; all where the bank has fewer.
-        temperature: of the softmax over them.
+        temperature: temperature of the softmax over them.
         prior: how far frequent classes are favoured. The bank has about as many features of each
             class; 0 leaves it at that, 1 gives each feature the weight of the pixels that it
             stands for.

@@ -182,7 +182,7 @@ def scales_of(variance: Tensor, covariance: str) -> Tensor:
     """Variances (C, D) to standard deviations (C, D): ``sqrt(v + VARIANCE_FLOOR)``.
 
     Args:
-        variance: of each channel.
+        variance: variance of each channel.
         covariance: "diagonal"; "spherical", the mean over the channels; or "fixed", 1.
     """
     if covariance == "fixed":

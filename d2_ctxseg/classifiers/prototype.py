@@ -49,8 +49,8 @@ class PrototypeClassifier(PixelClassifier):
         sinkhorn_epsilon: strength of its entropy regularisation (kappa in the paper, 0.05).
         assignment: the prototype that a pixel updates: "gumbel", sampled from the transport plan as
             in the authors' code, or "argmax". The losses always use the most probable one.
-        temperature: of the contrast between prototypes in ``loss_ppc``: 1.0 as in the authors'
-            code; 0.1 in the paper.
+        temperature: temperature of the contrast between prototypes in ``loss_ppc``: 1.0 as in the
+            authors' code; 0.1 in the paper.
         projection: whether the features first go through a 1x1 convolution, BatchNorm, ReLU,
             another 1x1 convolution and a normalisation to unit length, as in the authors' code.
         distance: "cosine", "euclidean" ("standard" in Table 5d) or "huber".
@@ -230,7 +230,7 @@ class PrototypeClassifier(PixelClassifier):
 
         Args:
             embeddings: (N, C) of unit length.
-            assignment: of the same pixels.
+            assignment: assignment of the same pixels.
             correct: (N,) bool, the pixels that update prototypes: those classified correctly.
         """
         prototype = assignment.prototype

@@ -79,7 +79,7 @@ def contrast(log_partition: Tensor, assigned: Tensor, temperature: float = 1.0) 
     Args:
         log_partition: (N,), see ``PrototypeSimilarity``.
         assigned: (N,) similarity to the prototype that the pixel is assigned to.
-        temperature: that of ``log_partition``.
+        temperature: the temperature of ``log_partition``.
     """
     return log_partition - assigned / temperature
 

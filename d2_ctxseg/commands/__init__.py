@@ -1,1 +1,1 @@
-"""The programs of this project; tools/, demo/ and train_net.py start them."""
+"""The commands of this project; the scripts in tools/ and demo/ and train_net.py start them."""

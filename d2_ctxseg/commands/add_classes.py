@@ -1,4 +1,4 @@
-"""Add classes to a PrototypeSegmentor or FeatureBankSegmentor from a few images, untrained."""
+"""Add classes to a PrototypeSegmentor or FeatureBankSegmentor, without training."""
 
 import argparse
 import logging
@@ -91,14 +91,14 @@ def main(args: argparse.Namespace) -> None:
 
 
 def refuse_to_overwrite(output: Path) -> None:
-    """Raise UserError if ``output`` holds a model or a config already."""
+    """Raise UserError if ``output`` already contains a model or a config."""
     for name in (WEIGHTS_NAME, "config.yaml"):
         if (output / name).exists():
             raise UserError(f"--output: {output / name} already exists. Choose another folder.")
 
 
 def class_names(dataset_name: str) -> list[str]:
-    """The classes of a registered dataset; UserError if there is none of this name."""
+    """The classes of a registered dataset; UserError if it does not exist."""
     register_builtin_datasets([dataset_name])
     known = dataset_names()
     if dataset_name not in known:
@@ -148,7 +148,7 @@ def match_classes(old: list[str], names: list[str], source: str) -> tuple[list[s
 
 
 def extended_config(cfg, args, num_classes: int):
-    """The frozen config of the extended model; it is tested on --evaluate, if given."""
+    """The frozen config of the extended model, with --evaluate as the test dataset if given."""
     test = args.evaluate or args.images
     if class_names(test) != class_names(args.images):
         raise UserError(
@@ -214,7 +214,7 @@ def spread_over_classes(shows: np.ndarray, number: int, rng: np.random.Generator
 
     Args:
         shows: (images, new classes) bool.
-        number: of images to draw, each once; there may be fewer that show a new class.
+        number: number of images to sample; fewer if fewer images show a new class.
         rng: draws among those that are as good.
     """
     left = list(rng.permutation(np.flatnonzero(shows.any(axis=1))))
@@ -237,9 +237,9 @@ def collect_pixels(
     Args:
         model: the trained model, in evaluation mode.
         cfg: config of the extended model, whose training dataset the records are of.
-        records: of the labelled images.
+        records: dataset records of the labelled images.
         position: (K + J,) int64: for each class of the labels the class it is collected as.
-        seed: of the sampling.
+        seed: seed of the sampling.
     """
     as_tested = build_augmentations(cfg, is_train=False)
     mapper = SemanticSegmentorMapper(cfg, is_train=True, augmentations=as_tested)
@@ -257,7 +257,7 @@ def collect_pixels(
 
 
 def check_support(support: SupportPixels, new_names: list[str], source: str) -> None:
-    """Log what was collected; UserError naming new classes of which there is nothing."""
+    """Log the collected pixels; UserError if a new class has none."""
     num_old = support.num_classes - len(new_names)
     counts = support.counts.tolist()
     for name, count in zip(new_names, counts[num_old:]):
@@ -293,7 +293,7 @@ def write_extended(model: nn.Module, classifier: PrototypeClassifier, cfg) -> No
 
 
 def among_more_classes(model: nn.Module, positions: list[int], num_classes: int) -> Callable:
-    """``model`` as a function with logits of ``num_classes``, of which it knows ``positions``."""
+    """``model`` as a function with logits of ``num_classes``; its classes are at ``positions``."""
 
     def spread(logits: Tensor) -> Tensor:
         result = logits.new_full((num_classes, *logits.shape[1:]), -torch.inf)

@@ -1,4 +1,4 @@
-"""Fit the temperature that makes a model's confidences true, and keep it beside its weights."""
+"""Fit the temperature that calibrates a model's confidences, and store it beside the weights."""
 
 import argparse
 import os
@@ -40,7 +40,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def dataset_of(cfg: CfgNode) -> str:
-    """The dataset to fit on; UserError if there is none, or it has no labels."""
+    """The dataset to fit on; UserError if none is set, or if it has no labels."""
     if not cfg.DATASETS.TEST:
         raise UsageError("DATASETS.TEST is empty: name the dataset to fit on with --dataset.")
     name = cfg.DATASETS.TEST[0]
@@ -53,7 +53,7 @@ def dataset_of(cfg: CfgNode) -> str:
 
 
 def format_table(samples: dict[str, PixelSample], fitted: dict) -> str:
-    """A line a task: temperature, likelihood and calibration error before and after."""
+    """A table with temperature, likelihood and calibration error before and after, per task."""
     rows = [
         {
             "task": task,

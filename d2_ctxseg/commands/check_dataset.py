@@ -18,7 +18,7 @@ from .model_config import config_file_of, overrides_of
 
 
 def names_to_check(arguments: argparse.Namespace) -> list[str]:
-    """Register what the arguments bring along, and choose what to check."""
+    """Register the datasets that the arguments describe; returns the names to check."""
     names = []
     if arguments.folder:
         names.extend(register_folder_datasets([arguments.folder]))
@@ -31,12 +31,12 @@ def names_to_check(arguments: argparse.Namespace) -> list[str]:
         names.extend([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     names = arguments.names or list(dict.fromkeys(names))
     if not names:
-        raise DatasetError("Nothing to check: give a NAME, --folder or --config-file.")
+        raise DatasetError("Nothing to check: set a NAME, --folder or --config-file.")
     return names
 
 
 def draw_sheets(names: list[str], folder: Path, num_samples: int, seed: int) -> None:
-    """One sheet a name; a dataset without a readable pair has none."""
+    """Write one sheet per dataset; a dataset without a readable pair is skipped."""
     for name in names:
         path = folder / f"{name}.png"
         try:

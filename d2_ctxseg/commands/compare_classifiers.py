@@ -1,4 +1,4 @@
-"""Train classifiers on one base config with several seeds, and say what each of them gains."""
+"""Train classifiers on one base config with several seeds, and compare their scores."""
 
 import argparse
 import sys
@@ -33,13 +33,14 @@ def main(arguments: argparse.Namespace) -> None:
         return
     config_file = config_file_of(arguments)
     if not config_file:
-        raise UserError("--config-file is missing: name the base config of all runs.")
+        raise UserError("--config-file is missing: set the base config of all runs.")
     variants = [parse_variant(text) for text in arguments.classifiers]
     baseline = arguments.baseline or variants[0].label
     labels = [variant.label for variant in variants]
     if baseline not in labels:
         raise UserError(
-            f"--baseline: '{baseline}' is none of {', '.join(labels)}.{suggest(baseline, labels)}"
+            f"--baseline: '{baseline}' is not one of {', '.join(labels)}."
+            f"{suggest(baseline, labels)}"
         )
     runs = plan_runs(
         config_file, variants, arguments.seeds, arguments.output, overrides_of(arguments)
@@ -63,7 +64,7 @@ def main(arguments: argparse.Namespace) -> None:
 def print_plan(
     runs: Sequence[PlannedRun], states: dict[Path, RunState], slots: Sequence[Slot]
 ) -> None:
-    """The runs, what is done of them, and how long the rest takes about."""
+    """Print the runs, their progress, and the estimated remaining time."""
     base = setup_config(runs[0].config_file, [])
     print(
         f"{runs[0].config_file}: its MODEL.META_ARCHITECTURE {base.MODEL.META_ARCHITECTURE} is "
@@ -88,7 +89,7 @@ def print_plan(
 
 
 def _seconds_per_step(run: PlannedRun, runs: Sequence[PlannedRun], slot: Slot) -> float:
-    """Of a finished run of the classifier, or else measured on random images."""
+    """Seconds per step: from a finished run of the classifier, or measured on random images."""
     for other in runs:
         cost = read_cost(other.folder)
         if other.variant == run.variant and "seconds_per_iteration" in cost:
@@ -104,13 +105,13 @@ def _duration(seconds: float) -> str:
 
 
 def finished_study(runs: Sequence[PlannedRun], baseline: str) -> Study:
-    """The runs of the plan that are finished; what is left out is said."""
+    """The finished runs of the plan; the others are printed."""
     folders = {run.variant.label: [] for run in runs}
     for run in runs:
         if run_state(run).finished:
             folders[run.variant.label].append(run.folder)
         else:
-            print(f"Left out, not finished: {run.folder}", file=sys.stderr)
+            print(f"Not finished, left out: {run.folder}", file=sys.stderr)
     if not folders[baseline]:
         raise UserError(
             f"No run of the baseline '{baseline}' is finished: there is nothing to compare with."

@@ -39,7 +39,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def read_official(path: str) -> dict:
-    """The content of the authors' file, read without executing code from it.
+    """Read the authors' file without executing code from it.
 
     Raises:
         MissingFileError: there is no such file.

@@ -1,4 +1,4 @@
-"""Turn label images whose colours stand for classes into ones that hold class indices."""
+"""Convert label images with colours for classes to label images with class indices."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Shows what a model predicts on images, a video or a webcam."""
+"""Draw the predictions of a model on images, a video or a webcam."""
 
 import argparse
 import logging
@@ -31,7 +31,7 @@ ESCAPE_KEY = 27
 
 
 def load_predictor(args, logger) -> SemSegPredictor:
-    """The model that the command line names."""
+    """Load the model that the command line names."""
     predictor = SemSegPredictor(config_of(args))
     if (args.unsure_below or args.blank_below) and not predictor.is_calibrated:
         logger.info(
@@ -169,7 +169,7 @@ def show(image: np.ndarray, wait_ms: int) -> int:
 
 
 def require_display() -> None:
-    """Raise UserError where no window can be opened: OpenCV would abort the whole program."""
+    """Raise UserError if no window can be opened, because OpenCV would abort the program."""
     is_linux = sys.platform.startswith("linux")
     if is_linux and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise UserError(
@@ -179,7 +179,7 @@ def require_display() -> None:
 
 
 def run(args, logger) -> None:
-    """What the command line ``args`` asks for."""
+    """Run the demo with the arguments ``args``."""
     if args.webcam and args.output:
         raise UserError("--webcam shows a window and writes nothing: leave --output out")
     if not args.output:

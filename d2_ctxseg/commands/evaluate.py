@@ -1,4 +1,4 @@
-"""Evaluate a trained model: a training with nothing to train."""
+"""Evaluate a trained model."""
 
 from .train_net import main
 

@@ -1,4 +1,4 @@
-"""Write a trained segmentor to a file that runs without this project."""
+"""Export a trained segmentor to a file that runs without this project."""
 
 import argparse
 import json
@@ -31,7 +31,7 @@ logger = logging.getLogger("d2_ctxseg.export_model")
 
 
 def image_size(cfg, size: list[int] | None) -> InputSize:
-    """Height and width of the images, and where they come from."""
+    """Height and width of the images, and the config key that they come from."""
     if size:
         return InputSize(*size, "--size")
     if cfg.TEST.SLIDING_WINDOW.ENABLED:
@@ -40,7 +40,7 @@ def image_size(cfg, size: list[int] | None) -> InputSize:
 
 
 def metadata(cfg, shape: ImageShape, outputs: str) -> dict[str, str]:
-    """What a program must know to run the file and to show its result; lists are JSON.
+    """The metadata that a program needs to run the file and to show its result; lists are JSON.
 
     ``input_size`` is [height, width], or null for any size; images are then brought to
     ``test_size``: [shortest, longest] side, 0 for as they are. ``padding`` is the pixel value that
@@ -70,7 +70,7 @@ def metadata(cfg, shape: ImageShape, outputs: str) -> dict[str, str]:
 
 
 def config_of_one_view(arguments: argparse.Namespace):
-    """The config, and what of it the file will not do is logged and switched off."""
+    """The config without features that are not exported, which are logged."""
     cfg = with_fitted_temperatures(config_of(arguments))
     if not cfg.MODEL.WEIGHTS:
         raise UserError(
@@ -86,7 +86,7 @@ def config_of_one_view(arguments: argparse.Namespace):
 
 
 def build(cfg):
-    """The trained model in eval mode, without what only training needs."""
+    """The trained model in eval mode, without modules that only training needs."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.TEST.SLIDING_WINDOW.ENABLED = False
@@ -100,7 +100,7 @@ def build(cfg):
 
 
 def report(arguments: argparse.Namespace, cfg, shape: ImageShape, agreement: Agreement) -> str:
-    """The file and how it was checked, in lines."""
+    """Lines about the file and its check."""
     path, channels = arguments.output_file, len(cfg.MODEL.PIXEL_MEAN)
     sides = (shape.batch_size, shape.height, shape.width)
     batch, height, width = ("batch", "height", "width") if shape.dynamic else sides

@@ -1,4 +1,4 @@
-"""Publish the model of a finished training, small and found by its name."""
+"""Publish the model of a finished training in the model zoo."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Put a trained model on the Hugging Face Hub, with a model card made from its run."""
+"""Upload a trained model to the Hugging Face Hub, with a model card."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Write one HTML file about a run of train_net.py, or about several beside each other."""
+"""Write an HTML report about a run of train_net.py, or a comparison of several runs."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Take out of a checkpoint what only training needs."""
+"""Remove from a checkpoint everything that only training needs."""
 
 import argparse
 

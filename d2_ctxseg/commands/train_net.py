@@ -84,7 +84,7 @@ def run(args):
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
-    """The config of the run; ``args`` become as Detectron2's ``default_setup`` wants them.
+    """The config of the run; ``args`` are changed to what Detectron2's ``default_setup`` needs.
 
     With ``--run`` everything is written to that folder, where it may have been moved to; a training
     is continued there.
@@ -101,7 +101,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 
 
 def write_results(cfg, results: list[dict], weights: str) -> None:
-    """Enter the results into OUTPUT_DIR's evaluation.json, and write the report if asked for."""
+    """Add the results to OUTPUT_DIR's evaluation.json, and write the report if it is enabled."""
     path = os.path.join(cfg.OUTPUT_DIR, "evaluation.json")
     datasets = merge_tasks(*(by_dataset(result, cfg.DATASETS.TEST) for result in results))
     add_to_results_file(path, weights, datasets)

@@ -1,4 +1,4 @@
-"""Reads and writes videos with OpenCV; frames are uint8 RGB arrays (H, W, 3)."""
+"""Read and write videos with OpenCV; frames are uint8 RGB arrays (H, W, 3)."""
 
 import os
 import tempfile
@@ -25,7 +25,7 @@ class VideoReader:
     """The frames of a video file or, with ``source`` a number, of a camera."""
 
     def __init__(self, source: str | int):
-        """Raises UserError if the source cannot be opened."""
+        """Open the source; UserError if it cannot be opened."""
         if isinstance(source, str) and not Path(source).is_file():
             raise MissingFileError(f"--video-input {source}: there is no such file")
         self.capture = cv2.VideoCapture(source)
@@ -36,7 +36,7 @@ class VideoReader:
 
     @property
     def frames_per_second(self) -> float:
-        """Raises UserError if the video does not say it."""
+        """Frames per second; UserError if the video does not state it."""
         value = self.capture.get(cv2.CAP_PROP_FPS)
         if not value > 0:
             raise UserError(f"{self.source} does not say how many frames a second it has")
@@ -44,7 +44,7 @@ class VideoReader:
 
     @property
     def num_frames(self) -> int | None:
-        """As the file's header says; None if it does not."""
+        """The number of frames in the file's header; None if it is missing."""
         count = int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT))
         return count if count > 0 else None
 

@@ -1,4 +1,4 @@
-"""Studies: classifiers trained on one base config with several seeds, and what one can conclude."""
+"""Studies that train classifiers on one base config with several seeds, and compare them."""
 
 from .plan import PlannedRun, Variant, parse_variant, plan_runs
 from .results import Study, StudyRun, compare, markdown_table, read_planned, read_study

@@ -19,7 +19,7 @@ class Whisker:
 
     Attributes:
         name: above it.
-        index: of its colour.
+        index: index of its colour.
         mean, low, high: the dot and the limits of the interval.
         points: small dots, one a seed.
     """
@@ -58,7 +58,7 @@ def whisker_chart(rows: Sequence[Whisker], beside: Sequence[Whisker] = ()) -> di
     The dot of an interval that holds zero is hollow.
 
     Args:
-        rows: from the top.
+        rows: the rows from top to bottom.
         beside: rows of another chart, which gets the same scale.
     """
     rows = [row for row in rows if row.is_known]

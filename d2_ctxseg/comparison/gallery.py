@@ -35,7 +35,7 @@ class PageImage:
 
     Attributes:
         address: "data:", for an <img>.
-        pixels: of a label map, class index -> number.
+        pixels: class index -> number of pixels in a label map.
         has_ignored: whether pixels of it are no class, and hatched.
     """
 
@@ -55,7 +55,7 @@ class Gallery:
         chosen: dataset -> label -> images.
 
     Attributes:
-        classes: of each dataset.
+        classes: classes of each dataset.
     """
 
     def __init__(self, study: Study, chosen: Mapping[str, Mapping[str, Sequence[ImagePair]]]):
@@ -153,7 +153,7 @@ class Gallery:
 
 
 def _work(study: Study, chosen) -> list[tuple[StudyRun, list[Place]]]:
-    """The runs that have to predict, each once, and what."""
+    """The runs that have to predict, and their images."""
     runs: dict[Path, StudyRun] = {}
     places: dict[Path, dict[Place, None]] = {}
     for dataset, of_labels in chosen.items():

@@ -1,4 +1,4 @@
-"""The images that gain and lose most."""
+"""The images with the largest gains and losses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class ImagePair:
     """The scores of an image, of a classifier and of the baseline.
 
     Attributes:
-        file_name: as in the per-image counts.
-        difference: of the image's mIoU, mean over the paired seeds, in points.
+        file_name: file name in the per-image counts.
+        difference: difference of the image's mIoU in points, mean over the paired seeds.
         baseline, other: the image's mIoU in per cent in the first pair of runs.
     """
 

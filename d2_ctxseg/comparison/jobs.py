@@ -25,10 +25,10 @@ _LINES_SHOWN = 3
 
 @dataclass(frozen=True)
 class Slot:
-    """What one of the runs that go side by side has to itself.
+    """The resources of one of the parallel runs.
 
     Attributes:
-        threads: of the CPU.
+        threads: number of CPU threads.
         gpus: indices of GPUs; empty on a machine without one.
     """
 
@@ -56,7 +56,7 @@ def make_slots(jobs: int, cores: int | None = None, gpus: int | None = None) -> 
 
     Args:
         jobs: runs side by side.
-        cores, gpus: of the machine; None asks it.
+        cores, gpus: numbers of the machine's cores and GPUs; None: detect them.
 
     Raises:
         UserError: fewer than one job, or more than cores.
@@ -91,7 +91,7 @@ class _Job:
             )
 
     def failure(self) -> str | None:
-        """What the run said last if it ended with an error."""
+        """The last message of the run if it ended with an error."""
         if self.process.returncode == 0:
             return None
         lines = (self.run.folder / CONSOLE_FILE).read_text("utf-8", "replace").splitlines()

@@ -28,8 +28,8 @@ def write_page(study: Study, content: Mapping, path: str | Path) -> Path:
 
     Args:
         study: the runs.
-        content: what ``results.compare`` returned for them.
-        path: of the file.
+        content: the result of ``results.compare`` for them.
+        path: path of the file.
     """
     path = Path(path)
     text = render_page(study, content)
@@ -225,7 +225,7 @@ def _image(study: Study, dataset: str, label: str, image: ImagePair, gallery: Ga
 
 
 def _machines(study: Study) -> list[str]:
-    """The known devices of the runs, each once."""
+    """The known devices of the runs, without duplicates."""
     costs = [read_cost(run.folder) for runs in study.runs.values() for run in runs]
     known = [(cost["device"], cost.get("threads")) for cost in costs if "device" in cost]
     return [
@@ -250,7 +250,7 @@ def _run_rows(study: Study, datasets: Sequence[str]) -> list[dict]:
 
 
 def _config_warnings(study: Study) -> list[str]:
-    """One for each classifier whose own runs differ in more than the seed."""
+    """A warning for each classifier whose runs differ in more than the seed."""
     texts = []
     for label, runs in study.runs.items():
         keys = _differing_keys([flattened(run.run.config) for run in runs])

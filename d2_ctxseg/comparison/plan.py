@@ -1,4 +1,4 @@
-"""Which runs a study consists of, and how each of them is started."""
+"""The runs of a study, and the command of each run."""
 
 import json
 import shlex
@@ -45,7 +45,7 @@ class PlannedRun:
     """One training with its evaluation.
 
     Attributes:
-        variant: of the classifier.
+        variant: variant of the classifier.
         seed: SEED.
         folder: OUTPUT_DIR.
         config_file: the base config.
@@ -64,7 +64,7 @@ class PlannedRun:
         return [sys.executable, *TRAIN, *arguments]
 
     def shell_command(self) -> str:
-        """The same as a line for a shell."""
+        """The command as a line for a shell."""
         return shlex.join(["d2-ctxseg", "train", *self.command()[len(TRAIN) + 1 :]])
 
     def config(self) -> CfgNode:
@@ -206,7 +206,7 @@ def _default_classifier_name() -> str:
 
 @dataclass(frozen=True)
 class RunState:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
         finished: trained and evaluated.
@@ -258,7 +258,7 @@ def _check_same(run: PlannedRun, found: CfgNode, cfg: CfgNode) -> None:
 
 
 def iterations_done(folder: Path) -> int:
-    """The last iteration that metrics.json tells of, 0 if there is none."""
+    """The last iteration in metrics.json; 0 without one."""
     path = folder / "metrics.json"
     if not path.is_file():
         return 0

@@ -49,10 +49,10 @@ class StudyRun:
     """One finished run.
 
     Attributes:
-        label: of the classifier, or of the variant of one.
-        seed: of the training.
-        run: what its folder holds, see ``report.run``.
-        counts: by dataset, of the final model, single-scale.
+        label: label of the classifier or variant.
+        seed: seed of the training.
+        run: the content of its folder, see ``report.run``.
+        counts: dataset -> counts of the final model, single-scale.
     """
 
     label: str
@@ -150,7 +150,7 @@ def read_study(folders: Sequence[str | Path], baseline: str = "") -> Study:
     is not enough, the keys that differ.
 
     Args:
-        folders: of finished runs.
+        folders: folders of finished runs.
         baseline: a label; "" for "linear" or else the first.
 
     Raises:
@@ -261,7 +261,7 @@ def compare(study: Study, dataset: str = "", *, num_resamples: int = 4000) -> di
         study: the runs.
         dataset: of the figures at the top; "" for the first. Those of the others are under
             "other_datasets".
-        num_resamples: of the bootstrap.
+        num_resamples: number of bootstrap samples.
 
     Returns:
         ``{"dataset", "baseline", "num_images", "classifiers": {label: {"seeds": [{"seed", "folder",

@@ -1,4 +1,4 @@
-"""Datasets, their checks, and the mapper."""
+"""Datasets, their checks, and the dataset mapper."""
 
 from .augmentation import (
     BrightnessShift,

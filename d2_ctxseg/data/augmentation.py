@@ -1,5 +1,5 @@
 # ruff: noqa: NPY002 -- Detectron2 seeds the global generator of NumPy in each worker, no other.
-"""The augmentations of the papers that Detectron2 does not have."""
+"""Augmentations of the papers that Detectron2 lacks."""
 
 import cv2
 import numpy as np

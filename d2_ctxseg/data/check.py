@@ -1,4 +1,4 @@
-"""Reads every image and label of a dataset and reports what is wrong and what is in it."""
+"""Read every image and label of a dataset, and report problems and statistics."""
 
 import re
 from collections import Counter
@@ -34,12 +34,12 @@ _NUMBERS = re.compile(r"\d+(, \d+)*(, \.\.\. \(\d+ in all\))?")
 
 @dataclass
 class CheckReport:
-    """What the check of one split found.
+    """The result of the check of one split.
 
     Attributes:
         name: the registered name.
-        num_images: how many images there are.
-        num_pairs: how many of them have a label.
+        num_images: number of images.
+        num_pairs: number of images with a label.
         labelled: whether the split has labels. False: only the images are checked.
         problems: one sentence each; empty if the dataset can be used.
         summary: the problems, equal ones of several files as one with their number.
@@ -240,8 +240,8 @@ class _Pair:
     """What is known of an image and its label.
 
     Attributes:
-        image: of the image file.
-        problems: of both files.
+        image: content of the image file.
+        problems: problems of both files.
         counts: pixels of each class.
         ignored: pixels with the ignore label.
         unknown_colors: of a label with colours, those that are not in the palette; else None.

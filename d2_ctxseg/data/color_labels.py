@@ -1,4 +1,4 @@
-"""Converts label images whose colours stand for classes to images of class indices."""
+"""Convert label images with colours for classes to label images with class indices."""
 
 import shlex
 import tempfile
@@ -66,7 +66,7 @@ def convert_color_labels(
 
 
 def unknown_colors(path: str | Path, palette: Iterable[Color]) -> set[Color]:
-    """The colours of a label image that ``palette`` does not hold.
+    """The colours of a label image that are not in ``palette``.
 
     Raises:
         DatasetError: the file cannot be read.
@@ -79,8 +79,8 @@ def conversion_hint(dataset: FolderDataset, split: str, unknown: Iterable[Color]
     """What to do about colour labels: the command that converts them, with all its arguments.
 
     Args:
-        dataset: whose labels have colours.
-        split: whose labels these are.
+        dataset: the dataset of the labels.
+        split: the split of the labels.
         unknown: their colours that are not in the palette, see :func:`unknown_colors`.
     """
     unknown = sorted(unknown)

@@ -27,7 +27,7 @@ class ContextShapesOptions:
     """The options of the data. The defaults are those of the registered datasets.
 
     Attributes:
-        seed: of the random numbers, 0 .. 2^32 - 1.
+        seed: seed of the random numbers, 0 .. 2^32 - 1.
         num_train: number of training images.
         num_val: number of validation images.
         height: height of the images in pixels, at least 32.

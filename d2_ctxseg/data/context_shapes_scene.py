@@ -1,4 +1,4 @@
-"""How a scene of ContextShapes is drawn.
+"""Draw a scene of ContextShapes.
 
 A grey room holds a coloured lamp and flat objects in five paints. The class of an object is its
 paint; what the camera sees is paint times light, and paints and lights have the same five colours:

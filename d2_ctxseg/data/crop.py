@@ -33,7 +33,7 @@ class ResizeAndCrop(T.Augmentation):
         Args:
             resize (Augmentation): gives a ``ResizeTransform`` or a ``NoOpTransform``.
             crop_type (str): as in Detectron2's ``RandomCrop``.
-            crop_size: of the resized image; as in ``RandomCrop``.
+            crop_size: size of the crop in the resized image, see ``RandomCrop``.
             single_category_max_area (float): a crop needs two categories, and each must have less
                 than this fraction of the labelled area. Ten crops are tried; the last one is
                 taken if none fits. 1.0 turns the constraint off.

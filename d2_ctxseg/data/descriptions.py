@@ -1,4 +1,4 @@
-"""The datasets of a config, described inside it: a run's config.yaml needs no other file.
+"""Descriptions of datasets inside a config, so that a run's config.yaml needs no other file.
 
 ``DATASETS.FOLDERS`` names YAML files. What they say is kept in ``DATASETS.DESCRIPTIONS``, which
 counts where a file is not there any more, or not on this machine.
@@ -39,7 +39,7 @@ def register_datasets_of(cfg: CfgNode, *, for_inference: bool = False) -> None:
     for, but for datasets of this package.
 
     Args:
-        cfg: not frozen.
+        cfg: the config, not frozen.
         for_inference: where another dataset has one of the names in this process, it keeps it;
             the model's classes are still known, from DESCRIPTIONS.
 
@@ -107,8 +107,8 @@ def metadata_of(cfg: CfgNode, name: str) -> Metadata:
     """What is known of a dataset's classes: as the config describes them, or else the catalog.
 
     Args:
-        cfg: of a run, or any other.
-        name: as in DATASETS.TRAIN and TEST.
+        cfg: the config of a run, or any other config.
+        name: name of the dataset in DATASETS.TRAIN or TEST.
 
     Returns:
         Detectron2's ``Metadata`` of that name; one of its own where the catalog has other classes
@@ -123,7 +123,7 @@ def metadata_of(cfg: CfgNode, name: str) -> Metadata:
 
 
 def described_names(cfg: CfgNode) -> set[str]:
-    """The names of datasets whose classes the config itself says."""
+    """The names of the datasets whose classes the config describes."""
     names = set()
     for description in cfg.DATASETS.DESCRIPTIONS:
         if _SPLITS in description:
@@ -134,7 +134,7 @@ def described_names(cfg: CfgNode) -> set[str]:
 
 
 def classes_only(cfg: CfgNode) -> list[dict]:
-    """DATASETS.DESCRIPTIONS without folders and files, which are no business of others."""
+    """DATASETS.DESCRIPTIONS without the folders and files of this machine."""
     return list(_class_descriptions(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
 
 
@@ -198,7 +198,7 @@ def _described_metadata(descriptions: Iterable[dict], name: str) -> dict | None:
 
 
 def _plain(value):
-    """Lists in the place of tuples and arrays, for YAML."""
+    """Convert tuples and arrays to lists, for YAML."""
     if hasattr(value, "tolist"):
         return value.tolist()
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,4 +1,4 @@
-"""From a dataset's record to what a semantic segmentor takes."""
+"""The dataset mapper: from a dataset's record to the input of a semantic segmentor."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -59,10 +59,10 @@ class SemanticSegmentorMapper:
             is_train: whether labels are read.
             augmentations: Detectron2 augmentations or transforms, applied in this order. Labels
                 reach them with class indices and ``ignore_value``.
-            image_format: as in :func:`d2_ctxseg.data.images.read_image`.
+            image_format: see :func:`d2_ctxseg.data.images.read_image`.
             ignore_value: the label of ignored pixels, whatever the dataset's own one is.
             label_formats: dataset name -> what its label files hold. May be empty for testing.
-            num_channels: of the images that the model takes; None: not checked.
+            num_channels: number of channels of the model's input; None: not checked.
             keep_original: give the image as it was read, too.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Colours for classes whose dataset gives none."""
+"""Colours for the classes of a dataset without a palette."""
 
 import colorsys
 

@@ -1,4 +1,4 @@
-"""Registers folder datasets in Detectron2's catalogs."""
+"""Register folder datasets in Detectron2's catalogs."""
 
 import functools
 import logging
@@ -47,7 +47,7 @@ def register_builtin_datasets(names: Iterable[str] | None = None) -> None:
     the same files with less metadata.
 
     Args:
-        names: in Detectron2's catalog; those that this package does not describe are skipped.
+        names: names in Detectron2's catalog; those that this package does not describe are skipped.
             None: all that it describes.
     """
     described = _described()
@@ -253,7 +253,7 @@ def _load_split(name: str, dataset: FolderDataset, split: str) -> list[dict]:
 
 
 def _why_misread(dataset: FolderDataset, label: str | None) -> str:
-    """What Detectron2's DatasetMapper would get wrong of the labels; "" if it reads them right.
+    """Why Detectron2's DatasetMapper would misread the labels; "" if it reads them correctly.
 
     It reads a label as a grey image and takes its brightness for the class index.
     """

@@ -1,4 +1,4 @@
-"""How images are resized: with or without antialiasing, and to which size for testing."""
+"""Resize images, with or without antialiasing, and determine the size for testing."""
 
 import math
 from itertools import pairwise
@@ -40,7 +40,7 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
     def __init__(self, short_edge_length, max_size, sample_style="range", antialias=True):
         """
         Args:
-            short_edge_length, max_size, sample_style: as in Detectron2.
+            short_edge_length, max_size, sample_style: see Detectron2's ResizeShortestEdge.
             antialias (bool): see BilinearResizeTransform.
         """
         super().__init__(short_edge_length, max_size, sample_style)
@@ -97,8 +97,8 @@ class ResizeForTest(T.Augmentation):
         """Height and width that an image gets, before they are rounded up to multiples.
 
         Args:
-            height: of the image.
-            width: of the image.
+            height: height of the image.
+            width: width of the image.
             ratio: factor on both edge lengths.
         """
         if not self.short_edge_length:

@@ -21,7 +21,7 @@ def get_config_file(name: str) -> str:
     """The absolute path of the config with this name.
 
     Args:
-        name: as in "camvid/fpn_resnet18_linear", with or without ".yaml".
+        name: a name such as "camvid/fpn_resnet18_linear", with or without ".yaml".
 
     Raises:
         UserError: there is no such config; the message has the nearest name.

@@ -1,4 +1,4 @@
-"""What the terminal shows of the log; log.txt has all of it."""
+"""Shorten the log on the terminal; log.txt has the complete log."""
 
 import logging
 import sys
@@ -20,7 +20,7 @@ def short_console(output_dir: str) -> Iterator[None]:
     does, which then leaves them as they are.
 
     Args:
-        output_dir: of the run; its log.txt gets the whole records.
+        output_dir: the run's folder; its log.txt receives the complete records.
     """
     for name in ("fvcore", None):
         named = {"name": name} if name else {}

@@ -23,8 +23,8 @@ def build_ema(model: nn.Module, decay: float) -> AveragedModel:
     so that a checkpoint may be loaded into ``model`` before training.
 
     Args:
-        model: not wrapped for distributed training.
-        decay: in [0, 1).
+        model: the model, not wrapped for distributed training.
+        decay: decay of the average, in [0, 1).
 
     Raises:
         UserError: the decay is out of range.
@@ -41,8 +41,8 @@ class UpdateEMA(HookBase):
     All processes have the same weights, so each computes its own.
 
     Args:
-        ema: from :func:`build_ema`; its state is in the run's checkpoints as "ema".
-        model: what it follows.
+        ema: the average from :func:`build_ema`; its state is in the run's checkpoints as "ema".
+        model: the model that is averaged.
         cfg: of the run; ``model_final_ema.pth``, which is a checkpoint like any other, goes into
             its OUTPUT_DIR.
     """

@@ -16,7 +16,7 @@ _LOG_LINES = "detectron2.evaluation.evaluator"
 
 
 class WithProgressBar:
-    """A data loader that shows on a terminal how far it is, and for how long it will go on.
+    """A data loader that shows its progress and the remaining time on a terminal.
 
     It ends early if the evaluation is interrupted.
 
@@ -25,7 +25,7 @@ class WithProgressBar:
 
     Args:
         data_loader: has a length.
-        title: what stands before the bar.
+        title: text before the bar.
     """
 
     def __init__(self, data_loader, title: str):

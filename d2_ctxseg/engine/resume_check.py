@@ -1,4 +1,4 @@
-"""Checks for --resume whether the training in OUTPUT_DIR is one of this config."""
+"""Check for --resume whether the training in OUTPUT_DIR belongs to this config."""
 
 from pathlib import Path
 
@@ -55,9 +55,9 @@ def refuse_other_state(path: str, model: torch.nn.Module, optimizer: torch.optim
     """Refuse a checkpoint to resume from that is not one of this model and optimizer.
 
     Args:
-        path: of the checkpoint.
-        model: not wrapped for distributed training.
-        optimizer: of the training.
+        path: path of the checkpoint.
+        model: the model, not wrapped for distributed training.
+        optimizer: the optimizer of the training.
 
     Raises:
         UserError: the message says what differs.

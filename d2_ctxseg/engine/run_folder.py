@@ -1,4 +1,4 @@
-"""Locks OUTPUT_DIR for one training at a time, and settles the seed of a run."""
+"""Lock OUTPUT_DIR for one training at a time, and determine the seed of a run."""
 
 import fcntl
 import logging

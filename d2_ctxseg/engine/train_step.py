@@ -24,7 +24,7 @@ class MicroBatchTrainer(SimpleTrainer):
     Args:
         model: takes a batch and returns losses by name. It is put into training mode.
         data_loader: an endless stream of micro-batches.
-        optimizer: of the model's parameters.
+        optimizer: optimizer of the model's parameters.
         accumulation_steps: micro-batches per step; also set on the classifiers in the model.
         precision: precision of autocast, torch.float16 (with scaled gradients) or torch.bfloat16;
             None turns it off.

@@ -1,4 +1,4 @@
-"""How well a score tells unknown pixels from known ones: AUROC, AP and FPR at 95 % TPR.
+"""Metrics of anomaly scores: AUROC, AP and FPR at 95 % TPR.
 
 Scores are counted, not kept: a float32 score goes to the bin of its sign, its exponent and the
 first 11 bits of its mantissa, 2^20 bins in all. So scores are known to one part in 2048, whatever

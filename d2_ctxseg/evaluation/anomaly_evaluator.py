@@ -1,4 +1,4 @@
-"""Evaluates anomaly scores on a dataset with pixels that no class stands for."""
+"""Evaluate anomaly scores on a dataset with pixels that belong to no class."""
 
 import itertools
 import logging

@@ -1,4 +1,4 @@
-"""How far a prediction's confidence can be trusted: calibration, and risk against coverage.
+"""Metrics of confidences: calibration, and risk against coverage.
 
 Plain NumPy on counts. Confidences of pixels are counted in fixed bins, image by image; all measures
 follow from the counts, so memory depends on neither images nor pixels.
@@ -37,7 +37,7 @@ def confidence_counts(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray
     """Pixels, correct pixels and the sum of confidences in each bin; counts can be added.
 
     Args:
-        confidence: in [0, 1], of any shape.
+        confidence: confidences in [0, 1], of any shape.
         correct: bool, of the same shape.
 
     Returns:
@@ -65,7 +65,7 @@ class Reliability:
     """The reliability diagram: NUM_BINS bins of equal width, the lowest confidence first.
 
     Attributes:
-        share: of the pixels that each bin has, adding up to 1.
+        share: fraction of the pixels in each bin, with sum 1.
         confidence: mean in each bin, NaN in an empty one.
         accuracy: share of the bin's pixels that are correct, NaN in an empty one.
     """
@@ -113,7 +113,7 @@ def risk_at(counts: np.ndarray, coverage: np.ndarray) -> np.ndarray:
     """The risk where only these shares of the pixels, the surest, are kept.
 
     Args:
-        counts: of :func:`confidence_counts`, not empty.
+        counts: counts of :func:`confidence_counts`, not empty.
         coverage: shares in (0, 1], of any shape.
     """
     pixels, errors = _surest_first(counts)

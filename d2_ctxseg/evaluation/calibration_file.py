@@ -1,4 +1,4 @@
-"""What an evaluation leaves about confidences: reliability diagram and risk-coverage curve."""
+"""The result file on confidences: reliability diagram and risk-coverage curve."""
 
 import json
 import os
@@ -20,8 +20,8 @@ class Calibration:
     """The content of ``calibration.json``.
 
     Attributes:
-        pixels: that were evaluated.
-        metrics: of ``calibration.calibration_metrics``, in per cent.
+        pixels: number of evaluated pixels.
+        metrics: metrics of ``calibration.calibration_metrics``, in per cent.
         reliability: shares, not per cent.
         coverage: shares of the pixels, the surest ones, 0.01 to 1.
         risk: share of errors among them.

@@ -141,7 +141,7 @@ def image_metrics(confusion: np.ndarray) -> dict[str, float]:
     """ "mIoU" over the classes in the ground truth of one image, and "pACC", in per cent.
 
     Args:
-        confusion: as in :func:`segmentation_metrics`. NaN if nothing is labelled.
+        confusion: see :func:`segmentation_metrics`. NaN if nothing is labelled.
     """
     correct, true, predicted = class_counts(confusion[:-1, :-1])
     present = true > 0

@@ -1,4 +1,4 @@
-"""Evaluates label maps as they come; only counts are kept, in all and of each image."""
+"""Evaluate label maps one by one; only counts are kept, in total and per image."""
 
 import itertools
 import logging

@@ -61,7 +61,7 @@ class EvaluationFiles:
         images: one dict per image: "file_name", "sem_seg_file_name" and, for labelled images,
             "mIoU" and "pACC".
         counts: the counts of the labelled images.
-        confidences: of ``calibration.confidence_counts``, or None.
+        confidences: counts of ``calibration.confidence_counts``, or None.
         worst: examples with the lowest mIoU.
         best: examples with the highest mIoU.
     """

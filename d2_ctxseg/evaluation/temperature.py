@@ -1,4 +1,4 @@
-"""Temperature scaling: one number that makes confidences true, fitted on validation images.
+"""Temperature scaling: calibrate confidences with one number, fitted on validation images.
 
 Class scores z become probabilities softmax(z / T). T does not change which class is the highest,
 only how sure it is (Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 4.2).
@@ -40,7 +40,7 @@ def fit_temperature(scores: Tensor, labels: Tensor, weights: Tensor | None = Non
     none better than chance) give a limit.
 
     Args:
-        scores, labels, weights: as in :func:`negative_log_likelihood`.
+        scores, labels, weights: see :func:`negative_log_likelihood`.
 
     Raises:
         ValueError: there is no row, or a score is not finite.

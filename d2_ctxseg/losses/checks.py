@@ -6,7 +6,7 @@ T = TypeVar("T")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise ValueError where a value is none of the choices."""
+    """Raise ValueError if a value is not one of the choices."""
     if value not in choices:
         raise ValueError(f"{name} is '{value}', expected one of {', '.join(choices)}.")
 

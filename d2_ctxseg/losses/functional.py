@@ -32,7 +32,7 @@ def segmentation_cross_entropy(
         logits: (B, K, h, w) float; interpolated bilinearly to (H, W).
         labels: (B, H, W), any integer dtype: 0 to K-1, or ``ignore_label``.
         ignore_label: pixels with this label are ignored.
-        align_corners: as in ``torch.nn.functional.interpolate``.
+        align_corners: see ``torch.nn.functional.interpolate``.
         class_weights: (K,) float, at least 0; None: equal weights.
         label_smoothing: share of the target that is spread evenly over the classes, 0 to below 1.
 

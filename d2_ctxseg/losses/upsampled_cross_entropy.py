@@ -51,7 +51,7 @@ def upsampled_cross_entropy(
         logits: (B, K, h, w) float.
         labels: (B, H, W) int64, each 0 to K-1, also where not valid.
         valid: (B, H, W) bool.
-        align_corners: as in ``torch.nn.functional.interpolate``.
+        align_corners: see ``torch.nn.functional.interpolate``.
         class_weights: (K,) float, or None for 1 each.
         label_smoothing: share of the target that is spread evenly over the classes, 0 to below 1.
 
@@ -71,7 +71,7 @@ def upsampled_pixel_losses(logits: Tensor, labels: Tensor, align_corners: bool =
     Args:
         logits: (B, K, h, w) float.
         labels: (B, H, W) int64, each 0 to K-1.
-        align_corners: as in ``torch.nn.functional.interpolate``.
+        align_corners: see ``torch.nn.functional.interpolate``.
 
     Returns:
         (B, H, W), at least float32.

@@ -46,7 +46,7 @@ def upsampled_dice(
         logits: (B, K, h, w) float.
         labels: (B, H, W) int64, each 0 to K-1, also where not valid.
         valid: (B, H, W) bool.
-        align_corners: as in ``torch.nn.functional.interpolate``.
+        align_corners: see ``torch.nn.functional.interpolate``.
 
     Returns:
         A scalar, differentiable once with respect to the logits.

@@ -24,9 +24,9 @@ def compose_segmentor(
     Args:
         backbone: image to feature maps.
         sem_seg_head: a head with its predictor, which is taken out.
-        classifier: of as many channels and classes as the predictor.
+        classifier: a classifier with the predictor's numbers of channels and classes.
         pixel_mean, pixel_std: one value a channel, in the order of the images' channels.
-        options: of PixelClassifierSegmentor.
+        options: further arguments of PixelClassifierSegmentor.
 
     Raises:
         UserError: the head has no 1x1 convolution to take out, or the classifier does not fit it.

@@ -47,10 +47,10 @@ class PixelClassifierSegmentor(nn.Module):
     MODEL.CLASSIFIER.NAME must be empty or name the same class.
 
     Args:
-        backbone: from images to feature maps.
-        sem_seg_head: from feature maps to pixel features, its predictor taken out; without a
+        backbone: maps images to feature maps.
+        sem_seg_head: maps feature maps to pixel features, without its predictor; without a
             classifier, a head that classifies by itself.
-        classifier: from pixel features to class scores and losses; or None.
+        classifier: maps pixel features to class scores and losses; or None.
         auxiliary_head: a head whose losses are added in training; or None.
         sliding_window: predicts in windows; None: predicts whole images.
         pad_test_images: whether images and windows are padded to the backbone's
@@ -154,7 +154,7 @@ class PixelClassifierSegmentor(nn.Module):
         """The scores (K, height, width) of each image, which can be computed in bands of rows.
 
         Args:
-            batched_inputs: as at test time, see :meth:`forward`.
+            batched_inputs: the inputs at test time, see :meth:`forward`.
         """
         yield from self._scores(batched_inputs)
 
@@ -165,7 +165,7 @@ class PixelClassifierSegmentor(nn.Module):
         They are interpolated, and averaged over windows, as scores of classes are.
 
         Args:
-            batched_inputs: as at test time, see :meth:`forward`.
+            batched_inputs: the inputs at test time, see :meth:`forward`.
         """
         yield from self._scores(batched_inputs, self.low_resolution_anomalies)
 
@@ -250,7 +250,7 @@ class PixelClassifierSegmentor(nn.Module):
         """Normalised, padded images (B, C, H, W) to logits (B, K, H, W).
 
         Args:
-            images: with padding at the bottom and on the right.
+            images: images with padding at the bottom and on the right.
             image_sizes: height and width of each image without its padding, or one entry for all
                 images; None where nothing is padded.
         """

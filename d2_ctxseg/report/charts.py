@@ -112,8 +112,8 @@ def heat_map(
 
     Args:
         values: (N, N) in [0, 1].
-        names: of the N rows, which are the columns' too.
-        describe: from row and column to the text shown when the mouse is on the cell.
+        names: names of the N rows and columns.
+        describe: maps row and column to the tooltip of the cell.
 
     Returns:
         A mark a cell that is not 0, and one a name (with "name").

@@ -21,11 +21,11 @@ class DatasetClasses:
     """The classes of a dataset.
 
     Attributes:
-        names: of the K classes.
+        names: names of the K classes.
         colors: (r, g, b) of each, 0-255.
-        load_ground_truth: from a label file to class indices (H, W); None for an unknown dataset.
+        load_ground_truth: reads a label file as class indices (H, W); None for an unknown dataset.
         note: why ``load_ground_truth`` is None.
-        value_range: of images with more than 8 bits, if it is known.
+        value_range: value range of images with more than 8 bits, if known.
     """
 
     names: Sequence[str]

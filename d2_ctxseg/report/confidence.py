@@ -1,4 +1,4 @@
-"""What the page shows about confidences: reliability, and risk against coverage."""
+"""The section of the page about confidences: reliability, and risk against coverage."""
 
 from collections.abc import Sequence
 

@@ -10,9 +10,9 @@ class Confusion:
     """Pixels of the class ``ground_truth`` that were predicted as the class ``predicted``.
 
     Attributes:
-        truth, predicted: class indices.
-        pixels: how many.
-        share: of the pixels of the class ``ground_truth``, in (0, 1].
+        ground_truth, predicted: class indices.
+        pixels: number of pixels.
+        share: fraction of the pixels of the class ``ground_truth``, in (0, 1].
     """
 
     ground_truth: int
@@ -30,7 +30,7 @@ def counted(matrix: np.ndarray) -> np.ndarray:
     return matrix[:-1, :-1].T
 
 
-def shares_of_truth(counts: np.ndarray) -> np.ndarray:
+def shares_of_ground_truth(counts: np.ndarray) -> np.ndarray:
     """(K, K) float64: each row of ``counts`` divided by its sum; zeros for absent classes."""
     total = counts.sum(axis=1, keepdims=True)
     return counts / np.maximum(total, 1)
@@ -40,13 +40,13 @@ def top_confusions(counts: np.ndarray, number: int, *, by: str) -> list[Confusio
     """The largest confusions of two different classes, the largest first.
 
     Args:
-        counts: as :func:`counted` makes them.
-        number: of confusions, at most.
+        counts: the result of :func:`counted`.
+        number: the largest number of confusions.
         by: "pixels", or "share" (of the true class).
     """
     errors = np.array(counts)
     np.fill_diagonal(errors, 0)
-    shares = shares_of_truth(counts)
+    shares = shares_of_ground_truth(counts)
     np.fill_diagonal(shares, 0)
     weight = {"pixels": errors, "share": shares}[by]
     order = np.argsort(-weight, axis=None, kind="stable")[:number]

@@ -11,7 +11,7 @@ import numpy as np
 from .charts import heat_map, histogram
 from .classes import DatasetClasses, classes_of
 from .confidence import confidence_section
-from .confusion import counted, most_confused, shares_of_truth, top_confusions
+from .confusion import counted, most_confused, shares_of_ground_truth, top_confusions
 from .example_images import draw_example
 from .html import format_number
 from .run import ClassScore, Evaluation, Example, Run
@@ -27,7 +27,7 @@ def dataset_section(dataset: str, runs: Sequence[Run], image_bytes: int, max_exa
     Args:
         dataset: its name.
         runs: all runs; those that were not evaluated on it are passed over.
-        image_bytes: about the most bytes for the images of an example.
+        image_bytes: approximate size limit for the images of an example.
         max_examples: at most, of each kind (worst, best) and each run.
     """
     evaluated = [run for run in runs if dataset in run.evaluations]
@@ -150,7 +150,7 @@ def _confusions(matrix: np.ndarray, classes: DatasetClasses) -> dict:
         for title, kind in kinds.items()
     }
     chosen = most_confused(counts, _CONFUSED_CLASSES)
-    shares = shares_of_truth(counts)
+    shares = shares_of_ground_truth(counts)
 
     def describe(row: int, column: int) -> str:
         true, predicted = chosen[row], chosen[column]

@@ -23,7 +23,7 @@ _IGNORED_DARK, _IGNORED_LIGHT = (33, 33, 33), (92, 92, 92)
 
 @dataclass(frozen=True)
 class ExampleImages:
-    """What is shown of an example.
+    """The images of an example.
 
     Attributes:
         panels: title -> "data:" address of an image.
@@ -31,7 +31,7 @@ class ExampleImages:
         accuracy: the share of labelled pixels that are correct, or None.
         shown_classes: classes in ground truth or prediction, those with the most pixels first.
         has_ignored: whether some pixels are hatched.
-        note: what is left out, or None.
+        note: a note on missing images, or None.
     """
 
     panels: dict[str, str]

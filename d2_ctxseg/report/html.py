@@ -53,9 +53,9 @@ def number_cell(value: float, digits: int = 2, *, signed: bool = False, text: st
     """A ``<td>`` with a number, "–" for NaN; with ``signed`` in the colour of a gain or a loss.
 
     Args:
-        value: what the column is sorted by.
+        value: the value that the column is sorted by.
         digits: after the point.
-        signed: for changes.
+        signed: whether it is a change.
         text: shown in place of the number.
     """
     kind, known = "number", math.isfinite(value)

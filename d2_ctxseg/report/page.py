@@ -1,4 +1,4 @@
-"""The whole page, and the file that holds it."""
+"""The complete page and its file."""
 
 import datetime
 import os

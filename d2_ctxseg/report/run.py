@@ -51,15 +51,15 @@ class Evaluation:
     """Results of one task ("sem_seg", "sem_seg_TTA", ...) on one dataset.
 
     Attributes:
-        metrics: in per cent, NaN for null.
+        metrics: metrics in per cent, NaN for null.
         weights: the checkpoint that was evaluated, "" if unknown.
         num_images: None if unknown.
-        classes: in the order of their indices.
+        classes: classes in the order of their indices.
         confusion: int64 (K + 1, K + 1), rows predicted, columns true, the last ones ignored.
         image_scores: mIoU of each labelled image in per cent.
         examples: the worst images, then the best.
-        calibration: of the confidences, None where they were not evaluated.
-        notes: what is left out.
+        calibration: calibration of the confidences; None if not evaluated.
+        notes: notes on missing parts.
     """
 
     dataset: str
@@ -80,12 +80,12 @@ class Run:
     """A folder that train_net.py wrote.
 
     Attributes:
-        name: to be shown.
+        name: displayed name.
         config: the content of config.yaml; empty if there is none.
         curves: name of a scalar -> {iteration: value}; results are named "dataset/task/metric".
-        evaluations: by dataset, then task, in the order of the config.
-        anomalies: by dataset, what the evaluation of anomaly scores found.
-        notes: what is left out.
+        evaluations: dataset -> task -> evaluation, in the order of the config.
+        anomalies: dataset -> results of the anomaly scores.
+        notes: notes on missing parts.
     """
 
     name: str

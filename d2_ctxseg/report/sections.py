@@ -1,4 +1,4 @@
-"""The sections about whole runs: results, training curves, configurations."""
+"""The sections about complete runs: results, training curves, configurations."""
 
 import math
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def dataset_names(runs: Sequence[Run]) -> list[str]:
 
 
 def results(runs: Sequence[Run]) -> dict:
-    """A row for each dataset, task and run: the means, and how they differ."""
+    """A row per dataset, task and run, with the means and their differences."""
     evaluated = [
         (run, run.evaluations[dataset][task])
         for dataset, tasks in _tasks_of_datasets(runs).items()

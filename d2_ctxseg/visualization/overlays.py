@@ -68,8 +68,8 @@ def draw_comparison(image_rgb, ground_truth, prediction, metadata, alpha: float 
 
     Args:
         image_rgb: uint8 array (H, W, 3).
-        truth, prediction: integer tensors or arrays (H, W).
-        metadata, alpha: as in :func:`draw_overlay`.
+        ground_truth, prediction: integer tensors or arrays (H, W).
+        metadata, alpha: see :func:`draw_overlay`.
 
     Returns:
         uint8 RGB array.
@@ -104,7 +104,7 @@ def draw_labelled(image_rgb, labels, metadata, alpha: float = 0.6):
     Args:
         image_rgb: uint8 array (H, W, 3).
         labels: integer tensor or array (H, W).
-        metadata, alpha: as in :func:`draw_overlay`.
+        metadata, alpha: see :func:`draw_overlay`.
 
     Returns:
         uint8 RGB array (k * H, 2 * k * W, 3), where k > 1 if the image is small.
@@ -133,8 +133,8 @@ def draw_legend(
     """List classes with their colours and shares, in as many columns as the height asks for.
 
     Args:
-        metadata: as in :func:`draw_overlay`.
-        height: of the image, in pixels.
+        metadata: see :func:`draw_overlay`.
+        height: height of the image in pixels.
         shares: {label: share of the image}.
         all_classes: whether all classes are listed, in their order; otherwise those in ``shares``,
             the largest first.
@@ -184,9 +184,9 @@ def draw_legend_strip(metadata, labels: np.ndarray, width: int) -> np.ndarray:
     """List classes one after another, in as many lines as the width asks for.
 
     Args:
-        metadata: as in :func:`draw_overlay`.
+        metadata: see :func:`draw_overlay`.
         labels: the classes, integers; those that are no class are listed as one, "ignored".
-        width: of the image, in pixels.
+        width: width of the image in pixels.
 
     Returns:
         uint8 RGB array (any height, width, 3).

@@ -29,7 +29,7 @@ def draw_sample_sheet(name: str, num_samples: int = 12, seed: int = 0) -> np.nda
 
     Args:
         name: a name of DatasetCatalog that was registered from a YAML file.
-        num_samples: how many images; all if there are fewer.
+        num_samples: number of images; all if there are fewer.
         seed: another one chooses others.
 
     Returns:
@@ -84,7 +84,7 @@ def labelled_sheet(
         samples: RGB images uint8 (H, W, 3) and labels (H, W).
         metadata: Detectron2 ``Metadata`` with ``stuff_classes`` and perhaps ``stuff_colors``.
         columns: pairs in a row.
-        tile_width: of a pair, in pixels.
+        tile_width: width of a pair in pixels.
 
     Returns:
         uint8 RGB array.

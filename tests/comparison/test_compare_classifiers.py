@@ -93,7 +93,7 @@ def test_folders_of_other_machines_are_gathered(tmp_path):
     ("arguments", "message"),
     [
         (["--classifiers", "linaer"], "Did you mean 'linear'"),
-        (["--baseline", "lin"], "--baseline: 'lin' is none of linear, context_aware"),
+        (["--baseline", "lin"], "--baseline: 'lin' is not one of linear, context_aware"),
         (["--gather"], "No run of the baseline 'linear' is finished"),
     ],
 )

@@ -15,7 +15,7 @@ from report_runs import Page, picture_of, write_dataset, write_lines, write_run
 
 from d2_ctxseg.report.charts import Series, axes_of, heat_map, histogram, line_chart, ticks
 from d2_ctxseg.report.classes import DatasetClasses
-from d2_ctxseg.report.confusion import counted, most_confused, shares_of_truth, top_confusions
+from d2_ctxseg.report.confusion import counted, most_confused, shares_of_ground_truth, top_confusions
 from d2_ctxseg.report.example_images import draw_errors, draw_example
 from d2_ctxseg.report.html import format_number, number_cell, render
 from d2_ctxseg.report.run import Example, read_run
@@ -96,7 +96,7 @@ class TestConfusions:
     @given(counts=counts_of_pixels)
     @settings(max_examples=20, deadline=None)
     def test_shares_of_a_class_add_up_to_one(self, counts):
-        sums = shares_of_truth(counts).sum(axis=1)
+        sums = shares_of_ground_truth(counts).sum(axis=1)
         np.testing.assert_allclose(sums, counts.any(axis=1).astype(float))
 
 

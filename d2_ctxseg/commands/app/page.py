@@ -57,7 +57,7 @@ def make_session(args) -> Session:
 
 
 def build_page(session: Session) -> gr.Blocks:
-    """The page: what to choose on the left, the result on the right."""
+    """Build the page, with the inputs on the left and the result on the right."""
     names = list(session.models)
     with gr.Blocks(
         title="Semantic segmentation",
@@ -156,7 +156,7 @@ def _connect(session: Session, image, upload, samples, chosen, result, views) ->
 
 
 def _distinct(models) -> list[str]:
-    """The names of the chosen models, each once."""
+    """The names of the chosen models without duplicates."""
     return [name for name in dict.fromkeys(models) if name != NO_MODEL]
 
 

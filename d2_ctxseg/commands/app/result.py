@@ -33,8 +33,8 @@ class Prediction:
         labels: int64 array (H, W).
         metadata: Detectron2 ``Metadata`` with ``stuff_classes`` and, if the classes have colours
             of their own, ``stuff_colors``.
-        seconds: how long the prediction took.
-        confidence: of each pixel's class, float array (H, W) in [0, 1].
+        seconds: duration of the prediction.
+        confidence: probability of each pixel's class, float array (H, W) in [0, 1].
         is_calibrated: whether a temperature was fitted for it.
     """
 
@@ -51,8 +51,8 @@ def draw_result(image_rgb: np.ndarray, predictions: list[Prediction], file_stem:
 
     Args:
         image_rgb: uint8 array (H, W, 3).
-        predictions: of this image.
-        file_stem: what the names of the label maps' files start with.
+        predictions: predictions for this image.
+        file_stem: beginning of the names of the label map files.
     """
     photo = _data_url(_encode(Image.fromarray(shrink(image_rgb, LONGEST_SHOWN)), "JPEG"), "jpeg")
     panels = "".join(_panel(photo, prediction, file_stem) for prediction in predictions)
@@ -81,7 +81,7 @@ def draw_message(text: str, is_problem: bool = False) -> str:
 
 
 def agreement(predictions: list[Prediction]) -> str:
-    """HTML: on how many pixels two models of the same classes agree; "" for other numbers."""
+    """HTML with the agreement of two models of the same classes; "" for other numbers of models."""
     sentences = []
     for first, second in pairwise(predictions):
         if first.metadata.stuff_classes == second.metadata.stuff_classes:
@@ -139,7 +139,7 @@ def label_map_png(labels: np.ndarray, metadata) -> bytes:
 
     Args:
         labels: integers (H, W) in [0, K).
-        metadata: as in :class:`Prediction`.
+        metadata: see :class:`Prediction`.
     """
     if len(metadata.stuff_classes) > 256:
         return encode_png(labels.astype(np.uint16))

@@ -1,4 +1,4 @@
-"""The work behind the page: models and samples to choose from, results as HTML."""
+"""The state of the page: models, sample images, and results as HTML."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ class Session:
     Attributes:
         models: {name: predictor}, at least one.
         samples: {image file: thumbnail of it, uint8 RGB}.
-        max_megapixels: of the largest image taken.
+        max_megapixels: the size limit of an image.
     """
 
     models: dict[str, SemSegPredictor]
@@ -47,7 +47,7 @@ class Session:
 
         Args:
             path: the image's file; None if none is chosen yet.
-            names: of models.
+            names: names of models.
         """
         return self._draw(path, names, self._result)
 
@@ -126,7 +126,7 @@ def load_trained_models(names: list[str], opts: list[str]) -> dict[str, SemSegPr
     """The trained models of these names.
 
     Args:
-        names: of configs that there are trained weights for.
+        names: names of configs with trained weights.
         opts: config keys to change, for all models alike.
 
     Raises:

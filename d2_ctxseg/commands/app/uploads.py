@@ -1,4 +1,4 @@
-"""Opens uploaded images. Any file may be uploaded, and none may do harm."""
+"""Open uploaded images safely."""
 
 import warnings
 from pathlib import Path
@@ -17,13 +17,13 @@ SHORTEST_SIDE, LONGEST_RATIO = 16, 20
 
 
 def read_upload(path: str | Path, max_megapixels: float) -> np.ndarray:
-    """Read an uploaded image, turned upright if its EXIF data says so.
+    """Read an uploaded image, rotated by its EXIF orientation.
 
     Its kind and size are read from its header; an image that is too large is not decoded.
 
     Args:
         path: a file of any kind.
-        max_megapixels: of the largest image taken.
+        max_megapixels: the size limit of an image.
 
     Returns:
         uint8 RGB array (H, W, 3).

@@ -53,9 +53,9 @@ class EncoderBackbone(FreezableBackbone):
         output_norm: whether ``res2`` to ``res5`` each go through a LayerNorm over the channels.
         activation_checkpointing: whether activations within blocks are recomputed in the backward
             pass, to save memory.
-        freeze_at: as in Detectron2's ResNet: 1 freezes the stem, that is, everything that ``res1``
-            is computed from, 2 also the stage of ``res2``, and so on; 5 the whole encoder. The
-            norms of ``output_norm`` are not frozen.
+        freeze_at: number of frozen stages, as in Detectron2's ResNet: 1 freezes the stem (all
+            layers up to ``res1``), 2 also the stage of ``res2``, and so on; 5 the whole encoder.
+            The norms of ``output_norm`` are not frozen.
 
     Raises:
         UserError: no such encoder or weights, an argument the encoder does not support, a local

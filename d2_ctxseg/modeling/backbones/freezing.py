@@ -72,7 +72,7 @@ def parameters_of_stages(encoder: nn.Module, last: int, name: str, in_channels: 
     """Names of the parameters that the feature maps from "res1" to "res{last}" are computed from.
 
     Args:
-        encoder: from an image (B, C, H, W) to a list of feature maps, the first being the image.
+        encoder: maps an image (B, C, H, W) to a list of feature maps; the first one is the image.
         last: number of the last of these feature maps, from 1.
         name: the encoder's name, for messages.
         in_channels: number of channels C of the image.

@@ -99,7 +99,7 @@ def _dilate_first_blocks(stages: nn.Sequential, output_stride: int) -> None:
     Where a stride was replaced, timm dilates all blocks from the second on.
 
     Args:
-        stages: of inverted residual blocks.
+        stages: stages of inverted residual blocks.
         output_stride: 16 or 8.
     """
     # The stride of each stage without dilation; the stem's is 2.

@@ -57,7 +57,7 @@ class DepthwiseSeparableASPPHead(SemSegHead):
             features, and of the deep one.
         channels: channels of the branches and of the pixel features.
         low_level_channels: channels that the shallow feature map is reduced to.
-        dilations: of the branches; 1 is a 1x1 convolution.
+        dilations: dilations of the branches; 1 is a 1x1 convolution.
         num_classes: number of classes K.
         loss_weight: factor on the loss.
         ignore_value: label of ignored pixels.

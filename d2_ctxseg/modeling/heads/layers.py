@@ -17,8 +17,8 @@ class ConvNormActivation(nn.Sequential):
         in_channels: channels of the input.
         out_channels: channels of the output.
         kernel_size: an odd number.
-        dilation: of the convolution.
-        groups: of the convolution.
+        dilation: dilation of the convolution.
+        groups: groups of the convolution.
 
     Raises:
         UserError: in training, where BatchNorm gets a single value per channel.
@@ -68,7 +68,7 @@ class SeparableConv(nn.Sequential):
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        dilation: of the 3x3 convolution.
+        dilation: dilation of the 3x3 convolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, dilation: int = 1):

@@ -23,7 +23,7 @@ class PyramidPooling(nn.Module):
         in_channels: channels of the feature map.
         channels: channels of each grid's 1x1 convolution and of the result.
         pool_scales: sides of the grids.
-        align_corners: how the grids are brought to the size of the feature map.
+        align_corners: how the grids are interpolated to the size of the feature map.
     """
 
     def __init__(

@@ -102,7 +102,7 @@ class SegViTHead(nn.Module):
     last layer. It runs in Detectron2's SemanticSegmentor as well.
 
     Args:
-        input_shape: of the feature maps to use, from the shallowest to the deepest.
+        input_shape: shapes of the feature maps, from the shallowest to the deepest.
         num_classes: number of classes K.
         channels: C of the tokens; the authors take half of the backbone's.
         num_heads: number of heads of the attentions; divides ``channels``.

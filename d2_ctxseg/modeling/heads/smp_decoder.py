@@ -114,7 +114,7 @@ def build_decoder(name: str, shapes: list[ShapeSpec], options: dict[str, object]
 
     Args:
         name: see SMPDecoderHead.
-        shapes: of the encoder's feature maps, from the image to the deepest.
+        shapes: shapes of the encoder's feature maps, from the image to the deepest.
         options: keyword arguments of the decoder.
     """
     if name not in _DECODERS:

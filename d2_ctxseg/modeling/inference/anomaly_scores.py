@@ -44,8 +44,8 @@ def anomaly_map(scores: Scores, name: str, band_elements: int | None = None) -> 
 
     Args:
         scores: logits of an image.
-        name: of the anomaly score.
-        band_elements: about how many logits there are at once; None: what suits the device.
+        name: name of the anomaly score.
+        band_elements: approximate number of logits in memory; None: the device's default.
     """
     score = LOGIT_SCORES[name]
     return torch.cat([score(band) for band in scores.logit_bands(band_elements)])

@@ -70,7 +70,7 @@ class Scores(ABC):
 
         Args:
             temperature: positive.
-            band_elements: as in :meth:`label_map`.
+            band_elements: see :meth:`label_map`.
 
         Returns:
             Labels (H, W) int64 and confidences (H, W) float32 in [1 / K, 1].
@@ -90,7 +90,7 @@ class Scores(ABC):
 
         Args:
             places: (N,) int64, rising: row times width plus column.
-            band_elements: as in :meth:`label_map`.
+            band_elements: see :meth:`label_map`.
         """
         width, found = self.shape[2], []
         places = places.to(self.device)
@@ -107,7 +107,7 @@ class Scores(ABC):
         """All logits band by band, (K, rows, W) each, at least float32.
 
         Args:
-            band_elements: as in :meth:`label_map`.
+            band_elements: see :meth:`label_map`.
         """
         for start, stop in self._bands(band_elements):
             yield self._as_logits(_at_least_float32(self.rows(start, stop)))
@@ -149,7 +149,7 @@ class Resized(Scores):
         scores: the scores to resize.
         size: height and width to resize to.
         crop: height and width of the part to keep; None: all.
-        align_corners: as in ``F.interpolate``.
+        align_corners: see ``F.interpolate``.
     """
 
     def __init__(

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Temperatures:
-    """Of a model's two kinds of scores, see ``evaluation/temperature.py``.
+    """The temperatures of a model's two kinds of scores, see ``evaluation/temperature.py``.
 
     Attributes:
-        single: of the scores of the image as it is, windows included.
-        averaged: of the average of several views, "sem_seg_TTA". Means of probabilities are less
-            sure than the probabilities of each view: they have a temperature of their own.
+        single: temperature of single-scale scores, with or without sliding windows.
+        averaged: temperature of the average of several views, "sem_seg_TTA". It is separate,
+            because averaging makes probabilities less confident.
     """
 
     single: float = 1.0

@@ -1,4 +1,4 @@
-"""Views of any model: what it predicts, and how certain it is."""
+"""Views of any model: its prediction and its confidence."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The parts that the views are drawn with: panels in a grid, heat maps, bars, points."""
+"""Drawing functions of the views: panels in a grid, heat maps, bars, points."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,9 +37,9 @@ class HeatScale:
     """The colour of a number: matplotlib's viridis, whose lightness grows with the number.
 
     Attributes:
-        label: what the numbers are, beside the colour bar.
+        label: label of the colour bar.
         low, high: the ends of the bar; the colour stays the same beyond them.
-        opacity: of the colours over an image, in (0, 1]; with 1 the image is not seen.
+        opacity: opacity of the colours over an image, in (0, 1]; 1 hides the image.
     """
 
     label: str
@@ -89,10 +89,10 @@ def draw_panels(
     """Panels of one shape in rows, with a bar of colours or a key of them.
 
     Args:
-        panels: in the order of reading.
+        panels: panels in reading order.
         columns: panels in a row.
         heat: draw its bar at the right.
-        key: what colours (r, g, b) mean, drawn beneath.
+        key: legend of the colours (r, g, b), drawn below.
 
     Returns:
         uint8 RGB.
@@ -161,11 +161,11 @@ def draw_bars(
     """Horizontal bars: a group for each name, and in it a bar of each series.
 
     Args:
-        names: of the groups, from the top.
+        names: names of the groups, from the top.
         colors: one (r, g, b) a group; the first series has them full, further ones paler.
         series: name -> one number a group.
-        label: what the numbers are.
-        digits: of the numbers, after the point.
+        label: label of the numbers.
+        digits: number of decimal places.
 
     Returns:
         uint8 RGB.
@@ -203,7 +203,7 @@ def draw_points(
         colors: (N, 3), red, green and blue from 0 to 255.
         stars: (P, 2).
         star_colors: (P, 3).
-        axis_labels: of the two axes.
+        axis_labels: labels of the two axes.
 
     Returns:
         uint8 RGB.

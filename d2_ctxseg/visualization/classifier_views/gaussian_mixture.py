@@ -29,7 +29,7 @@ def mixture_maps(scene: Scene, classes: Sequence[int]) -> MixtureMaps:
     """Log densities of an image under all classes, and under the components of some.
 
     Args:
-        scene: with a GaussianMixtureClassifier.
+        scene: a scene with a GaussianMixtureClassifier.
         classes: n of them.
     """
     classifier = classifying_module(scene.model)

@@ -25,7 +25,7 @@ def inner_product_maps(scene: Scene, classes: Sequence[int]) -> Tensor:
     """Inner products (n, M, H, W) of the pixels with the vectors of n classes.
 
     Args:
-        scene: with a LearnedPrototypeClassifier.
+        scene: a scene with a LearnedPrototypeClassifier.
         classes: n of them.
     """
     classifier = classifying_module(scene.model)

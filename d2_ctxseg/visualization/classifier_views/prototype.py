@@ -93,8 +93,8 @@ def prototype_maps(scene: Scene, classes: Sequence[int], sampled: Sequence[int])
     """Cosines of pixels and prototypes.
 
     Args:
-        scene: with a PrototypeClassifier.
-        classes: whose prototypes, n of them.
+        scene: a scene with a PrototypeClassifier.
+        classes: the n classes of the prototypes.
         sampled: the classes of which pixels are sampled.
     """
     classifier = classifying_module(scene.model)
@@ -125,7 +125,7 @@ def sample_of_each(
     Args:
         classes: (N,) int64, on the CPU.
         wanted: classes.
-        most: of all classes together.
+        most: the largest number over all classes.
         generator: on the CPU.
 
     Returns:
@@ -202,7 +202,7 @@ def draw_similarities(
         scene: the image and the model.
         label: the class.
         similarities: (M, H, W) of its M prototypes.
-        groups: of coinciding prototypes, as :func:`coinciding_groups` finds them.
+        groups: groups of coinciding prototypes, see :func:`coinciding_groups`.
         kind: words.
     """
     name, count = class_name(scene.metadata, label), len(similarities)
@@ -240,7 +240,7 @@ def draw_distinct_prototypes(
 
     Args:
         scene: the image and the model.
-        groups: of coinciding prototypes, for each class.
+        groups: groups of coinciding prototypes of each class.
         kind: words.
     """
     numbers = [len(of_class) for of_class in groups]
