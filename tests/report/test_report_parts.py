@@ -15,7 +15,12 @@ from report_runs import Page, picture_of, write_dataset, write_lines, write_run
 
 from d2_ctxseg.report.charts import Series, axes_of, heat_map, histogram, line_chart, ticks
 from d2_ctxseg.report.classes import DatasetClasses
-from d2_ctxseg.report.confusion import counted, most_confused, shares_of_ground_truth, top_confusions
+from d2_ctxseg.report.confusion import (
+    counted,
+    most_confused,
+    shares_of_ground_truth,
+    top_confusions,
+)
 from d2_ctxseg.report.example_images import draw_errors, draw_example
 from d2_ctxseg.report.html import format_number, number_cell, render
 from d2_ctxseg.report.run import Example, read_run
