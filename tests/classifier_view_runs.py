@@ -1,4 +1,4 @@
-"""For the tests of the classifiers' views: small models, a dataset, pictures."""
+"""For the tests of the classifiers' views: small models, a dataset, images."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ WINDOWS = ("TEST.SLIDING_WINDOW.ENABLED", "True")
 WINDOWS += ("TEST.SLIDING_WINDOW.SIZE", "[48, 64]", "TEST.SLIDING_WINDOW.STRIDE", "[32, 32]")
 
 
-def picture(height=72, width=100, seed=0):
+def random_image(height=72, width=100, seed=0):
     """uint8 RGB (H, W, 3): blurred noise. 72 x 100 is no multiple of what the encoder needs."""
     noise = np.random.default_rng(seed).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3))
     image = Image.fromarray(noise.astype(np.uint8)).resize((width, height), Image.BICUBIC)
@@ -59,7 +59,7 @@ def views_folder(tmp_path_factory):
     for name in ("images", "labels"):
         (folder / name).mkdir()
     for number in range(3):
-        image = picture(seed=number)
+        image = random_image(seed=number)
         Image.fromarray(image).save(folder / f"images/{number}.png")
         Image.fromarray(labels_of(image).astype(np.uint8)).save(folder / f"labels/{number}.png")
     return folder
@@ -90,4 +90,4 @@ def predictor_of(views_folder):
 
 
 def scene_of(predictor, image=None, **options):
-    return Scene.from_predictor(predictor, picture() if image is None else image, **options)
+    return Scene.from_predictor(predictor, random_image() if image is None else image, **options)

@@ -70,7 +70,7 @@ def write_dataset(folder, names=("road", "tree", "car"), num_images=2):
     """A folder dataset; returns (YAML, registered name, [(image, label)])."""
     name = unique_name()
     path = write_yaml(folder, name=name, classes=list(names))
-    keys = [f"picture{i}" for i in range(num_images)]
+    keys = [f"image{i}" for i in range(num_images)]
     write_pairs(folder, keys, size=(48, 64))
     records = [(str(folder / f"images/{k}.png"), str(folder / f"labels/{k}.png")) for k in keys]
     return path, f"{name}_sem_seg_train", records
@@ -162,7 +162,7 @@ def read_page(path):
     return Page(path.read_text(encoding="utf-8"))
 
 
-def picture_of(address):
+def decoded_image(address):
     kind, content = re.fullmatch(r"data:image/(jpeg|png);base64,(.+)", address).groups()
     image = Image.open(io.BytesIO(base64.b64decode(content)))
     assert image.format.lower() == kind

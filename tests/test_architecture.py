@@ -113,7 +113,7 @@ def test_the_embedded_runtime_does_not_import_the_package():
     assert [str(p) for p in embedded.rglob("*.py") if statement.search(p.read_text())] == []
 
 
-def picture() -> str:
+def diagram() -> str:
     """The imports as a Mermaid graph, without arrows that follow from others."""
     arrows = {layer: set() for layer in LAYERS}
     for path in FILES:
@@ -130,6 +130,6 @@ def picture() -> str:
     return "\n".join(["```mermaid", "graph TD", *lines, "```"])
 
 
-def test_the_picture_in_the_docs_is_of_these_imports():
+def test_the_diagram_in_the_docs_is_of_these_imports():
     page = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    assert picture() in page, f"docs/ARCHITECTURE.md should have\n{picture()}"
+    assert diagram() in page, f"docs/ARCHITECTURE.md should have\n{diagram()}"

@@ -283,7 +283,7 @@ class TestTables:
             ["ClassByClassContextAware", "60.0", "3.00", "–", "3.0"],
         ]
 
-    def test_labels_show_the_classes_asked_for_and_some_ignored(self, script):
+    def test_labels_show_the_classes_requested_and_some_ignored(self, script):
         names = script()
         size = names["SIZES"]["paper"]
         _, labels = names["pixel_inputs"](size, 1, CPU)
@@ -378,7 +378,7 @@ class TestGpu:
         assert "above the limit: LinearClassifier (float32)" in capsys.readouterr().out
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-    def test_without_a_gpu_says_so(self, script):
+    def test_without_a_gpu_is_reported(self, script):
         with pytest.raises(SystemExit, match="'cuda' cannot be used"):
             script("--size", "small", name="gpu.py")
 

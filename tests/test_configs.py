@@ -245,7 +245,7 @@ def test_the_largest_train_where_nothing_is_computed(path):
     assert logits.shape == (2, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, DIVISOR, DIVISOR)
 
 
-def test_a_mistyped_key_in_a_leaf_is_answered_with_the_nearest(tmp_path):
+def test_a_mistyped_key_in_a_leaf_suggests_the_nearest(tmp_path):
     path = CONFIGS / "ade20k/fcn_r101_linear.yaml"
     text = path.read_text(encoding="utf-8")
     text = text.replace('"../', f'"{CONFIGS}/').replace('"Base-', f'"{path.parent}/Base-')

@@ -188,7 +188,7 @@ class TestAblations:
             ({"titel": "x"}, "losses: nothing is called 'titel'. Did you mean 'title'"),
         ],
     )
-    def test_that_are_wrong_are_answered(self, zoo, change, message):
+    def test_that_are_wrong_are_reported(self, zoo, change, message):
         zoo.publish({}, {"losses": self.STUDY | change}, paper="P")
         with pytest.raises(SystemExit, match=message):
             zoo.run()
@@ -274,7 +274,7 @@ class TestMistakes:
             ({LINEAR: 39.9}, "expected a mapping, not '39.9'"),
         ],
     )
-    def test_in_the_figures_are_answered(self, zoo, entries, message):
+    def test_in_the_figures_are_reported(self, zoo, entries, message):
         zoo.publish(entries)
         with pytest.raises(SystemExit, match=message):
             zoo.run()
@@ -289,7 +289,7 @@ class TestMistakes:
         with pytest.raises(SystemExit, match="names no classifier: .* _linear.yaml"):
             zoo.run()
 
-    def test_missing_files_are_named(self, zoo):
+    def test_missing_files_are_reported(self, zoo):
         zoo.figures.unlink()
         with pytest.raises(SystemExit, match="model_zoo.yaml': no such file"):
             zoo.run()

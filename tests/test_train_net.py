@@ -247,7 +247,7 @@ class TestMistakes:
         with pytest.raises(SystemExit, match=f"(?s)error: .*{message}"):
             train("--config-file", tiny_run, *options)
 
-    def test_missing_config_file_is_named(self):
+    def test_missing_config_file_is_reported(self):
         with pytest.raises(SystemExit, match="nowhere.yaml"):
             train("--config-file", "nowhere.yaml")
 

@@ -48,7 +48,7 @@ class TestCheckpointer:
         assert (tmp_path / "model_final.pth").read_bytes() == before
         assert not list(tmp_path.glob("*.part"))
 
-    def test_a_folder_that_is_gone_is_not_made_again(self, tmp_path):
+    def test_a_deleted_folder_is_not_created_again(self, tmp_path):
         checkpointer = Checkpointer(nn.Linear(2, 2), str(tmp_path / "gone"))
         with pytest.raises(
             WriteError, match="model_final.pth' cannot be written.*no longer exists"
@@ -171,7 +171,7 @@ class TestReadCheckpoint:
             read_checkpoint(str(tmp_path / "bad.pth"))
         assert "executed" not in capsys.readouterr().out
 
-    def test_missing_file_is_named(self, tmp_path):
+    def test_missing_file_is_reported(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="nowhere.pth"):
             read_checkpoint(str(tmp_path / "nowhere.pth"))
 

@@ -190,7 +190,7 @@ class TestBackboneOnly:
             deepest = backbone(image())["res5"]
         torch.testing.assert_close(deepest, official_output(name), rtol=0, atol=3e-5)
 
-    def test_missing_weights_are_named(self):
+    def test_missing_weights_are_reported(self):
         state = {k: x for k, x in official("mit").items() if k != "layers.3.2.bias"}
         with pytest.raises(UserError, match="1 missing for the model: norm4.bias"):
             convert_official_backbone(state, build_backbone(config(MIT)))
@@ -306,7 +306,7 @@ class TestTool:
         expected = official("segformer")["backbone.norm4.bias"]
         assert torch.equal(filled.encoder.norm4.bias, expected)
 
-    def test_it_replaces_a_file_only_when_told_to(self, files, monkeypatch):
+    def test_it_replaces_a_file_only_with_overwrite(self, files, monkeypatch):
         (files / "o.pth").write_text("mine")
         with pytest.raises(SystemExit, match="already exists"):
             self.run(monkeypatch, files)
@@ -325,7 +325,7 @@ class TestTool:
         with pytest.raises(SystemExit, match="a file of the weights alone is needed"):
             self.run(monkeypatch, files)
 
-    def test_a_missing_file_is_said_to_be_missing(self, files, monkeypatch):
+    def test_a_missing_file_is_reported_as_missing(self, files, monkeypatch):
         (files / "in.pth").unlink()
         with pytest.raises(SystemExit, match="No weights at") as error:
             self.run(monkeypatch, files)

@@ -69,12 +69,12 @@ class TestEveryMethod:
             assert converted.keys() == expected.keys()
             torch.testing.assert_close(converted, expected, rtol=0, atol=0)
 
-    def test_unknown_keys_are_named(self, method):
+    def test_unknown_keys_are_reported(self, method):
         state = {**official(method), "conv_segment.weight": torch.zeros(1), "x.bias": torch.ones(1)}
         with pytest.raises(UserError, match="conv_segment.weight, x.bias. Expected names such as"):
             convert_official_state_dict(state, method)
 
-    def test_where_there_is_nothing_of_it_is_said(self, method):
+    def test_weights_without_the_method_are_reported(self, method):
         with pytest.raises(UserError, match=f"0 keys.* contains nothing of the authors' {method}"):
             convert_official_state_dict({}, method)
 
@@ -113,7 +113,7 @@ def test_a_projection_of_gaussian_mixtures_is_converted():
     torch.testing.assert_close(classifier.projection[1].running_var, expected)
 
 
-def test_unknown_methods_are_answered_with_those_there_are():
+def test_unknown_methods_list_the_known_ones():
     with pytest.raises(
         UserError, match="method 'cca', expected one of cac, ssa, protoseg, gmmseg, ecenet"
     ):

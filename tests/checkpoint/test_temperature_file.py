@@ -53,7 +53,7 @@ def test_other_weights_of_the_name_do_not_get_them(weights, caplog):
     "content",
     ["", "[]", "{}", '{"temperatures": {"sem_seg": {}}}', '{"temperatures": 3, "sha256": ""}'],
 )
-def test_a_damaged_file_is_named(weights, content):
+def test_a_damaged_file_is_reported(weights, content):
     temperature_file(weights).write_text(content)
     with pytest.raises(UserError, match=r"model_final\.temperature\.json.*Delete it"):
         read_temperatures(weights)

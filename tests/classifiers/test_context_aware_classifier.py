@@ -311,6 +311,6 @@ class TestAblations:
             ({"oracle_context": "all"}, "expected one of batch, image"),
         ],
     )
-    def test_unknown_ones_are_answered_with_those_there_are(self, options, message):
+    def test_unknown_ones_list_the_known_ones(self, options, message):
         with pytest.raises(ValueError, match=message):
             ContextAwareClassifier(8, 4, **options)

@@ -388,7 +388,7 @@ class TestMemory:
         assert classifier.memory.samples.nbytes == 4 * 150 * 5 * 64 * 1000
         assert "750 components x 64 channels x 1000, 183.1 MiB" in repr(classifier)
 
-    def test_starts_alike_on_all_workers_whatever_their_seeds(self):
+    def test_starts_alike_on_all_workers_for_any_seeds(self):
         torch.manual_seed(1)
         first = GaussianMixtureClassifier(8, 4)
         torch.manual_seed(2)
@@ -663,6 +663,6 @@ class TestBadOptions:
             ({"memory_size": -1}, "memory_size is -1, expected at least 0"),
         ],
     )
-    def test_are_named(self, options, message):
+    def test_are_reported(self, options, message):
         with pytest.raises(ValueError, match=message):
             GaussianMixtureClassifier(8, 4, **options)

@@ -204,7 +204,7 @@ class TestMStep:
 
 
 class TestMemory:
-    def test_starts_with_the_same_random_unit_vectors_whatever_the_seed(self):
+    def test_starts_with_the_same_random_unit_vectors_for_any_seed(self):
         torch.manual_seed(1)
         first, following = ComponentMemory(3, 8, 10), torch.rand(1)
         torch.manual_seed(2)
@@ -227,7 +227,7 @@ class TestMemory:
         assert "5859.4 MiB" in repr(memory)
 
     @pytest.mark.parametrize("weighted", [False, True])
-    def test_goes_on_after_a_checkpoint(self, weighted, tmp_path):
+    def test_continues_after_a_checkpoint(self, weighted, tmp_path):
         sizes = (2, 4, 6, 0.5 if weighted else None)
         memory = ComponentMemory(*sizes)
         memory.write(torch.randn(2, 3, 4), torch.rand(2, 3), torch.tensor([3, 1]))

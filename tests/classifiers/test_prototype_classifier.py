@@ -230,7 +230,7 @@ class TestLosses:
     @pytest.mark.parametrize("distance", DISTANCES)
     @pytest.mark.parametrize("projection", [False, True])
     def test_options_train(self, distance, projection):
-        """Gradient descent on one picture gets better under every option."""
+        """Gradient descent on one image gets better under every option."""
         classifier = PrototypeClassifier(
             8, 3, distance=distance, projection=projection, momentum=0.9
         )
@@ -285,7 +285,7 @@ class TestPrototypes:
         assert not torch.allclose(classifier.prototypes[:2], before[:2])
 
     @pytest.mark.parametrize("assignment", ["argmax", "gumbel"])
-    def test_without_momentum_are_means_of_the_pixels_that_were_right(self, assignment):
+    def test_without_momentum_are_means_of_the_pixels_that_were_correct(self, assignment):
         classifier = PrototypeClassifier(
             8, 3, num_prototypes=1, momentum=0.0, assignment=assignment
         )
@@ -386,7 +386,7 @@ class TestBadOptions:
             ({"temperature": 0.0}, "temperature is 0.0, expected a number above 0"),
         ],
     )
-    def test_are_named(self, options, message):
+    def test_are_reported(self, options, message):
         with pytest.raises(ValueError, match=message):
             PrototypeClassifier(8, 4, **options)
 
@@ -398,9 +398,7 @@ class TestBadOptions:
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=25, deadline=None)
-def test_prototypes_stay_finite_whatever_classes_a_batch_shows(
-    num_prototypes, classes, pixels, seed
-):
+def test_prototypes_stay_finite_for_any_classes_in_a_batch(num_prototypes, classes, pixels, seed):
     generator = torch.Generator().manual_seed(seed)
     classifier = PrototypeClassifier(4, classes, num_prototypes=num_prototypes, momentum=0.0)
     labels = torch.randint(0, classes, (1, 1, pixels), generator=generator)

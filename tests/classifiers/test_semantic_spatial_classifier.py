@@ -369,7 +369,7 @@ class TestAblations:
             ({"sem_seg_divisor": "none"}, "expected one of labelled, all"),
         ],
     )
-    def test_unknown_ones_are_answered_with_those_there_are(self, options, message):
+    def test_unknown_ones_list_the_known_ones(self, options, message):
         with pytest.raises(ValueError, match=message):
             SemanticSpatialClassifier(8, 4, **options)
 

@@ -41,8 +41,8 @@ class Page(HTMLParser):
     def of_class(self, name):
         return [a for _, a in self.elements if name in (a.get("class") or "").split()]
 
-    def pictures(self, name, attribute="src"):
-        """The pictures in elements of a class, as PIL images."""
+    def images(self, name, attribute="src"):
+        """The images in elements of a class, as PIL images."""
         urls = [element[attribute] for element in self.of_class(name)]
         return [Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) for url in urls]
 
@@ -77,15 +77,15 @@ HALVES = np.repeat([[0] * 30 + [1] * 10], 20, axis=0)
 def test_a_label_map_keeps_every_class_number(height, width, num_classes):
     labels = np.random.default_rng(0).integers(0, num_classes, (height, width))
     metadata = metadata_of(map(str, range(num_classes)))
-    picture = Image.open(io.BytesIO(app_result.label_map_png(labels, metadata)))
-    np.testing.assert_array_equal(np.asarray(picture), labels)
-    assert picture.mode == ("P" if num_classes <= 256 else "I;16")
+    decoded = Image.open(io.BytesIO(app_result.label_map_png(labels, metadata)))
+    np.testing.assert_array_equal(np.asarray(decoded), labels)
+    assert decoded.mode == ("P" if num_classes <= 256 else "I;16")
 
 
 def test_a_label_map_has_the_classes_colours():
     content = app_result.label_map_png(HALVES, metadata_of(["night", "day"], [NIGHT, DAY]))
-    picture = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-    np.testing.assert_array_equal(picture, np.array([NIGHT, DAY])[HALVES])
+    decoded = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    np.testing.assert_array_equal(decoded, np.array([NIGHT, DAY])[HALVES])
 
 
 def test_classes_without_colours_get_some_however_many_they_are():
@@ -105,7 +105,7 @@ def test_each_panel_holds_what_the_browser_draws_and_reads():
     many = prediction(labels, names=[f"class {i}" for i in range(301)], colors=None)
     image = np.full((20, 40, 3), 90, np.uint8)
     page = Page(app_result.draw_result(image, [many], "street"))
-    (photo,), (colors,), (numbers,) = map(page.pictures, ("photo", "colors", "numbers"))
+    (photo,), (colors,), (numbers,) = map(page.images, ("photo", "colors", "numbers"))
     assert np.abs(np.asarray(photo).astype(int) - 90).max() <= 2
     np.testing.assert_array_equal(np.asarray(colors), app_result.color_layer(labels, many.metadata))
     red, green, blue = np.moveaxis(np.asarray(numbers).astype(int), -1, 0)
@@ -115,22 +115,22 @@ def test_each_panel_holds_what_the_browser_draws_and_reads():
     assert json.loads(stage["data-tips"]) == {"2": "class 2 · 75.0 %", "300": "class 300 · 25.0 %"}
 
 
-def test_the_label_map_is_named_after_the_picture_and_the_model():
+def test_the_label_map_is_named_after_the_image_and_the_model():
     image = np.zeros((20, 40, 3), np.uint8)
     page = Page(app_result.draw_result(image, [prediction(HALVES)], "street"))
     (link,) = page.of_class("download")
     assert link["download"] == "street_linear.png"
-    np.testing.assert_array_equal(np.asarray(*page.pictures("download", "href")), HALVES)
+    np.testing.assert_array_equal(np.asarray(*page.images("download", "href")), HALVES)
 
 
-def test_large_pictures_are_shown_smaller_and_downloaded_whole():
+def test_large_images_are_shown_smaller_and_downloaded_whole():
     labels = np.repeat(np.arange(2), 1500)[None].repeat(1000, 0)
     image = np.zeros((1000, 3000, 3), np.uint8)
     page = Page(app_result.draw_result(image, [prediction(labels)], "street"))
     for name in ("photo", "colors", "numbers"):
-        assert page.pictures(name)[0].size == (1280, 427)
-    assert page.pictures("download", "href")[0].size == (3000, 1000)
-    numbers = np.asarray(*page.pictures("numbers"))[..., 0]
+        assert page.images(name)[0].size == (1280, 427)
+    assert page.images("download", "href")[0].size == (3000, 1000)
+    numbers = np.asarray(*page.images("numbers"))[..., 0]
     assert (numbers[:, :639] == 0).all() and (numbers[:, 641:] == 1).all()
 
 
@@ -157,7 +157,7 @@ def test_models_of_different_classes_share_the_rows_of_equal_names():
     }  # fmt: skip
 
 
-def test_the_share_of_pixels_that_two_models_agree_on_is_said():
+def test_the_share_of_pixels_that_two_models_agree_on_is_reported():
     labels = HALVES.copy()
     labels[:5] = 1 - labels[:5]
     text = Page(app_result.agreement([prediction(HALVES), prediction(labels, model="b")])).text
@@ -206,10 +206,10 @@ def photo(tmp_path):
 
 def test_the_result_is_what_the_models_predict(session, photo):
     page = Page(session.segment(photo, ["linear", "context_aware"]))
-    maps = page.pictures("download", "href")
+    maps = page.images("download", "href")
     assert len(maps) == 2
-    for picture, predictor in zip(maps, session.models.values()):
-        labels = np.asarray(picture)
+    for decoded, predictor in zip(maps, session.models.values()):
+        labels = np.asarray(decoded)
         np.testing.assert_array_equal(labels, predictor(half_bright()))
         assert (labels[:, :56] == 0).mean() > 0.9 and (labels[:, 72:] == 1).mean() > 0.9
 
@@ -228,13 +228,13 @@ def test_the_views_are_those_of_each_chosen_model(session, photo):
     assert re.findall("<h3>(.*?)</h3>", html) == ["context_aware", "linear"]
 
 
-def test_before_a_picture_is_chosen_the_page_says_what_to_do(session):
+def test_before_an_image_is_chosen_the_page_says_what_to_do(session):
     for html in (session.segment(None, ["linear"]), session.views(None, ["linear"])):
         page = Page(html)
         assert "choose a sample" in page.text and not page.of_class("problem")
 
 
-def test_what_is_wrong_with_a_picture_is_an_alert(session, tmp_path):
+def test_an_invalid_image_is_an_alert(session, tmp_path):
     (tmp_path / "notes.txt").write_text("Dear diary")
     for draw in (session.segment, session.views):
         page = Page(draw(str(tmp_path / "notes.txt"), ["linear"]))
@@ -298,7 +298,7 @@ def test_a_folder_without_samples_is_an_error(tmp_path):
         app_session.find_samples(str(tmp_path / "nowhere"), None)
 
 
-def test_without_a_folder_the_samples_come_from_the_models_data_set(runs, session):
+def test_without_a_folder_the_samples_come_from_the_models_dataset(runs, session):
     predictor = session.models["linear"]
     assert app_session.find_samples(None, predictor) == []
     for name in ("images", "labels"):

@@ -14,8 +14,8 @@ from urllib.parse import urlparse
 import numpy as np
 import pytest
 from daylight import DAY, NIGHT, half_bright, make_run
-from pictures import write_bomb
 from PIL import Image
+from uploaded_images import write_bomb
 
 pytest.importorskip("gradio", reason="the page needs Gradio")
 playwright = pytest.importorskip("playwright.sync_api", reason="a browser is driven by Playwright")
@@ -103,7 +103,7 @@ def upload(page, path):
 
 
 def wait_for_panels(page, count=2):
-    """Until the panels are there, faded in by Gradio, and their pictures decoded."""
+    """Until the panels are there, faded in by Gradio, and their images decoded."""
     page.wait_for_function(
         "count => document.querySelectorAll('#result .panel').length === count", arg=count
     )
@@ -151,7 +151,7 @@ def test_the_page_loads_with_its_choices(page):
     assert page.locator("#samples img").count() == 2
 
 
-def test_an_uploaded_picture_is_segmented_by_both_models(page, folder):
+def test_an_uploaded_image_is_segmented_by_both_models(page, folder):
     upload(page, folder / "street.png")
     wait_for_panels(page)
     assert [b.inner_text() for b in page.locator(".panel figcaption b").all()] == [
@@ -175,7 +175,7 @@ def test_the_legend_says_each_classs_share(page, folder):
     assert "linear and context_aware agree on" in page.inner_text(".agreement")
 
 
-def test_the_class_under_the_pointer_is_said_in_both_panels(page, folder):
+def test_the_class_under_the_pointer_is_shown_in_both_panels(page, folder):
     upload(page, folder / "street.png")
     wait_for_panels(page)
     assert tips(page) == []
@@ -240,11 +240,11 @@ def test_the_label_map_can_be_downloaded(page, folder, tmp_path):
         page.locator("a.download").first.click()
     assert download.value.suggested_filename == "street_linear.png"
     download.value.save_as(tmp_path / "labels.png")
-    picture = Image.open(tmp_path / "labels.png")
-    labels = np.asarray(picture)
+    decoded = Image.open(tmp_path / "labels.png")
+    labels = np.asarray(decoded)
     assert labels.shape == (96, 128)
     assert (labels[:, :56] == 0).mean() > 0.9 and (labels[:, 72:] == 1).mean() > 0.9
-    assert picture.getpalette()[:6] == NIGHT + DAY
+    assert decoded.getpalette()[:6] == NIGHT + DAY
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_the_label_map_can_be_downloaded(page, folder, tmp_path):
         ("bomb.png", "bomb.png is 8000 x 5000 pixels, 40.0 megapixels: that is too large."),
     ],
 )
-def test_what_cannot_be_taken_is_explained_and_the_next_picture_works(page, folder, name, message):
+def test_what_cannot_be_taken_is_explained_and_the_next_image_works(page, folder, name, message):
     upload(page, folder / "street.png")
     wait_for_panels(page)
     upload(page, folder / name)
@@ -295,7 +295,7 @@ def test_the_classifiers_views_are_drawn_on_demand(page, folder):
     assert any("vanilla" in caption for caption in captions)
     widths = page.eval_on_selector_all("#views img", "all => all.map(i => i.naturalWidth)")
     assert len(widths) == len(captions) >= 3 and min(widths) > 100
-    upload(page, folder / "samples" / "left.png")  # views of another picture would mislead
+    upload(page, folder / "samples" / "left.png")  # views of another image would mislead
     page.wait_for_selector("text=left_linear.png")
     assert page.locator("#views figure").count() == 0
 

@@ -1,10 +1,10 @@
-"""What demo/app.py takes for a picture, and what it refuses."""
+"""What demo/app.py takes for an image, and what it refuses."""
 
 import numpy as np
 import pytest
 from daylight import half_bright
-from pictures import write_bomb
 from PIL import Image, ImageFile
+from uploaded_images import write_bomb
 
 from d2_ctxseg.commands.app import uploads as app_uploads
 from d2_ctxseg.utils.errors import UserError
@@ -15,7 +15,7 @@ def read(path, max_megapixels=20):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp"])
-def test_pictures_are_read_as_rgb(tmp_path, suffix):
+def test_images_are_read_as_rgb(tmp_path, suffix):
     Image.fromarray(half_bright()).save(tmp_path / f"photo{suffix}", quality=95)
     image = read(tmp_path / f"photo{suffix}")
     assert image.shape == (96, 128, 3) and image.dtype == np.uint8
@@ -23,13 +23,13 @@ def test_pictures_are_read_as_rgb(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA"])
-def test_pictures_of_other_modes_become_rgb(tmp_path, mode):
+def test_images_of_other_modes_become_rgb(tmp_path, mode):
     Image.fromarray(half_bright()).convert(mode).save(tmp_path / "photo.png")
     image = read(tmp_path / "photo.png")
     assert image.shape == (96, 128, 3) and image.dtype == np.uint8
 
 
-def test_a_picture_taken_sideways_is_turned_upright(tmp_path):
+def test_an_image_taken_sideways_is_rotated_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise
     Image.fromarray(half_bright()).save(tmp_path / "photo.jpg", exif=exif)
@@ -39,7 +39,7 @@ def test_a_picture_taken_sideways_is_turned_upright(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
-def test_what_is_no_picture_is_refused_by_name(tmp_path, content):
+def test_what_is_no_image_is_refused_by_name(tmp_path, content):
     (tmp_path / "notes.png").write_bytes(content)
     with pytest.raises(UserError, match=r"^notes.png is not an image .* Choose a JPEG, PNG"):
         read(tmp_path / "notes.png")
@@ -64,7 +64,7 @@ def test_a_bomb_is_refused_without_decoding_it(tmp_path, monkeypatch, size, mess
         read(bomb)
 
 
-def test_the_limit_is_the_largest_picture_taken(tmp_path):
+def test_the_limit_is_the_largest_image_taken(tmp_path):
     bomb = write_bomb(tmp_path / "bomb.png", 1000, 1000)
     assert read(bomb, max_megapixels=1).shape == (1000, 1000, 3)
     with pytest.raises(UserError, match="1.0 megapixels"):
@@ -72,7 +72,7 @@ def test_the_limit_is_the_largest_picture_taken(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_a_picture_cut_off_is_refused_as_damaged(tmp_path, suffix):
+def test_an_image_cut_off_is_refused_as_damaged(tmp_path, suffix):
     whole = tmp_path / f"whole{suffix}"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 99, 3), np.uint8)).save(whole)
     (tmp_path / f"part{suffix}").write_bytes(whole.read_bytes()[:-3000])
@@ -81,7 +81,7 @@ def test_a_picture_cut_off_is_refused_as_damaged(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("size", [(15, 40), (1000, 20)])
-def test_a_picture_too_thin_for_the_models_is_refused(tmp_path, size):
+def test_an_image_too_thin_for_the_models_is_refused(tmp_path, size):
     Image.new("RGB", size).save(tmp_path / "thin.png")
     with pytest.raises(UserError, match=f"thin.png is {size[0]} x {size[1]} pixels"):
         read(tmp_path / "thin.png")

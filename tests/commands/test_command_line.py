@@ -54,7 +54,7 @@ def test_the_version_is_the_package_s(monkeypatch, capsys):
     assert ends(monkeypatch, capsys, "--version") == (0, f"d2-ctxseg {d2_ctxseg.__version__}\n")
 
 
-def test_an_unknown_command_is_answered_with_the_nearest(monkeypatch, capsys):
+def test_an_unknown_command_suggests_the_nearest(monkeypatch, capsys):
     code, text = ends(monkeypatch, capsys, "reprot", "run")
     assert code == 2 and "unknown command 'reprot'. Did you mean 'report'" in text
 
@@ -73,7 +73,7 @@ def test_every_command_has_a_program(name):
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["demo", "--inptu", "a.png"]])
-def test_help_and_mistakes_are_answered_without_pytorch(words):
+def test_help_and_errors_do_not_import_pytorch(words):
     process = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH.format(words=words)],
         cwd=ROOT,

@@ -40,7 +40,7 @@ def test_every_config_key_begins_the_overrides():
     "middle",
     ["", "--input a.png b.png", "--json", "--output out --input a.png", "--json --output o"],
 )
-def test_overrides_stand_at_the_end_with_or_without_opts(parser, middle, end):
+def test_overrides_come_last_with_or_without_opts(parser, middle, end):
     arguments = parse(parser, f"--config-file c.yaml {middle} {end}")
     assert arguments.opts == ["MODEL.DEVICE", "cpu", "SEED", "3"]
     assert arguments.input in ([], ["a.png"], ["a.png", "b.png"])
@@ -66,7 +66,7 @@ def test_a_file_that_looks_like_a_key_is_a_file(parser, tmp_path, monkeypatch):
     assert (arguments.input, arguments.opts) == (["TEST.PNG"], ["TEST.OTHER", "1"])
 
 
-def test_what_looks_like_no_key_is_left_to_the_config_to_answer(parser):
+def test_what_looks_like_no_key_is_left_to_the_config(parser):
     assert parse(parser, "--run runs --json SOLVR.BASE_LR 1").opts == ["SOLVR.BASE_LR", "1"]
 
 
@@ -80,7 +80,7 @@ def test_what_looks_like_no_key_is_left_to_the_config_to_answer(parser):
         ("--run a --config-file b", "not allowed with argument"),
     ],
 )
-def test_mistakes_are_answered(parser, capsys, words, message):
+def test_errors_are_reported(parser, capsys, words, message):
     with pytest.raises(SystemExit, match="2"):
         parse(parser, words)
     assert message in capsys.readouterr().err
@@ -97,6 +97,6 @@ def test_a_command_without_config_takes_no_overrides(capsys):
     assert "RUN, the folder of a run" in capsys.readouterr().err
 
 
-def test_usage_says_where_overrides_stand(parser):
+def test_usage_shows_the_overrides(parser):
     assert parser.format_usage().endswith("[--json] [KEY VALUE ...]\n")
     assert parser.format_help().count("[KEY VALUE ...]") == 1

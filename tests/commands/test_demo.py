@@ -116,18 +116,18 @@ def read_video(path):
         frames.append(frame)
 
 
-def assert_day_and_night_are_coloured(picture, alpha, tolerance=30):
+def assert_day_and_night_are_coloured(drawn, alpha, tolerance=30):
     """The left half has night's colour blended in, the right half day's."""
-    height, width = picture.shape[:2]
+    height, width = drawn.shape[:2]
     image = half_bright().astype(float)
     for color, quarter, pixels in ((NIGHT, 0.25, image[:, :64]), (DAY, 0.75, image[:, 64:])):
         expected = alpha * np.array(color) + (1 - alpha) * pixels.mean(axis=(0, 1))
         x = int(quarter * width)
-        corner = picture[2 : height // 8, x - 3 : x + 3].mean(axis=(0, 1))
+        corner = drawn[2 : height // 8, x - 3 : x + 3].mean(axis=(0, 1))
         np.testing.assert_allclose(corner, expected, atol=tolerance)
 
 
-def test_the_script_writes_a_picture_for_each_match_of_a_pattern(model_folder, photos, tmp_path):
+def test_the_script_writes_an_image_for_each_match_of_a_pattern(model_folder, photos, tmp_path):
     result = subprocess.run(
         [sys.executable, ROOT / "demo" / "demo.py", "--config-file", model_folder / "config.yaml"]
         + ["--input", photos / "*.png", "--output", tmp_path / "new" / "pictures"]
@@ -139,9 +139,9 @@ def test_the_script_writes_a_picture_for_each_match_of_a_pattern(model_folder, p
     assert result.returncode == 0, result.stderr
     for name in ("one.png", "two.png"):
         assert re.search(rf"{name}: predicted 2 classes in \d+\.\d\ds", result.stdout)
-        picture = np.asarray(Image.open(tmp_path / "new" / "pictures" / name))
-        assert picture.shape[0] == 480 and picture.shape[1] > 640  # enlarged, with a legend
-        assert_day_and_night_are_coloured(picture[:, :640], alpha=0.6)
+        drawn = np.asarray(Image.open(tmp_path / "new" / "pictures" / name))
+        assert drawn.shape[0] == 480 and drawn.shape[1] > 640  # enlarged, with a legend
+        assert_day_and_night_are_coloured(drawn[:, :640], alpha=0.6)
     assert len(list((tmp_path / "new" / "pictures").iterdir())) == 2
 
 
@@ -160,7 +160,7 @@ def test_the_webcam_is_only_shown(run, tmp_path):
         run("--webcam", "--output", tmp_path)
 
 
-def test_a_folder_stands_for_the_images_in_it(run, photos, tmp_path):
+def test_a_folder_means_the_images_in_it(run, photos, tmp_path):
     run("--input", photos, "--output", tmp_path / "pictures")
     names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert names == ["one.png", "three.jpg", "two.png"]
@@ -173,7 +173,7 @@ def test_a_single_image_can_be_written_to_a_file(run, photos, tmp_path):
     )
 
 
-def test_the_picture_is_the_overlay_of_the_predicted_labels(run, model_folder, photos):
+def test_the_image_is_the_overlay_of_the_predicted_labels(run, model_folder, photos):
     weights = ["MODEL.WEIGHTS", str(model_folder / "model_final.pth")]
     predictor = demo.SemSegPredictor(setup_config(str(model_folder / "config.yaml"), weights))
     labels = predictor(half_bright())
@@ -227,7 +227,7 @@ def test_a_video_goes_into_a_folder_under_its_own_name(run, video, tmp_path):
         ("empty", "this folder contains no image"),
     ],
 )
-def test_inputs_that_stand_for_no_file_are_errors(run, photos, tmp_path, name, message):
+def test_inputs_that_match_no_file_are_errors(run, photos, tmp_path, name, message):
     (photos / "empty").mkdir()
     with pytest.raises(MissingFileError, match=message):
         run("--input", photos / name, "--output", tmp_path / "pictures")
@@ -289,19 +289,19 @@ def test_weights_of_another_model_are_refused(run, model_folder, photos, tmp_pat
         run("--input", photos, "--output", tmp_path / "pictures", weights="other.pth")
 
 
-def test_a_config_without_a_data_set_has_no_class_names(run, photos, tmp_path):
+def test_a_config_without_a_dataset_has_no_class_names(run, photos, tmp_path):
     with pytest.raises(UserError, match="DATASETS.TEST is empty"):
         run("--input", photos, "--output", tmp_path / "pictures", opts=("DATASETS.TEST", "()"))
 
 
-def test_what_is_no_video_is_named(run, photos, tmp_path):
+def test_what_is_no_video_is_reported(run, photos, tmp_path):
     with pytest.raises(UserError, match="notes.txt"):
         run("--video-input", photos / "notes.txt", "--output", tmp_path / "pictures")
     with pytest.raises(MissingFileError, match="missing.mp4"):
         run("--video-input", photos / "missing.mp4", "--output", tmp_path / "pictures")
 
 
-def test_an_interrupted_video_leaves_nothing_behind(run, video, tmp_path, monkeypatch):
+def test_an_interrupted_video_leaves_no_files(run, video, tmp_path, monkeypatch):
     def interrupted(self, frame):
         raise KeyboardInterrupt
 
@@ -314,7 +314,7 @@ def test_an_interrupted_video_leaves_nothing_behind(run, video, tmp_path, monkey
 def test_images_are_shown_in_a_window_until_escape(run, photos, monkeypatch):
     shown = []
     monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setattr(demo, "show", lambda picture, wait_ms: shown.append(picture) or 27)
+    monkeypatch.setattr(demo, "show", lambda drawn, wait_ms: shown.append(drawn) or 27)
     run("--input", photos)
     assert len(shown) == 1 and shown[0].shape[0] == 480
 
@@ -379,7 +379,7 @@ class TestExistingFiles:
         run("--input", photos / "one.png", "--output", existing)
         assert existing.read_bytes() != b"mine"
 
-    def test_of_many_three_are_named(self, run, photos, tmp_path):
+    def test_of_many_three_are_reported(self, run, photos, tmp_path):
         Image.fromarray(half_bright()).save(photos / "four.png")
         run("--input", photos, "--output", tmp_path / "new")
         with pytest.raises(UserError, match="and 1 more already exist"):

@@ -33,7 +33,7 @@ def run(*arguments):
 
 
 @pytest.mark.slow
-def test_a_study_that_is_interrupted_goes_on_where_it_was(tiny_run):
+def test_a_study_that_is_interrupted_continues_where_it_was(tiny_run):
     output = tiny_run.parent / "study"
     arguments = ["--config-file", tiny_run, "--classifiers", "linear", "context_aware"]
     arguments += ["--seeds", 1, "--output", output, "--num-resamples", 200]
@@ -97,6 +97,6 @@ def test_folders_of_other_machines_are_gathered(tmp_path):
         (["--gather"], "No run of the baseline 'linear' is finished"),
     ],
 )
-def test_bad_input_is_answered_in_one_message(tiny_run, arguments, message):
+def test_bad_input_is_reported_in_one_message(tiny_run, arguments, message):
     code, text = run("--config-file", tiny_run, "--output", tiny_run.parent / "study", *arguments)
     assert code == 1 and message in text and "Traceback" not in text, text

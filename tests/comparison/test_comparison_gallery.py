@@ -5,7 +5,7 @@ import pytest
 import torch
 import yaml
 from data_folders import CLASSES, write_pairs, write_yaml
-from report_runs import picture_of, read_page
+from report_runs import decoded_image, read_page
 from study_runs import write_run
 
 from d2_ctxseg.comparison import compare, gallery, read_study
@@ -59,11 +59,11 @@ def images(page):
     return [attributes for name, attributes in page.tags if name == "img"]
 
 
-def test_image_ground_truth_and_both_predictions_stand_side_by_side(page):
+def test_image_ground_truth_and_both_predictions_are_side_by_side(page):
     found = images(page())
     titles = [drawing["alt"].split(":")[0] for drawing in found]
     assert titles == ["image", "ground truth", "linear", "context_aware"] * 3, "all images gain"
-    shapes = {picture_of(drawing["src"]).shape for drawing in found}
+    shapes = {decoded_image(drawing["src"]).shape for drawing in found}
     assert shapes == {(64, 96, 3)}
 
 
@@ -71,7 +71,7 @@ def test_predictions_have_the_colours_of_the_classes(page):
     palette = {tuple(color) for color in generate_palette(len(CLASSES))}
     for drawing in images(page()):
         if drawing["alt"].startswith(("linear", "context_aware")):
-            colors = np.unique(picture_of(drawing["src"]).reshape(-1, 3), axis=0)
+            colors = np.unique(decoded_image(drawing["src"]).reshape(-1, 3), axis=0)
             assert {tuple(color) for color in colors.tolist()} <= palette
 
 
@@ -88,7 +88,7 @@ def test_a_model_is_loaded_once(page, monkeypatch):
     assert len(loaded) == 2 == len(set(loaded))
 
 
-def test_without_a_checkpoint_the_other_pictures_stay_and_a_note_says_why(page, folders):
+def test_without_a_checkpoint_the_other_images_stay_and_a_note_says_why(page, folders):
     missing = folders[1] / "model_final.pth"
     missing.unlink()
     shown = page()

@@ -63,7 +63,7 @@ def test_one_seed_is_a_warning_at_the_top(tmp_path, folders):
     assert "one seed alone" not in several
 
 
-def test_a_seed_that_the_baseline_lacks_is_named(tmp_path, folders):
+def test_a_seed_that_the_baseline_lacks_is_reported(tmp_path, folders):
     more = write_run(tmp_path / "more", "context_aware", 9, 0.7)
     assert "no run with seed 9" in page_of(tmp_path, *folders, more)
 
@@ -134,7 +134,7 @@ def test_names_of_classes_and_classifiers_are_escaped(tmp_path):
     assert HOSTILE in read_page(tmp_path / "page.html").text
 
 
-def test_missing_checkpoints_are_said_and_scores_stay(tmp_path, folders):
+def test_missing_checkpoints_are_reported_and_scores_stay(tmp_path, folders):
     text = page_of(tmp_path, *folders)
     assert "No images" in text
     assert re.search(r"points, mean over 2 seeds</span> · <span[^>]*>seed 1: linear \d", text)
@@ -176,7 +176,7 @@ def test_a_very_long_whisker_ends_in_an_arrow_and_does_not_squeeze_the_others():
     assert long["text"] == "+2.00 [−300.00, +300.00]"
 
 
-def test_charts_stay_within_their_picture():
+def test_charts_stay_within_their_image():
     chart = whisker_chart([Whisker("name", 0, 2.0, -9.0, 300.0, (1.0, 3.0))])
     (row,) = chart["rows"]
     places = [row["mean"], row["low"], row["high"], *row["points"], chart["zero"]]

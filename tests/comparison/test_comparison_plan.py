@@ -46,7 +46,7 @@ class TestVariants:
             ("../a=linear", "cannot be the name of a folder"),
         ],
     )
-    def test_another_form_is_answered(self, text, message):
+    def test_another_form_is_reported(self, text, message):
         with pytest.raises(ValueError, match=message):
             parse_variant(text)
 

@@ -46,7 +46,7 @@ class TestComparison:
         assert list(content["differences"]["context_aware"]["mIoU"]["per_seed"]) == ["1", "2"]
         assert len(content["classifiers"]["context_aware"]["seeds"]) == 3
 
-    def test_one_seed_is_said_to_be_one(self, tmp_path):
+    def test_one_seed_is_reported_as_one(self, tmp_path):
         content = compare(read_study(write_study(tmp_path, seeds=(1,))), num_resamples=200)
         assert "with one seed" in content["sentences"]["context_aware"]
 
@@ -86,7 +86,7 @@ class TestComparison:
 
 
 class TestLabels:
-    def test_runs_that_differ_in_another_key_than_the_seed_are_told_apart(self, tmp_path):
+    def test_runs_that_differ_in_another_key_than_the_seed_are_distinguished(self, tmp_path):
         folders = [
             write_run(tmp_path / f"{lr}_{seed}", "linear", seed, solver={"BASE_LR": lr})
             for lr in (0.1, 0.2)

@@ -57,7 +57,7 @@ def test_values_are_mapped_as_in_training(tmp_path):
     assert count_class_pixels(names).pixels.tolist() == [0, 0, 6]
 
 
-def test_a_class_that_never_occurs_is_named(tmp_path, caplog):
+def test_a_class_that_never_occurs_is_reported(tmp_path, caplog):
     # Frequencies 6/8 and 1/4, median 1/2.
     assert balanced_class_weights(folder_dataset(tmp_path, LABELS)) == [0.666667, 2.0, 1.0]
     assert "get the weight 1: car." in caplog.text
@@ -69,6 +69,6 @@ def test_a_label_that_is_no_class_is_named_with_its_file(tmp_path):
         count_class_pixels(names)
 
 
-def test_no_data_set_is_a_mistake():
+def test_no_dataset_is_a_mistake():
     with pytest.raises(DatasetError, match="no labels"):
         count_class_pixels([])

@@ -64,7 +64,7 @@ class TestDescription:
             ([3], "'anomaly' must be a mapping"),
         ],
     )
-    def test_what_it_cannot_be_is_said(self, tmp_path, anomaly, message):
+    def test_what_it_cannot_be_is_reported(self, tmp_path, anomaly, message):
         with pytest.raises(DatasetError, match=message):
             read_folder_dataset(write_yaml(tmp_path, id_map=ID_MAP, anomaly=anomaly))
 
@@ -87,7 +87,7 @@ class TestPublicLayouts:
         assert (read_label(label, metadata.id_map) == 255).all()  # nothing for the mIoU
         AnomalyEvaluator(name, ["energy"])
 
-    def test_are_registered_when_they_are_asked_for(self):
+    def test_are_registered_when_they_are_requested(self):
         """Other projects may have their own under such names."""
         assert not set(LAYOUTS) & set(unshared_names())
 

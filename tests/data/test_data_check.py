@@ -64,7 +64,7 @@ class TestCheck:
         assert "1 file with names that are not UTF-8: b'caf\\xe9.png'. Rename them." in problem
         print(report.as_text())
 
-    def test_collects_every_problem_and_goes_on(self, tmp_path):
+    def test_collects_every_problem_and_continues(self, tmp_path):
         write_pairs(tmp_path, ["good", "value", "size", "image", "label", "alone", "lonely"])
         write_image(tmp_path / "labels/value.png", np.full((12, 16), 9, np.uint8))
         write_image(tmp_path / "labels/size.png", np.zeros((12, 15), np.uint8))
@@ -147,7 +147,7 @@ class TestColorLabels:
         with Image.open("labels_indexed/train/a.png") as label:
             assert np.asarray(label).tolist() == [[0, 1, 2, IGNORE, IGNORE]]
 
-    def test_without_a_palette_it_is_asked_for_first(self, tmp_path):
+    def test_without_a_palette_it_is_requested_first(self, tmp_path):
         [hint] = self.check(tmp_path, [[1, 2, 3]]).notes
         assert "has no 'palette'" in hint and "(1, 2, 3)" in hint and "python" not in hint
 
@@ -164,7 +164,7 @@ class TestNotes:
         (folder / "images").mkdir(exist_ok=True)
         Image.fromarray(pixels).save(folder / f"images/{name}.png", **options)
 
-    def test_images_that_are_turned_are_told(self, tmp_path):
+    def test_images_that_are_rotated_are_reported(self, tmp_path):
         exif = Image.Exif()
         exif[0x0112] = 6
         self.write(tmp_path, "a", np.zeros((4, 6, 3), np.uint8), exif=exif)
@@ -182,7 +182,7 @@ class TestNotes:
         [problem] = check(tmp_path).problems
         assert "has 4x6 pixels, but its label" in problem and "EXIF" in problem
 
-    def test_values_outside_of_the_range_are_told(self, tmp_path):
+    def test_values_outside_of_the_range_are_reported(self, tmp_path):
         self.write(tmp_path, "a", np.full((6, 4), 4096, np.uint16))
         self.write(tmp_path, "b", np.full((6, 4), 4095, np.uint16))
         report = check(tmp_path, value_range=[0, 4095])
@@ -191,7 +191,7 @@ class TestNotes:
         [problem, _] = check(tmp_path).problems
         assert "a.png has values of type uint16" in problem and "value_range" in problem
 
-    def test_different_numbers_of_channels_are_told(self, tmp_path):
+    def test_different_numbers_of_channels_are_reported(self, tmp_path):
         self.write(tmp_path, "a", np.zeros((6, 4, 4), np.uint8))
         self.write(tmp_path, "b", np.zeros((6, 4, 3), np.uint8))
         report = check(tmp_path)
@@ -238,7 +238,7 @@ class TestConvertColorLabels:
             assert label.mode == "L"
             assert np.asarray(label).tolist() == [[0, 1, 2, 99]]
 
-    def test_unknown_colours_are_named_and_nothing_is_written(self, tmp_path):
+    def test_unknown_colours_are_reported_and_nothing_is_written(self, tmp_path):
         dataset = self.write(tmp_path, [[128, 0, 0], [1, 2, 3]])
         with pytest.raises(DatasetError, match=r"a\.png holds 1 colour .*\(1, 2, 3\)"):
             convert_color_labels(dataset, "train", tmp_path / "new")
@@ -284,7 +284,7 @@ class TestCommands:
         assert f"{name}_sem_seg_train: 1 pair" in output
         assert "Cannot read the label" in output
 
-    def test_check_without_anything_to_check_says_so(self, capsys):
+    def test_check_without_anything_to_check_is_reported(self, capsys):
         assert run_script(TOOLS / "check_dataset.py") == 1
         assert capsys.readouterr().err.startswith("error: Nothing to check")
 

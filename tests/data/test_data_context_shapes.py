@@ -108,7 +108,7 @@ def test_a_folder_with_something_else_is_never_touched(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_an_interrupted_run_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_an_interrupted_run_leaves_no_files(tmp_path, monkeypatch):
     calls = []
 
     def fail_later(*arguments):
@@ -170,7 +170,7 @@ class TestCommand:
     def run(self, *arguments):
         return run_script(SCRIPT, "--num-train", 2, "--num-val", 1, *arguments)
 
-    def test_makes_what_is_asked_for(self, tmp_path, capsys):
+    def test_makes_what_is_requested(self, tmp_path, capsys):
         assert self.run("--output", tmp_path / "made", "--size", "64x48", "--seed", 3) == 0
         assert "Made 2 train and 1 val images of 64x48" in capsys.readouterr().out
         options = {"seed": 3, "num_train": 2, "num_val": 1, "height": 48, "width": 64}

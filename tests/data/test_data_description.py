@@ -24,7 +24,7 @@ def test_a_minimal_description_gets_the_documented_defaults(tmp_path):
     assert dataset.resolve_root() == tmp_path
 
 
-def test_root_is_relative_to_the_yaml_file_wherever_the_process_runs(tmp_path, monkeypatch):
+def test_root_is_relative_to_the_yaml_file_from_any_working_directory(tmp_path, monkeypatch):
     dataset = read_folder_dataset(write_yaml(tmp_path / "sets", root="../pictures"))
     monkeypatch.chdir(tmp_path.parent)
     assert dataset.resolve_root().resolve() == tmp_path / "pictures"
@@ -74,7 +74,7 @@ def test_splits_may_have_further_names(tmp_path):
     assert dataset.registered_names() == {"mine_sem_seg_train": "train", "yours": "train"}
 
 
-def test_a_palette_may_stand_in_a_file_of_its_own(tmp_path):
+def test_a_palette_may_be_in_a_separate_file(tmp_path):
     (tmp_path / "colors.yaml").write_text("[[1, 2, 3], [4, 5, 6], [7, 8, 9]]")
     dataset = read_folder_dataset(write_yaml(tmp_path, palette="colors.yaml"))
     assert dataset.palette == ((1, 2, 3), (4, 5, 6), (7, 8, 9))
@@ -147,7 +147,7 @@ def test_a_name_may_say_where_the_split_stands_in_it(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["[a, b, c]", "{7: a, 3: b, 5: c}"])
-def test_classes_may_stand_in_a_file_of_their_own(tmp_path, content):
+def test_classes_may_be_in_a_separate_file(tmp_path, content):
     (tmp_path / "classes.yaml").write_text(content)
     dataset = read_folder_dataset(write_yaml(tmp_path, classes="classes.yaml"))
     assert dataset.classes == ("a", "b", "c")
@@ -217,7 +217,7 @@ def test_a_file_that_is_no_description_is_refused(tmp_path, text, message):
         read_folder_dataset(path)
 
 
-def test_a_missing_description_is_named(tmp_path):
+def test_a_missing_description_is_reported(tmp_path):
     with pytest.raises(DatasetError, match="nowhere.yaml"):
         read_folder_dataset(tmp_path / "nowhere.yaml")
 

@@ -196,7 +196,7 @@ def test_a_dataset_of_this_package_needs_no_description():
         ("nothing", "expected a mapping"),
     ],
 )
-def test_a_damaged_description_is_named(tiny_config, description, message):
+def test_a_damaged_description_is_reported(tiny_config, description, message):
     tiny_config.DATASETS.DESCRIPTIONS = [description]
     with pytest.raises(DatasetError, match=message):
         register_datasets_of(tiny_config)

@@ -96,7 +96,7 @@ class TestCommonFiles:
         np.testing.assert_array_equal(read_common(path, "RGB"), self.pixels)
 
     @pytest.mark.parametrize("number", range(1, 9))
-    def test_are_turned_upright(self, tmp_path, number):
+    def test_are_rotated_upright(self, tmp_path, number):
         exif = Image.Exif()
         exif[0x0112] = number
         for path in (tmp_path / "a.jpg", tmp_path / "a.png"):
@@ -228,7 +228,7 @@ class TestMoreChannels:
 class TestErrors:
     @pytest.mark.parametrize("content", [b"", b"no image", None])
     @pytest.mark.parametrize("name", ["a.jpg", "a.tif", "a.npy"])
-    def test_a_file_that_cannot_be_read_is_named(self, tmp_path, content, name):
+    def test_a_file_that_cannot_be_read_is_reported(self, tmp_path, content, name):
         if content is not None:
             (tmp_path / name).write_bytes(content)
         for read in (read_display_image, lambda path: read_image(path, "RGB")):
@@ -236,7 +236,7 @@ class TestErrors:
                 read(tmp_path / name)
 
     @pytest.mark.parametrize("array", [np.zeros(3), np.zeros((1, 2, 3, 4)), np.array([["a"]])])
-    def test_an_array_of_another_kind_is_named(self, tmp_path, array):
+    def test_an_array_of_another_kind_is_reported(self, tmp_path, array):
         np.save(tmp_path / "a.npy", array)
         with pytest.raises(DatasetError, match=r"a\.npy is an array"):
             read_image(tmp_path / "a.npy", "ALL", (0, 1))
@@ -249,7 +249,7 @@ class TestErrors:
 
 @settings(deadline=None)
 @given(number=st.integers(1, 8), height=st.integers(1, 5), width=st.integers(1, 5))
-def test_arrays_are_turned_as_detectron2_turns_images(tmp_path_factory, number, height, width):
+def test_arrays_are_rotated_as_detectron2_turns_images(tmp_path_factory, number, height, width):
     pixels = np.arange(height * width * 3, dtype=np.uint8).reshape(height, width, 3)
     exif = Image.Exif()
     exif[0x0112] = number
@@ -262,7 +262,7 @@ def test_arrays_are_turned_as_detectron2_turns_images(tmp_path_factory, number, 
 
 
 @pytest.mark.parametrize("number", [3, 6])
-def test_more_bits_are_turned_too(tmp_path, number):
+def test_more_bits_are_rotated_too(tmp_path, number):
     values = np.array([[1, 2, 3]], np.uint16)
     exif = Image.Exif()
     exif[0x0112] = number

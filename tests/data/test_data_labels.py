@@ -54,7 +54,7 @@ def test_other_modes_are_refused_with_the_way_to_convert_them(tmp_path, mode):
 
 
 @pytest.mark.parametrize("content", [b"", b"no image at all", None])
-def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
+def test_a_file_that_cannot_be_read_is_reported(tmp_path, content):
     path = tmp_path / "label.png"
     if content is not None:
         path.write_bytes(content)
@@ -62,7 +62,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
         read_label(path)
 
 
-def test_a_truncated_file_is_named(tmp_path):
+def test_a_truncated_file_is_reported(tmp_path):
     path = write_image(tmp_path / "label.png", np.tile(VALUES, (40, 40)))
     path.write_bytes(path.read_bytes()[:-60])
     with pytest.raises(DatasetError, match=r"label\.png"):
@@ -127,13 +127,13 @@ def test_the_former_name_of_the_id_map_in_metadata_is_known():
     assert label_format.id_map == {7: 0}
 
 
-def test_a_label_with_an_exif_orientation_of_its_own_is_turned_upright(tmp_path):
+def test_a_label_with_an_exif_orientation_of_its_own_is_rotated_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.array([[1, 2, 3]], np.uint8)).save(tmp_path / "label.png", exif=exif)
     assert read_label(tmp_path / "label.png").tolist() == [[1], [2], [3]]
 
 
-def test_a_dataset_without_classes_is_named():
+def test_a_dataset_without_classes_is_reported():
     with pytest.raises(DatasetError, match="'nobody_knows' has no 'stuff_classes'"):
         LabelFormat.from_metadata(MetadataCatalog.get("nobody_knows"))

@@ -144,7 +144,7 @@ def test_in_both_orders_of_imports_the_other_projects_datasets_are_used(tmp_path
     }
 
 
-def test_shared_names_are_registered_when_they_are_asked_for_and_others_on_import(tmp_path):
+def test_shared_names_are_registered_when_they_are_requested_and_others_on_import(tmp_path):
     taken_on_import, has_own, registered, all_names = run(tmp_path, ASK)
     assert taken_on_import == []
     assert has_own

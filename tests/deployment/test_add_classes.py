@@ -334,7 +334,7 @@ class TestTool:
             ([*CLASSES, "violet"], "show no pixel of the new class 'violet'"),
         ],
     )
-    def test_wrong_classes_are_named(self, old_run, shapes, tmp_path, capsys, classes, message):
+    def test_wrong_classes_are_reported(self, old_run, shapes, tmp_path, capsys, classes, message):
         folder, train, _ = shapes(classes)
         assert add(old_run, train, tmp_path / "out", "--folder", folder) == 1
         assert message in capsys.readouterr().err

@@ -86,7 +86,7 @@ class TestParameters:
         ours = counts(tiny_config, "MODEL.META_ARCHITECTURE", "LinearSegmentor")
         assert counts(tiny_config, "MODEL.META_ARCHITECTURE", "SemanticSegmentor") == ours
 
-    def test_frozen_ones_count_and_are_told(self, tiny_config):
+    def test_frozen_ones_count_and_are_reported(self, tiny_config):
         model = analysis.build_for_analysis(tiny_config)
         before = analysis.count_parameters(model)
         model.backbone.requires_grad_(False)
@@ -335,6 +335,6 @@ class TestTool:
             (["MODEL.ENCODER.NAME", "resnet19"], "no encoder 'resnet19'"),
         ],
     )
-    def test_mistakes_are_answered(self, analyze, arguments, message):
+    def test_errors_are_reported(self, analyze, arguments, message):
         with pytest.raises(SystemExit, match=message):
             analyze("--json", *arguments)

@@ -160,7 +160,7 @@ class TestCvat:
             read[where] = CLASSES.index(mask.get("label"))
         assert np.array_equal(read, labels)
 
-    def test_images_and_labels_are_named(self, results):
+    def test_images_and_labels_are_reported(self, results):
         root = ElementTree.fromstring(cvat_annotations(results))
         assert root.findtext("version") == "1.1"
         assert [label.findtext("name") for label in root.iter("label")] == list(CLASSES)

@@ -101,7 +101,7 @@ class TestWhatIsExported:
         with pytest.raises(UserError, match=r"call eval\(\)"):
             ExportableSegmentor(build("LinearSegmentor").train())
 
-    def test_detectron2s_own_segmentor_is_answered_with_linear_segmentor(self, build):
+    def test_detectron2s_own_segmentor_names_linear_segmentor(self, build):
         with pytest.raises(UserError, match="SemanticSegmentor cannot be exported.*LinearSegment"):
             ExportableSegmentor(build("SemanticSegmentor"))
 
@@ -112,7 +112,7 @@ class TestWhatIsExported:
         with pytest.raises(UserError, match="pads images to a square"):
             ExportableSegmentor(model)
 
-    def test_an_unknown_output_is_answered_with_the_nearest(self, build):
+    def test_an_unknown_output_suggests_the_nearest(self, build):
         with pytest.raises(UserError, match="Did you mean 'labels'"):
             ExportableSegmentor(build("LinearSegmentor"), "label")
 
@@ -199,7 +199,7 @@ class TestAnySize:
         assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
         assert session.get_outputs()[0].shape == ["batch", CLASSES, "height", "width"]
 
-    def test_a_model_that_is_bound_to_one_size_is_told(self, build, path):
+    def test_a_model_that_is_bound_to_one_size_is_reported(self, build, path):
         """Pyramid pooling is."""
         model = build(*MODELS["context-aware with UPerHead"])
         shape = ImageShape(1, 64, 96, dynamic=True)
@@ -287,7 +287,7 @@ class TestFile:
         export_segmentor(model, file, "onnx", SHAPE, overwrite=True)
         assert os.listdir(file.parent) == ["model.onnx"]
 
-    def test_that_is_there_stays_unless_it_shall_be_replaced(self, build, path):
+    def test_that_is_there_stays_without_overwrite(self, build, path):
         model, file = build("LinearSegmentor"), path("torchscript")
         file.write_text("precious")
         with pytest.raises(UserError, match=r"model.pt' already exists.*--overwrite"):

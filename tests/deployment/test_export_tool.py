@@ -128,10 +128,10 @@ class TestOnnxInference:
         export_model("--format", "onnx", "--output-file", path("onnx"), *options, opts=opts)
         Image.fromarray(half_bright()).save(tmp_path / "photo.png")
         printed = run_onnx_inference(path("onnx"), tmp_path / "photo.png", tmp_path / "out.png")
-        picture = np.asarray(Image.open(tmp_path / "out.png"))
-        assert picture.shape == (96, 128, 3)
-        assert (picture[:, :56] == NIGHT).all(axis=2).mean() > 0.9
-        assert (picture[:, 72:] == DAY).all(axis=2).mean() > 0.9
+        decoded = np.asarray(Image.open(tmp_path / "out.png"))
+        assert decoded.shape == (96, 128, 3)
+        assert (decoded[:, :56] == NIGHT).all(axis=2).mean() > 0.9
+        assert (decoded[:, 72:] == DAY).all(axis=2).mean() > 0.9
         assert "night" in printed and "day" in printed
 
     def test_leaves_unsure_pixels_black(self, export_model, tmp_path, path):
@@ -158,5 +158,5 @@ class TestOnnxInference:
         run_onnx_inference(path("onnx"), tmp_path / "photo.png", tmp_path / "out.png")
         bgr = torch.from_numpy(image[:, :, ::-1].transpose(2, 0, 1).copy()).float()
         labels = load_exported(path("onnx"), "onnx")(bgr[None])[0].numpy()
-        picture = np.asarray(Image.open(tmp_path / "out.png"))
-        assert np.array_equal(picture, np.uint8([NIGHT, DAY])[labels])
+        decoded = np.asarray(Image.open(tmp_path / "out.png"))
+        assert np.array_equal(decoded, np.uint8([NIGHT, DAY])[labels])

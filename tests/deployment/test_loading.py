@@ -32,7 +32,7 @@ class TestComparison:
         )
         assert "NUM_WORKERS 1 is enough" in result["sentence"]
 
-    def test_slow_data_make_it_wait_and_the_number_of_workers_is_said(self):
+    def test_slow_data_make_it_wait_and_the_number_of_workers_is_reported(self):
         result = compare_loading_with_training(0.01, 0.04, **SETTING)
         assert result["bottleneck"] == "data" and result["waiting"] == pytest.approx(0.6)
         assert result["workers_needed"] == 4  # 2.5 and a quarter of it

@@ -45,7 +45,7 @@ class TestWhatCanBePredicted:
         labels = segmentor.predict(Image.fromarray(half_bright()).convert(mode)).labels
         assert (labels == segmentor.predict(half_bright()).labels).mean() > 0.97
 
-    def test_a_pillow_image_is_turned_upright_as_its_file_is(self, segmentor, tmp_path):
+    def test_a_pillow_image_is_rotated_upright_as_its_file_is(self, segmentor, tmp_path):
         path, image = tmp_path / "turned.png", Image.fromarray(half_bright())
         image.getexif()[ORIENTATION] = 6
         image.save(path, exif=image.getexif())
@@ -99,7 +99,7 @@ class TestConfidence:
         assert np.array_equal(result.labels, probabilities.argmax(0))
         assert result.confidence.dtype == np.float32
 
-    def test_only_what_is_asked_for_is_there(self, segmentor):
+    def test_only_what_is_requested_is_there(self, segmentor):
         assert segmentor.predict(half_bright()).confidence is None
         result = segmentor.predict(half_bright(), classes=False, confidence=True)
         assert result.labels is None and result.confidence.shape == (96, 128)
@@ -159,11 +159,11 @@ class TestResult:
     def test_colours_are_the_palettes(self, result):
         assert result.colors()[0, 0].tolist() == NIGHT and result.colors()[0, -1].tolist() == DAY
 
-    def test_an_overlay_is_a_picture_with_the_classes_colours(self, result):
-        picture = result.overlay(alpha=1.0, legend=False)
-        assert picture.dtype == np.uint8 and picture.shape[2] == 3
-        assert picture[5, 5].tolist() == NIGHT
-        assert result.overlay().shape[1] > picture.shape[1]  # the legend beside it
+    def test_an_overlay_is_an_image_with_the_classes_colours(self, result):
+        overlay = result.overlay(alpha=1.0, legend=False)
+        assert overlay.dtype == np.uint8 and overlay.shape[2] == 3
+        assert overlay[5, 5].tolist() == NIGHT
+        assert result.overlay().shape[1] > overlay.shape[1]  # the legend beside it
 
     def test_labels_are_saved_as_indices(self, result, tmp_path):
         result.save_labels(tmp_path / "labels.png")
@@ -192,7 +192,7 @@ class TestWrongImages:
         with pytest.raises(UserError, match=message):
             segmentor.predict(image)
 
-    def test_a_missing_file_is_named(self, segmentor, tmp_path):
+    def test_a_missing_file_is_reported(self, segmentor, tmp_path):
         with pytest.raises(MissingFileError, match=f"no image '{tmp_path}/nowhere.png'"):
             segmentor.predict(tmp_path / "nowhere.png")
 
@@ -201,7 +201,7 @@ class TestWrongImages:
             segmentor.predict(tmp_path)
 
     @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n but cut off"])
-    def test_a_file_that_cannot_be_decoded_is_named(self, segmentor, tmp_path, content):
+    def test_a_file_that_cannot_be_decoded_is_reported(self, segmentor, tmp_path, content):
         path = tmp_path / "broken.png"
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"Cannot read the image .*broken\.png"):

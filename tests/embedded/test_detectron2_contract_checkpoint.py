@@ -82,7 +82,7 @@ class TestLoad:
         momentum = other_optimizer.state_dict()["state"][0]["momentum_buffer"]
         assert torch.equal(momentum, optimizer.state_dict()["state"][0]["momentum_buffer"])
 
-    def test_only_what_is_asked_for(self, tmp_path):
+    def test_only_what_is_requested(self, tmp_path):
         model = small_model(1.0)
         DetectionCheckpointer(model, str(tmp_path), optimizer=optimizer_of(model)).save("x")
         optimizer = torch.optim.SGD(small_model(2.0).parameters(), lr=0.1)

@@ -38,7 +38,7 @@ def first(iterable, count):
 
 
 class TestCatalogs:
-    def test_dataset_is_loaded_when_asked_for(self, name):
+    def test_dataset_is_loaded_when_requested(self, name):
         DatasetCatalog.register(name, lambda: [{"file_name": "a.png"}])
         assert name in DatasetCatalog
         assert name in DatasetCatalog.list()
@@ -180,7 +180,7 @@ class TestImages:
         assert read.shape[2] == 1
         np.testing.assert_array_equal(read[:, :, 0], upright[orientation])
 
-    def test_are_read_in_the_format_asked_for(self, tmp_path):
+    def test_are_read_in_the_format_requested(self, tmp_path):
         pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 10
         path = str(tmp_path / "a.png")
         Image.fromarray(pixels).save(path)

@@ -61,7 +61,7 @@ def test_a_trainer_has_the_parts_and_the_state_of_the_one_that_does_the_step():
     assert trainer.iter == 9
 
 
-def test_test_returns_the_results_of_each_data_set(tmp_path):
+def test_test_returns_the_results_of_each_dataset(tmp_path):
     cfg = tiny_cfg(tmp_path)
     model = build_model(cfg)
     only = TinyTrainer.test(cfg, model)
@@ -73,7 +73,7 @@ def test_test_returns_the_results_of_each_data_set(tmp_path):
     assert both["one"] == only
 
 
-def test_test_takes_one_evaluator_a_data_set(tmp_path):
+def test_test_takes_one_evaluator_a_dataset(tmp_path):
     cfg = tiny_cfg(tmp_path)
     with pytest.raises(AssertionError):
         TinyTrainer.test(cfg, build_model(cfg), evaluators=[])

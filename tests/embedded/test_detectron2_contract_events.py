@@ -139,7 +139,7 @@ class TestWriters:
         assert lines[1].startswith(" eta: 0:00:00  iter: 1")
         assert " lr: N/A " in lines[1]
 
-    def test_tensorboard_gets_scalars_and_pictures(self, tmp_path):
+    def test_tensorboard_gets_scalars_and_images(self, tmp_path):
         writer = TensorboardXWriter(str(tmp_path))
         with EventStorage(3) as storage:
             storage.put_scalar("loss", 0.25)

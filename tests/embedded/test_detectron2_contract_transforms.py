@@ -207,7 +207,7 @@ class TestResize:
 
 
 class TestAugmentation:
-    def test_of_ones_own_takes_what_its_parameters_name(self, image, sem_seg):
+    def test_of_the_users_own_takes_what_its_parameters_name(self, image, sem_seg):
         class CropToClass(T.Augmentation):
             def __init__(self, label, margin=1):
                 super().__init__()

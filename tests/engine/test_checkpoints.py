@@ -61,7 +61,7 @@ class TestBest:
         self.evaluate(tmp_path, [37.3])
         assert self.evaluate(tmp_path, [30.0]) == [0]
 
-    def test_another_metric_begins_anew(self, tmp_path, caplog):
+    def test_another_metric_begins_again(self, tmp_path, caplog):
         self.evaluate(tmp_path, [37.3])
         content = torch.load(tmp_path / "model_best.pth", weights_only=True)
         content["best"]["metric"] = "sem_seg/pACC"
@@ -75,7 +75,7 @@ class TestBest:
         assert self.evaluate(tmp_path, [30.0], start_iter=1) == [1]
         assert "cannot be read" in caplog.text
 
-    def test_a_metric_that_nobody_measures_is_said(self, tmp_path, caplog):
+    def test_a_metric_that_nobody_measures_is_reported(self, tmp_path, caplog):
         assert self.evaluate(tmp_path, [1.0], metric="sem_seg/mIuO") == []
         assert "Nothing was evaluated as sem_seg/mIuO" in caplog.text
 

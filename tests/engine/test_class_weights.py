@@ -73,7 +73,7 @@ def test_other_weights_stay_and_a_frozen_config_stays_frozen(tiny_run):
 
 
 @pytest.mark.parametrize("content", ["MODEL: [", "MODEL: 3", "MODEL: {PIXEL_LOSS: 1}"])
-def test_a_damaged_config_of_before_is_counted_anew(tiny_run, tmp_path, content):
+def test_a_damaged_config_of_before_is_counted_again(tiny_run, tmp_path, content):
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "config.yaml").write_text(content)
     cfg = setup_config(str(tiny_run), list(BALANCED))

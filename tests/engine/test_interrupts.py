@@ -40,7 +40,7 @@ class Evaluator(DatasetEvaluator):
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_is_answered_at_the_next_look(number):
+def test_a_signal_is_handled_at_the_next_check(number):
     with pytest.raises(Interrupted) as caught, deferred_interrupts() as interrupts:
         interrupts.stop_if_requested()
         signal.raise_signal(number)
@@ -58,7 +58,7 @@ def test_exit_codes_are_those_of_the_signals(number, code):
     assert caught.value.code == code
 
 
-def test_one_that_nobody_looked_for_is_answered_at_the_end():
+def test_one_without_a_check_is_handled_at_the_end():
     with pytest.raises(Interrupted), deferred_interrupts():
         signal.raise_signal(signal.SIGINT)
 

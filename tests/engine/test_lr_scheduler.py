@@ -102,6 +102,6 @@ def test_it_is_resumed_where_it_was():
         ({"LR_SCHEDULER_NAME": "Poly"}, r"SOLVER\.LR_SCHEDULER_NAME 'Poly'.*'WarmupPolyLR'"),
     ],
 )
-def test_bad_values_are_named(solver, message):
+def test_bad_values_are_reported(solver, message):
     with pytest.raises(UserError, match=message):
         build_lr_scheduler(make_cfg(**solver), make_optimizer(0.1))

@@ -52,7 +52,7 @@ def lines(path):
 
 @settings(max_examples=15, deadline=None)
 @given(checkpoint=st.integers(0, 60), lost=st.integers(0, 30), period=st.sampled_from([3, 20]))
-def test_lines_go_on_as_if_there_had_been_no_interruption(
+def test_lines_continue_as_if_there_had_been_no_interruption(
     tmp_path_factory, checkpoint, lost, period
 ):
     folder = tmp_path_factory.mktemp("run")
@@ -119,7 +119,7 @@ class TestFile:
         assert (tmp_path / EARLIER_FILE).read_text() == "earlier"
         assert EARLIER_FILE in caplog.text
 
-    def test_a_folder_that_is_gone_is_one_message(self, tmp_path):
+    def test_a_deleted_folder_is_one_message(self, tmp_path):
         writer = MetricsWriter(tmp_path / "gone" / "metrics.json")
         with (
             EventStorage() as storage,

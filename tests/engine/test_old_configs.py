@@ -90,7 +90,7 @@ def test_overrides_and_files_of_today_are_choices(saved_earlier, tiny_run):
         build_model(setup_config(str(tiny_run), []))
 
 
-def test_a_pixel_loss_without_effect_is_named(tiny_run, caplog):
+def test_a_pixel_loss_without_effect_is_reported(tiny_run, caplog):
     opts = ["MODEL.META_ARCHITECTURE", "SemanticSegmentor"]
     setup_config(str(tiny_run), opts)
     assert "PIXEL_LOSS" not in caplog.text

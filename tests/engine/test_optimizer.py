@@ -53,7 +53,7 @@ class TestParameterGroups:
             assert decay[name] == 0.0
         assert decay["head.0.weight"] == decay["head.0.bias"] == 0.5
 
-    def test_norms_of_the_head_do_where_that_is_asked_for(self, model):
+    def test_norms_of_the_head_do_where_that_is_requested(self, model):
         decay = options_of(model, "weight_decay", weight_decay_norm=0.0, decay_head_norms=True)
         assert decay["backbone.encoder.blocks.0.norm1.weight"] == 0.0
         assert decay["backbone.encoder.norm.bias"] == 0.0

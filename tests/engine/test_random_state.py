@@ -34,7 +34,7 @@ def draw():
 
 @settings(max_examples=25, deadline=None)
 @given(ENTROPY, st.integers(0, 5))
-def test_a_saved_state_goes_on_with_the_same_numbers(entropy, num_draws):
+def test_a_saved_state_continues_with_the_same_numbers(entropy, num_draws):
     with seeded(*entropy):
         for _ in range(num_draws):
             draw()

@@ -53,7 +53,7 @@ def killed_after(iteration):
 
 
 class TestInOneProcess:
-    def test_goes_on_exactly(self, folder):
+    def test_continues_exactly(self, folder):
         run(folder, "whole")
         for end in (2, 5):
             with pytest.raises(Killed):
@@ -85,7 +85,7 @@ class TestInOneProcess:
         assert best.read_bytes() == before
         assert "Best sem_seg/mIoU so far: 99.90 at iteration 5" in caplog.text
 
-    def test_a_checkpoint_of_detectron2_goes_on_with_a_warning(self, folder, caplog):
+    def test_a_checkpoint_of_detectron2_continues_with_a_warning(self, folder, caplog):
         run(folder, "run", "DATASETS.TEST", "()", steps=4)
         path = folder / "run" / "model_final.pth"
         content = torch.load(path, weights_only=True)
@@ -103,7 +103,7 @@ class TestInOneProcess:
         with pytest.raises(UserError, match="not the state of a training"):
             run(folder, "run", resume=True)
 
-    def test_a_folder_that_is_gone_is_one_message(self, folder):
+    def test_a_deleted_folder_is_one_message(self, folder):
         def remove(trainer):
             if trainer.iter == 4:
                 shutil.rmtree(folder / "run")
@@ -134,7 +134,7 @@ class TestInOneProcess:
         run(folder, "whole")
         assert differences(folder / "whole", folder / "stopped") == []
 
-    def test_ctrl_c_in_the_last_evaluation_is_answered(self, folder, ctrl_c_in_evaluation, caplog):
+    def test_ctrl_c_in_the_last_evaluation_is_reported(self, folder, ctrl_c_in_evaluation, caplog):
         opts = ("TEST.EVAL_PERIOD", 0)
         with pytest.raises(KeyboardInterrupt):
             run(folder, "stopped", *opts, steps=2)

@@ -41,7 +41,7 @@ def end(pid):
 
 
 class TestLock:
-    def test_a_second_training_is_refused_and_told_who_is_there(self, owner, tmp_path):
+    def test_a_second_training_is_refused_with_the_owner_of_the_lock(self, owner, tmp_path):
         expected = f"belongs to a training.*process {owner} on {socket.gethostname()}"
         with pytest.raises(UserError, match=expected):
             take_run_folder(str(tmp_path), resume=True)

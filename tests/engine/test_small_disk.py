@@ -53,7 +53,7 @@ def assert_whole(folder):
     assert not list(folder.rglob("*.part"))
 
 
-def test_the_run_goes_on_when_there_is_space_again(
+def test_the_run_continues_when_there_is_space_again(
     tmp_path, context_shapes_root, monkeypatch, mounted
 ):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(context_shapes_root))

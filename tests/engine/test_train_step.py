@@ -214,7 +214,7 @@ class TestTrainingWithEMA:
         checkpoint = torch.load(output / "model_final.pth", weights_only=True)
         assert int(checkpoint["ema"]["n_averaged"]) == 4
 
-    def test_goes_on_exactly_where_it_was(self, tiny_run, tmp_path):
+    def test_continues_exactly_where_it_was(self, tiny_run, tmp_path):
         cut = ("DATASETS.TEST", "()", "OUTPUT_DIR", str(tmp_path / "cut"))
         train(tiny_run, *EMA, *cut, "SOLVER.MAX_ITER", "2")
         before = torch.load(tmp_path / "cut/model_final.pth", weights_only=True)["ema"]
@@ -360,7 +360,7 @@ def test_channels_last_reaches_the_backbones_input(tiny_config):
         (("SOLVER.LAYER_DECAY", "0.9"), "SOLVER.LAYER_DECAY needs an encoder"),
     ],
 )
-def test_bad_values_are_named(tiny_run, overrides, message):
+def test_bad_values_are_reported(tiny_run, overrides, message):
     with pytest.raises(UserError, match=message):
         Trainer(setup_config(str(tiny_run), list(overrides)))
 

@@ -90,7 +90,7 @@ class TestBins:
         assert min(first, second) >= 0 and max(first, second) < NUM_BINS
 
     @given(st.floats(2.0**-100, 2.0**100, width=32))
-    def test_tell_apart_what_differs_by_a_thousandth(self, score):
+    def test_distinguish_what_differs_by_a_thousandth(self, score):
         bins = score_bins(np.array([score, score * 1.001, -score, -score * 1.001], np.float32))
         assert bins[0] < bins[1] and bins[3] < bins[2]
 

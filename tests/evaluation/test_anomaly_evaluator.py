@@ -167,6 +167,6 @@ class TestFromConfigToReport:
         with pytest.raises(UserError, match="is no model of this project"):
             LabelMapPredictor(torch.nn.Identity(), anomaly_scores=["classifier"])
 
-    def test_an_unknown_score_is_answered_with_the_nearest(self, tiny_run):
+    def test_an_unknown_score_suggests_the_nearest(self, tiny_run):
         with pytest.raises(UserError, match="TEST.ANOMALY.SCORES.*'max_softmax'"):
             setup_config(str(tiny_run), ["TEST.ANOMALY.SCORES", ["max_sofmax"]])

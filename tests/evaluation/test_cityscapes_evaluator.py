@@ -149,7 +149,7 @@ class TestFigures:
         [evaluator] = cityscapes_evaluators(NAME, **options)
         assert evaluated(evaluator, records, "label_map_TTA") == {f"{TASK}_TTA": expected}
 
-    def test_an_evaluator_starts_anew_and_leaves_nothing_behind(self, root, package, monkeypatch):
+    def test_an_evaluator_starts_again_and_leaves_no_files(self, root, package, monkeypatch):
         monkeypatch.setattr("tempfile.tempdir", str(root / "temporary"))
         (root / "temporary").mkdir()
         for setting in ("quiet", "JSONOutput", "evalInstLevelScore"):
@@ -186,7 +186,7 @@ class TestWhereItIsLeftOut:
         assert "\n" not in line
         return line
 
-    def test_without_the_package_one_line_says_how_to_install_it(self, root, monkeypatch, caplog):
+    def test_a_missing_package_is_reported(self, root, monkeypatch, caplog):
         monkeypatch.setitem(sys.modules, MODULE, None)
         assert "pip install cityscapesscripts" in self.left_out(caplog)
 
@@ -197,7 +197,7 @@ class TestWhereItIsLeftOut:
         assert "1 of 6 official files" in line
         assert f"munster_000000_000020_gtFine_{kind}.png" in line
 
-    def test_what_the_package_complains_about_is_said(self, root, package, caplog):
+    def test_what_the_package_complains_about_is_reported(self, root, package, caplog):
         small = np.zeros((3, 3), np.uint8)
         write_image(label_file(root, "munster_000000_000020", "labelIds"), small)
         assert "are not equal" in self.left_out(caplog)
@@ -223,7 +223,7 @@ class TestWhichDataSets:
         assert cityscapes_evaluators("cityscapes_fine_sem_seg_test") == []
 
     @pytest.mark.parametrize("suffix", ["_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"])
-    def test_ones_own_description_of_it_too(self, suffix):
+    def test_the_users_own_description_of_it_too(self, suffix):
         name, record = unique_name(), {"file_name": "a", "sem_seg_file_name": f"a{suffix}"}
         DatasetCatalog.register(name, lambda: [record])
         metadata = MetadataCatalog.get(name)

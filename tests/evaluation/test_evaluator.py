@@ -201,7 +201,7 @@ class TestCounting:
         assert not any("Boundary" in key for key in results)
         assert sum(key.startswith("IoU-") for key in results) == 300
 
-    def test_nothing_that_grows_with_the_data_set_but_counts_is_kept(self, make_dataset):
+    def test_nothing_that_grows_with_the_dataset_but_counts_is_kept(self, make_dataset):
         name, records = make_dataset()
         evaluator = SegmentationEvaluator(name, distributed=False)
         evaluate(evaluator, predictions(records))
@@ -252,7 +252,7 @@ class TestConfidences:
         expected = evaluate(evaluator, zip(inputs, given))["sem_seg"]
         assert from_scores == pytest.approx(expected, nan_ok=True)
 
-    def test_nobody_asked_for_leave_nothing(self, make_dataset, tmp_path):
+    def test_that_were_not_requested_leave_no_files(self, make_dataset, tmp_path):
         name, records = make_dataset()
         pairs, options = list(predictions(records)), {"output_dir": str(tmp_path / "out")}
         for key in ("confidence", None):
@@ -353,7 +353,7 @@ class TestFiles:
         evaluate(SegmentationEvaluator(name, distributed=False), predictions(records))
         assert {str(path) for path in tmp_path.rglob("*")} == before
 
-    def test_saved_predictions_have_the_data_sets_own_ids(self, make_dataset, tmp_path):
+    def test_saved_predictions_have_the_dataset_own_ids(self, make_dataset, tmp_path):
         ids = [7, 11, 300, 33]
         name, records = make_dataset(original_ids=ids)
         options = {"output_dir": tmp_path / "out", "distributed": False, "save_predictions": True}
@@ -381,7 +381,7 @@ class TestFiles:
         assert matrix.sum() == sum(h * w for i, (h, w) in enumerate(SHAPES) if i != 1)
         assert (tmp_path / "out/predictions/1.png").exists()
 
-    def test_a_data_set_without_labels_has_no_metrics(self, make_dataset, tmp_path, caplog):
+    def test_a_dataset_without_labels_has_no_metrics(self, make_dataset, tmp_path, caplog):
         name, records = make_dataset(unlabelled=range(5))
         options = {"output_dir": tmp_path / "out", "distributed": False, "save_predictions": True}
         assert evaluate(SegmentationEvaluator(name, **options), predictions(records)) == {}
@@ -424,7 +424,7 @@ class TestAbsentClasses:
         assert np.isnan(left_out["IoU-car"]) and zero["IoU-car"] == 0
         assert zero["mIoU"] == pytest.approx(left_out["mIoU"] * 3 / 4)
 
-    def test_an_unknown_rule_is_answered_with_the_nearest(self, make_dataset):
+    def test_an_unknown_rule_suggests_the_nearest(self, make_dataset):
         name, _ = make_dataset()
         with pytest.raises(UserError, match="ABSENT_CLASSES is 'leftout'.*mean 'left_out'"):
             SegmentationEvaluator(name, absent_classes="leftout", distributed=False)

@@ -65,7 +65,7 @@ def test_the_interval_covers_the_true_difference_about_95_times_in_100(
     assert 0.92 <= covered / repetitions <= 0.995
 
 
-def test_no_gain_is_seldom_taken_for_one():
+def test_no_gain_is_rarely_reported_as_one():
     rng = np.random.default_rng(1)
     runs = [simulated_runs(rng, 3, 40, 0.0, 0.02, 0.02) for _ in range(200)]
     claims = [paired_differences(*pair, num_resamples=400)[1] for pair in runs]
@@ -124,7 +124,7 @@ def test_a_difference_in_words(difference, text):
     assert sentence(difference) == text
 
 
-def test_one_seed_cannot_be_told_from_luck():
+def test_one_seed_cannot_be_distinguished_from_chance():
     text = sentence(Difference(1.3, 0.4, 2.2, (1.3,)))
     assert "with one seed: this cannot tell a better classifier from a lucky seed" in text
 
@@ -139,7 +139,7 @@ def test_counts_of_images_come_back_from_their_file(tmp_path):
     np.testing.assert_array_equal(found.counts, counts.counts)
 
 
-def test_a_damaged_file_of_counts_is_named(tmp_path):
+def test_a_damaged_file_of_counts_is_reported(tmp_path):
     path = tmp_path / "counts.npz"
     with pytest.raises(FileNotFoundError, match="Evaluate the run again"):
         ImageCounts.read(path)

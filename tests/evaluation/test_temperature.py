@@ -67,7 +67,7 @@ def test_a_weight_counts_as_so_many_pixels():
     )
 
 
-def test_scores_that_are_always_right_and_always_wrong_give_the_limits():
+def test_scores_that_are_always_correct_and_always_wrong_give_the_limits():
     scores = torch.eye(3)
     assert fit_temperature(scores, torch.arange(3)) == pytest.approx(LEAST, rel=0.01)
     assert fit_temperature(-scores, torch.arange(3)) == pytest.approx(MOST, rel=0.01)

@@ -37,8 +37,8 @@ def test_the_demo_draws_what_the_model_predicts(tmp_path):
     predictor = SemSegPredictor(model_zoo.get_config("quickstart", trained=True))
     assert predictor.metadata.stuff_classes[0] == "room"
     expected = draw_overlay(half_bright(), predictor(half_bright()), predictor.metadata)
-    picture = Image.open(tmp_path / "output" / "pictures" / "street.png")
-    np.testing.assert_array_equal(np.asarray(picture), expected)
+    decoded = Image.open(tmp_path / "output" / "pictures" / "street.png")
+    np.testing.assert_array_equal(np.asarray(decoded), expected)
 
 
 def test_the_demo_wants_one_model(capsys):

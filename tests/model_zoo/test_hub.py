@@ -146,7 +146,7 @@ class TestFiles:
             assert said in text
         assert str(finished) not in card and "$" not in card
 
-    def test_a_run_without_evaluation_says_so(self, finished, tmp_path):
+    def test_a_run_without_evaluation_is_reported(self, finished, tmp_path):
         checkpoint = shutil.copytree(finished, tmp_path / "run")
         (checkpoint / "evaluation.json").unlink()
         (checkpoint / "cost.json").unlink()
@@ -172,7 +172,7 @@ class TestErrors:
             d2_ctxseg.load_segmentor(MODEL)
 
     @pytest.mark.parametrize("line", ["_BASE_: ../../secret.yaml", "IMPORTS: [heads.py]"])
-    def test_a_strangers_config_reads_and_runs_no_other_file(self, hub, finished, line):
+    def test_a_downloaded_config_reads_and_runs_no_other_file(self, hub, finished, line):
         push_to_hub(finished, MODEL)
         config = hub / MODEL / "config.yaml"
         lines = [text for text in config.read_text().splitlines() if "IMPORTS" not in text]
@@ -193,7 +193,7 @@ class TestErrors:
             (ValueError("something else"), "ValueError.*something else"),
         ],
     )
-    def test_what_goes_wrong_is_said_in_one_line(self, monkeypatch, error, said):
+    def test_what_goes_wrong_is_shown_in_one_line(self, monkeypatch, error, said):
         def fail(*args, **options):
             raise error
 

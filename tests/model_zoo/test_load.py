@@ -89,11 +89,11 @@ class TestWrongSources:
             with pytest.raises(MissingFileError, match=r"config\.yaml"):
                 d2_ctxseg.load_segmentor(source)
 
-    def test_a_name_is_answered_with_the_nearest(self):
+    def test_a_name_suggests_the_nearest(self):
         with pytest.raises(MissingFileError, match="Did you mean 'camvid/fpn_efficientnet_lite0_l"):
             d2_ctxseg.load_segmentor("camvid/fpn_efficientnet_lite0_liner")
 
-    def test_a_config_without_trained_weights_says_so(self):
+    def test_a_config_without_trained_weights_is_reported(self):
         with pytest.raises(UserError, match="config without trained weights.*Trained models: camv"):
             d2_ctxseg.load_segmentor("camvid/fpn_resnet18_linear")
 

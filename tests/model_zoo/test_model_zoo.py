@@ -36,7 +36,7 @@ class TestConfigs:
         content = CfgNode.load_yaml_with_base(path)  # the _BASE_ files are found as well
         assert content["SOLVER"]["LR_SCHEDULER_NAME"] == "WarmupPolyLR"
 
-    def test_an_unknown_name_is_answered_with_the_nearest(self):
+    def test_an_unknown_name_suggests_the_nearest(self):
         with pytest.raises(UserError, match="'camvid/fpn_resnet18_liner'.* Did you mean 'camvid/f"):
             model_zoo.get_config_file("camvid/fpn_resnet18_liner")
 
@@ -56,7 +56,7 @@ class TestConfigs:
 class TestCommandLine:
     """What --config-file takes."""
 
-    def test_a_name_stands_for_the_config_where_there_is_no_such_file(self, monkeypatch, tmp_path):
+    def test_a_name_means_the_config_where_there_is_no_such_file(self, monkeypatch, tmp_path):
         monkeypatch.chdir(tmp_path)
         cfg = setup_config("camvid/fpn_resnet18_linear", [])
         assert cfg == setup_config(str(CONFIGS / "camvid" / "fpn_resnet18_linear.yaml"), [])
@@ -128,18 +128,18 @@ class TestNoTrainedModel:
         with pytest.raises(UserError, match="Trained models: none"):
             model_zoo.get_checkpoint_path("quickstart", folder=tmp_path)
 
-    def test_of_an_unknown_config_is_answered_with_the_nearest(self, zoo):
+    def test_of_an_unknown_config_suggests_the_nearest(self, zoo):
         with pytest.raises(UserError, match="Did you mean 'quickstart'"):
             model_zoo.get_checkpoint_path("quikstart", folder=zoo)
 
 
 class TestDamage:
-    def test_a_missing_file_is_named(self, zoo):
+    def test_a_missing_file_is_reported(self, zoo):
         (zoo / FILE).unlink()
         with pytest.raises(MissingFileError, match=f"weights of 'quickstart' are missing.*{FILE}"):
             model_zoo.get("quickstart", trained=True, folder=zoo)
 
-    def test_a_truncated_file_is_named(self, zoo):
+    def test_a_truncated_file_is_reported(self, zoo):
         content = (zoo / FILE).read_bytes()
         (zoo / FILE).write_bytes(content[:1000])
         with pytest.raises(UserError, match=f"damaged: .*{FILE}' has 1000 bytes"):
@@ -153,7 +153,7 @@ class TestDamage:
             model_zoo.get_checkpoint_path("quickstart", folder=zoo)
 
     @pytest.mark.parametrize("index", ["[1, 2", "- a list", "quickstart: {file: a}"])
-    def test_a_damaged_index_is_named(self, zoo, index):
+    def test_a_damaged_index_is_reported(self, zoo, index):
         (zoo / "models.yaml").write_text(index)
         with pytest.raises(UserError, match=r"index of trained models '.*models.yaml' is damaged"):
             model_zoo.read_trained_models(zoo)

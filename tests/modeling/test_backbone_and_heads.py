@@ -46,7 +46,7 @@ class TestEncoderBackbone:
         with pytest.raises(UserError, match="Did you mean 'tu-convnext_tiny'"):
             EncoderBackbone(name="tu-convnext_tinny")
 
-    def test_timm_name_without_prefix_says_so(self):
+    def test_timm_name_without_prefix_is_reported(self):
         with pytest.raises(UserError, match="write 'tu-convnext_tiny'"):
             EncoderBackbone(name="convnext_tiny")
 
@@ -122,7 +122,7 @@ class TestSMPDecoderHead:
             ),
         ],
     )
-    def test_typing_errors_are_answered_with_the_nearest_name(self, arguments, message):
+    def test_typing_errors_are_reported_with_the_nearest_name(self, arguments, message):
         shape = EncoderBackbone(name="resnet18").output_shape()
         with pytest.raises(UserError, match=message):
             SMPDecoderHead(shape, num_classes=5, **arguments)

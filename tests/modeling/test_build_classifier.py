@@ -56,7 +56,7 @@ class TestClassifierByName:
             ("OPTIONS", ["dropout"], "has 1 entry, expected pairs"),
         ],
     )
-    def test_mistyped_names_are_answered_with_the_nearest(self, cfg, key, value, message):
+    def test_mistyped_names_are_reported_with_the_nearest(self, cfg, key, value, message):
         cfg.MODEL.CLASSIFIER.NAME = "LinearClassifier"
         cfg.MODEL.CLASSIFIER[key] = value
         with pytest.raises(UserError, match=message):
@@ -87,7 +87,7 @@ class TestOneSwitch:
         tiny_config.MODEL.CLASSIFIER.NAME = CLASSIFIERS[meta_architecture].__name__
         assert type(build_model(tiny_config).classifier) is CLASSIFIERS[meta_architecture]
 
-    def test_no_name_is_answered_with_those_there_are(self, tiny_config):
+    def test_no_name_lists_the_known_ones(self, tiny_config):
         tiny_config.MODEL.META_ARCHITECTURE = "PixelClassifierSegmentor"
         with pytest.raises(UserError, match="is empty. Set it to one of ContextAwareClassifier, "):
             build_model(tiny_config)

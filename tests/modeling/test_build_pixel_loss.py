@@ -132,7 +132,7 @@ class HeadWithLoss(nn.Module):
 
 
 class TestRecipeOfTheHead:
-    def test_deeplabs_hard_pixels_carry_over_and_the_log_says_so(self, tiny_config, caplog):
+    def test_deeplabs_hard_pixels_carry_over_and_the_log_is_reported(self, tiny_config, caplog):
         with caplog.at_level(logging.INFO):
             loss = build_pixel_loss(tiny_config, HeadWithLoss(DeepLabCE()))
         assert loss.hard_pixel_share == 0.2
@@ -148,7 +148,7 @@ class TestRecipeOfTheHead:
         loss = build_pixel_loss(tiny_config, HeadWithLoss(nn.CrossEntropyLoss()))
         assert loss.hard_pixel_share == 1.0 and not caplog.text
 
-    def test_another_loss_of_the_head_is_left_out_and_the_log_says_so(self, caplog):
+    def test_another_loss_of_the_head_is_left_out_and_the_log_is_reported(self, caplog):
         assert share_of_head(HeadWithLoss(nn.MSELoss())) == 1.0
         assert "has a loss of its own, MSELoss" in caplog.text
 

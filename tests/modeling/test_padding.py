@@ -180,7 +180,7 @@ class TestWithoutPadding:
         model = build(cfg).train()
         assert model.normalized_images(images((50, 70), (33, 64))).tensor.shape == (2, 3, 64, 96)
 
-    def test_a_model_that_needs_padding_says_so(self, tiny_config):
+    def test_a_model_that_needs_padding_is_reported(self, tiny_config):
         """Its feature maps are doubled and added, which takes multiples of 32."""
         tiny_config.TEST.PAD = False
         model = build_model(tiny_config).eval()

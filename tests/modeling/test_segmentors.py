@@ -32,7 +32,7 @@ class TestSegmentor:
         if "Prototype" not in meta_architecture and "Mixture" not in meta_architecture:
             assert model.classifier.predictor.out_channels == 5
 
-    def test_predictions_have_the_size_asked_for(self, cfg):
+    def test_predictions_have_the_size_requested(self, cfg):
         model = build_model(cfg).eval()
         first, second = batch((50, 70), (64, 33))
         with torch.no_grad():
@@ -172,7 +172,7 @@ class TestECEHeadUnderOtherClassifiers:
 
 
 class TestAuxiliaryHead:
-    def test_unknown_feature_map_is_answered_with_those_there_are(self, tiny_config):
+    def test_unknown_feature_map_lists_the_known_ones(self, tiny_config):
         tiny_config.MODEL.AUXILIARY_HEAD.ENABLED = True
         tiny_config.MODEL.AUXILIARY_HEAD.IN_FEATURE = "res6"
         with pytest.raises(UserError, match="no 'res6'; it has res0, res1"):

@@ -55,7 +55,7 @@ def test_a_run_shows_its_errors_for_several_coverages(make_run):
     assert "Reliability" in page.text and "Risk and coverage" in page.text
 
 
-def test_runs_and_tasks_are_named(make_run):
+def test_runs_and_tasks_are_reported(make_run):
     runs = [
         make_run("linear", sem_seg=calibration(), sem_seg_TTA=calibration(0.7)),
         make_run("context", sem_seg=calibration(right=0.8)),

@@ -141,7 +141,7 @@ class TestWhatIsMissing:
             ("examples/examples.json", b"[1, 2"),
         ],
     )
-    def test_in_an_evaluation_is_named_and_the_rest_is_shown(self, run, dataset, name, content):
+    def test_in_an_evaluation_is_reported_and_the_rest_is_shown(self, run, dataset, name, content):
         path = run / "inference/sem_seg" / dataset[1] / name
         path.unlink()
         if content is not None:
@@ -160,7 +160,7 @@ class TestWhatIsMissing:
             ("metrics.json", "[1]\n[2]\n"),
         ],
     )
-    def test_in_a_run_is_named_and_the_rest_is_shown(self, run, name, content):
+    def test_in_a_run_is_reported_and_the_rest_is_shown(self, run, name, content):
         (run / name).unlink()
         if content is not None:
             (run / name).write_text(content)
@@ -220,7 +220,7 @@ class TestWhatIsMissing:
         assert "has other classes than when it was evaluated" in shown.text
         assert "ground truth" not in shown.attributes("alt")
 
-    def test_a_dataset_whose_description_is_gone_is_named(self, run, tmp_path):
+    def test_a_dataset_whose_description_is_gone_is_reported(self, run, tmp_path):
         config = yaml.safe_load((run / "config.yaml").read_text())
         config["DATASETS"]["FOLDERS"] = [str(tmp_path / "nowhere.yaml")]
         (run / "config.yaml").write_text(yaml.safe_dump(config))
@@ -338,7 +338,7 @@ class TestSeveralRuns:
         assert ["SEED", "0", "10", "20"] in rows
         assert "OUTPUT_DIR" not in [row[0] for row in rows]
 
-    def test_of_the_same_name_are_told_apart(self, tmp_path, dataset):
+    def test_of_the_same_name_are_distinguished(self, tmp_path, dataset):
         runs = [write_run(tmp_path / name / "output", dataset) for name in ("linear", "context")]
         assert "linear/output and context/output" in read_page(write_report(runs)).text
 
@@ -349,7 +349,7 @@ class TestSeveralRuns:
         assert "Comparison" not in shown.text
         assert dataset[1] in shown.text and other[1] in shown.text
 
-    def test_without_the_first_ones_task_are_named(self, tmp_path, dataset):
+    def test_without_the_first_ones_task_are_reported(self, tmp_path, dataset):
         runs = [
             write_run(tmp_path / "a", dataset),
             write_run(tmp_path / "b", dataset, tasks=("sem_seg_TTA",)),

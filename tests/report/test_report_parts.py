@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 from jinja2 import UndefinedError
 from PIL import Image
-from report_runs import Page, picture_of, write_dataset, write_lines, write_run
+from report_runs import Page, decoded_image, write_dataset, write_lines, write_run
 
 from d2_ctxseg.report.charts import Series, axes_of, heat_map, histogram, line_chart, ticks
 from d2_ctxseg.report.classes import DatasetClasses
@@ -47,7 +47,7 @@ class TestReading:
             file.write('{"iteration": 120, "total_l')
         assert max(read_run(run).curves["total_loss"]) == 80
 
-    def test_scores_get_the_name_of_the_only_data_set(self, run, dataset):
+    def test_scores_get_the_name_of_the_only_dataset(self, run, dataset):
         assert read_run(run).curves[f"{dataset[1]}/sem_seg/mIoU"] == {50: 50.0, 100: 100.0}
 
     def test_single_scale_comes_first(self, tmp_path, dataset):
@@ -105,7 +105,7 @@ class TestConfusions:
         np.testing.assert_allclose(sums, counts.any(axis=1).astype(float))
 
 
-class TestPictures:
+class TestImages:
     COLORS = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
 
     @pytest.fixture
@@ -132,8 +132,8 @@ class TestPictures:
         panels = draw_example(example, classes, 10**6).panels
         assert list(panels) == ["image", "ground truth", "prediction", "errors"]
         ground_truth, prediction = (
-            picture_of(panels["ground truth"]),
-            picture_of(panels["prediction"]),
+            decoded_image(panels["ground truth"]),
+            decoded_image(panels["prediction"]),
         )
         assert (ground_truth[:30, :30] == self.COLORS[0]).all()
         assert (ground_truth[:30, 30:] == self.COLORS[2]).all()
@@ -168,8 +168,8 @@ class TestPictures:
         large = draw_example(example, classes, 10**7).panels
         small = draw_example(example, classes, 100_000).panels
         assert sum(map(len, small.values())) < sum(map(len, large.values()))
-        assert picture_of(large["image"]).shape == (320, 480, 3)
-        assert {picture_of(panel).shape[1] for panel in small.values()} < {240, 360, 480}
+        assert decoded_image(large["image"]).shape == (320, 480, 3)
+        assert {decoded_image(panel).shape[1] for panel in small.values()} < {240, 360, 480}
 
     def test_of_another_size_are_left_out(self, example, classes, tmp_path):
         write_image(tmp_path / "truth.png", np.zeros((10, 10), np.uint8))
@@ -188,7 +188,7 @@ class TestPictures:
         write_image(tmp_path / "prediction.png", labels.astype(np.uint16))
         classes = DatasetClasses([str(i) for i in range(600)], colors.tolist(), None, "No truth.")
         drawn = draw_example(example, classes, 10**6)
-        np.testing.assert_array_equal(picture_of(drawn.panels["prediction"]), colors[labels])
+        np.testing.assert_array_equal(decoded_image(drawn.panels["prediction"]), colors[labels])
         assert drawn.note == "No truth."
 
     def test_without_labelled_pixels_have_no_accuracy(self, example, classes, tmp_path):
@@ -252,7 +252,7 @@ class TestCharts:
         gaps = zip(places, places[1:], widths, widths[1:])
         assert all(b - a > (left + right) / 2 for a, b, left, right in gaps)
 
-    def test_lines_lie_within_the_picture(self):
+    def test_lines_lie_within_the_image(self):
         (line,) = line_chart([Series("loss", 0, [0, 10, 20], [5.0, -3.0, 1.0])]).marks
         points = [tuple(map(float, p.split(","))) for p in line["points"].split()]
         assert points[0][1] < points[2][1] < points[1][1]  # higher values are further up

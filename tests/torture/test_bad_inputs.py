@@ -39,7 +39,7 @@ def test_a_program_answers_a_wrong_input(case, shared, tmp_path):
 @pytest.mark.parametrize(
     "case", _parameters([case for case in CASES if case.early], lambda case: case.slow)
 )
-def test_a_wrong_value_is_answered_before_anything_is_built(case, shared, tmp_path, monkeypatch):
+def test_a_wrong_value_is_reported_before_anything_is_built(case, shared, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shared / "datasets"))
     case = prepare_case(case, tmp_path, shared)
     option, config_file, *opts = case.words

@@ -78,7 +78,7 @@ def test_an_error_in_a_module_is_shown_with_file_and_line(tmp_path, text, says):
         ("json.no_such_module", MissingFileError, "finds no module 'json.no_such_module'"),
     ],
 )
-def test_what_is_not_there_is_said(tmp_path, monkeypatch, place, kind, says):
+def test_what_is_not_there_is_reported(tmp_path, monkeypatch, place, kind, says):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(kind, match=says):
         import_own_modules([place])

@@ -25,16 +25,16 @@ def test_values_are_read_back_unchanged(image):
 
 
 def test_colours_are_rgb(tmp_path):
-    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
-    write_png(tmp_path / "new" / "picture.png", picture)
-    decoded = decode((tmp_path / "new" / "picture.png").read_bytes())
-    np.testing.assert_array_equal(decoded[:, :, ::-1], picture)
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    write_png(tmp_path / "new" / "image.png", image)
+    decoded = decode((tmp_path / "new" / "image.png").read_bytes())
+    np.testing.assert_array_equal(decoded[:, :, ::-1], image)
 
 
 def test_what_cannot_be_encoded_leaves_the_earlier_file(tmp_path):
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     path.write_bytes(b"before")
     with pytest.raises(cv2.error):
         write_png(path, np.zeros((0, 0), np.uint8))
     assert path.read_bytes() == b"before"
-    assert [item.name for item in tmp_path.iterdir()] == ["picture.png"]
+    assert [item.name for item in tmp_path.iterdir()] == ["image.png"]

@@ -14,7 +14,7 @@ from classifier_view_runs import (
     NUM_CLASSES,
     SEGVIT,
     WINDOWS,
-    picture,
+    random_image,
     scene_of,
 )
 from hypothesis import given
@@ -133,17 +133,17 @@ class TestMapsOfAnImage:
     def test_other_threads_get_their_predictions_meanwhile(self, predictor_of, options):
         predictor, other = predictor_of("LinearSegmentor", *options), []
         scene = scene_of(predictor)
-        expected = predictor(picture())
+        expected = predictor(random_image())
 
         def read(features, logits):
-            thread = threading.Thread(target=lambda: other.append(predictor(picture())))
+            thread = threading.Thread(target=lambda: other.append(predictor(random_image())))
             thread.start()
             thread.join()
             return {"large": 1e6 + logits}
 
         maps_of_image(scene.model, scene.inputs, read)
         assert other and all((labels == expected).all() for labels in other)
-        np.testing.assert_array_equal(predictor(picture()), expected)
+        np.testing.assert_array_equal(predictor(random_image()), expected)
 
 
 @pytest.mark.parametrize("options", [(), WINDOWS, ECE], ids=["whole", "windows", "ECEHead"])
@@ -154,7 +154,7 @@ class TestContextAware:
         with torch.no_grad():
             expected = predictor.model(scene.inputs)[0]["sem_seg"]
         torch.testing.assert_close(two_predictions(scene).refined, expected)
-        np.testing.assert_array_equal(expected.argmax(0).numpy(), predictor(picture()))
+        np.testing.assert_array_equal(expected.argmax(0).numpy(), predictor(random_image()))
 
     def test_the_vanilla_prediction_is_that_of_the_convolution_alone(self, predictor_of, options):
         predictor = predictor_of("ContextAwareSegmentor", *options)

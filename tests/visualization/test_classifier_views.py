@@ -1,4 +1,4 @@
-"""The classifiers' views as pictures, and the command that draws them."""
+"""The classifiers' views as images, and the command that draws them."""
 
 import logging
 from pathlib import Path
@@ -12,7 +12,7 @@ from classifier_view_runs import (
     SEGVIT,
     WINDOWS,
     labels_of,
-    picture,
+    random_image,
     scene_of,
 )
 from PIL import Image
@@ -74,7 +74,7 @@ class TestViews:
         ],
     )
     def test_every_classifier_has_its_views(self, predictor_of, meta_architecture, options, names):
-        predictor, image = predictor_of(meta_architecture, *options), picture()
+        predictor, image = predictor_of(meta_architecture, *options), random_image()
         before = predictor(image)
         views = draw_classifier_views(predictor, image, classes=[2, 4])
         assert [view.name for view in views] == names
@@ -83,16 +83,16 @@ class TestViews:
             assert view.picture.std() > 0 and view.caption.endswith(".")
         np.testing.assert_array_equal(predictor(image), before)
 
-    def test_the_largest_classes_are_shown_unless_others_are_asked_for(self, predictor_of):
+    def test_the_largest_classes_are_shown_unless_others_are_requested(self, predictor_of):
         predictor = predictor_of("PrototypeSegmentor")
-        counts = np.bincount(predictor(picture()).ravel(), minlength=NUM_CLASSES)
+        counts = np.bincount(predictor(random_image()).ravel(), minlength=NUM_CLASSES)
         scene = scene_of(predictor)
         assert scene.classes_to_show(2) == np.argsort(-counts, kind="stable")[:2].tolist()
         assert scene_of(predictor, classes=[4, 0, 4]).classes_to_show(1) == [4, 0]
 
     def test_changes_are_painted_in_their_colours_over_a_grey_image(self):
         changes = np.random.default_rng(0).integers(0, 5, (72, 100))
-        painted = paint_changes(picture(), changes)
+        painted = paint_changes(random_image(), changes)
         for change, color in CHANGE_COLORS.items():
             assert (painted[changes == change] == color).all()
         unchanged = painted[changes == Change.NONE]
@@ -101,12 +101,12 @@ class TestViews:
     def test_labels_that_are_all_ignored_are_no_trouble(self, predictor_of):
         labels = np.full((72, 100), 255)
         views = draw_classifier_views(
-            predictor_of("ContextAwareSegmentor"), picture(), labels=labels
+            predictor_of("ContextAwareSegmentor"), random_image(), labels=labels
         )
         assert len(views) == 4
 
     def test_large_images_are_reduced_with_their_labels(self, predictor_of):
-        image = picture(32, LONGEST_SIDE * 2)
+        image = random_image(32, LONGEST_SIDE * 2)
         labels = labels_of(image)
         scene = scene_of(predictor_of("LinearSegmentor"), image, labels=labels)
         assert scene.image.shape == (16, LONGEST_SIDE, 3)
@@ -116,7 +116,7 @@ class TestViews:
         np.testing.assert_array_equal(scene.ground_truth, expected)
 
     def test_wrong_arguments_are_explained(self, predictor_of):
-        predictor, image = predictor_of("LinearSegmentor"), picture()
+        predictor, image = predictor_of("LinearSegmentor"), random_image()
         with pytest.raises(UserError, match="float64.*expected a uint8 array"):
             draw_classifier_views(predictor, image / 255)
         with pytest.raises(UserError, match=r"labels are int64 \(5, 5\).*\(72, 100\)"):
@@ -174,14 +174,16 @@ class TestDrawing:
 
 
 class TestDistinctPrototypes:
-    def test_a_picture_says_which_coincide(self, predictor_of):
+    def test_an_image_says_which_coincide(self, predictor_of):
         predictor = predictor_of("PrototypeSegmentor")
         classifier = predictor.model.classifier
         before = classifier.prototypes.clone()
         try:
             classifier.prototypes[2] = before[2, :1]  # all the same
             classifier.prototypes[4, 2] = before[4, 0]
-            views = {v.name: v for v in draw_classifier_views(predictor, picture(), classes=[2, 4])}
+            views = {
+                v.name: v for v in draw_classifier_views(predictor, random_image(), classes=[2, 4])
+            }
         finally:
             classifier.prototypes.copy_(before)
         assert "All 3 prototypes coincide" in views["prototypes_2_road"].caption
@@ -220,7 +222,7 @@ class TestCommand:
     @pytest.fixture
     def quick(self, tool, monkeypatch):
         """Replaces the drawing, where it is not what is tested."""
-        view = ClassifierView("entropy", "Something.", picture())
+        view = ClassifierView("entropy", "Something.", random_image())
         monkeypatch.setitem(tool, "draw_classifier_views", lambda *arguments, **options: [view])
 
     def test_each_view_of_an_image_becomes_a_file(
@@ -251,7 +253,7 @@ class TestCommand:
             np.testing.assert_array_equal(drawn, view.picture)
             assert f"1_{view.name}.png: {view.caption}" in caplog.text
 
-    def test_a_data_set_brings_its_labels(self, tool, run, tmp_path, monkeypatch):
+    def test_a_dataset_brings_its_labels(self, tool, run, tmp_path, monkeypatch):
         drawn = []
 
         def draw(predictor, image, *, labels, classes):
@@ -264,7 +266,7 @@ class TestCommand:
         names = {path.name for path in (tmp_path / "new").iterdir()}
         assert names == {"0_prediction.png", "2_prediction.png"}
         for seed, (image, labels, classes) in zip((0, 2), drawn):
-            np.testing.assert_array_equal(image, picture(seed=seed))
+            np.testing.assert_array_equal(image, random_image(seed=seed))
             expected = labels_of(image)
             np.testing.assert_array_equal(labels, np.where(expected == 255, -1, expected))
             assert classes == [1]
@@ -292,7 +294,7 @@ class TestCommand:
     def test_images_of_the_same_name_do_not_overwrite_one_another(
         self, run, views_folder, tmp_path
     ):
-        Image.fromarray(picture()).save(tmp_path / "0.jpg")
+        Image.fromarray(random_image()).save(tmp_path / "0.jpg")
         with pytest.raises(UserError, match="2 images are called 0"):
             inputs = (views_folder / "images/0.png", tmp_path / "0.jpg")
             run("--input", *inputs, "--output", tmp_path / "new")
@@ -315,7 +317,7 @@ class TestCommand:
         assert tool["class_indices"](["car", "Car", "TREE"], ["Tree", "Car", "car"]) == [2, 1, 0]
         assert tool["class_indices"](None, ["Tree"]) is None
 
-    def test_images_without_labels_in_a_data_set_are_drawn_too(self, tool, views_folder, tmp_path):
+    def test_images_without_labels_in_a_dataset_are_drawn_too(self, tool, views_folder, tmp_path):
         name = f"views_unlabelled_{tmp_path.name}"
         records = [{"file_name": str(views_folder / f"images/{i}.png")} for i in range(3)]
         DatasetCatalog.register(name, lambda: records)
@@ -325,5 +327,5 @@ class TestCommand:
             DatasetCatalog.remove(name)
         assert [path.stem for path, _ in files] == ["0", "1", "2"]
         image, labels = tool["read_sample"](*files[1], MetadataCatalog.get(name), 50)
-        np.testing.assert_array_equal(image, picture(seed=1))
+        np.testing.assert_array_equal(image, random_image(seed=1))
         assert labels is None

@@ -51,20 +51,20 @@ def labels():
     return labels
 
 
-def has_color(picture, color):
-    return bool((picture == np.array(color)).all(axis=2).any())
+def has_color(drawn, color):
+    return bool((drawn == np.array(color)).all(axis=2).any())
 
 
 def test_overlay_blends_the_classes_colours(image, labels, metadata):
-    picture = draw_overlay(image, labels, metadata, alpha=0.5, legend=False)
-    assert picture.dtype == np.uint8 and picture.shape == image.shape
-    np.testing.assert_allclose(picture[10, 10], (image[10, 10] + np.array(COLORS[0])) / 2, atol=2)
-    np.testing.assert_allclose(picture[10, 400], (image[10, 400] + np.array(COLORS[1])) / 2, atol=2)
+    drawn = draw_overlay(image, labels, metadata, alpha=0.5, legend=False)
+    assert drawn.dtype == np.uint8 and drawn.shape == image.shape
+    np.testing.assert_allclose(drawn[10, 10], (image[10, 10] + np.array(COLORS[0])) / 2, atol=2)
+    np.testing.assert_allclose(drawn[10, 400], (image[10, 400] + np.array(COLORS[1])) / 2, atol=2)
 
 
 def test_overlay_leaves_void_pixels_as_they_are(image, labels, metadata):
-    picture = draw_overlay(image, labels, metadata, legend=False)
-    np.testing.assert_array_equal(picture[:, 485:], image[:, 485:])
+    drawn = draw_overlay(image, labels, metadata, legend=False)
+    np.testing.assert_array_equal(drawn[:, 485:], image[:, 485:])
 
 
 def test_an_overlay_hatches_ignored_pixels_on_request(image, labels, metadata):
@@ -77,9 +77,9 @@ def test_an_overlay_hatches_ignored_pixels_on_request(image, labels, metadata):
 def test_every_label_that_is_no_class_is_void(image, metadata):
     voids = np.full((480, 640), -1)
     voids[100:], voids[200:], voids[300:] = 3, 255, 65535
-    picture = draw_overlay(image, voids, metadata, legend=False)
+    drawn = draw_overlay(image, voids, metadata, legend=False)
     outlines = [99, 199, 299]
-    np.testing.assert_array_equal(np.delete(picture, outlines, 0), np.delete(image, outlines, 0))
+    np.testing.assert_array_equal(np.delete(drawn, outlines, 0), np.delete(image, outlines, 0))
 
 
 def test_overlay_takes_tensors_of_any_integer_type(image, labels, metadata):
@@ -91,11 +91,9 @@ def test_overlay_takes_tensors_of_any_integer_type(image, labels, metadata):
 
 def test_the_legend_lies_beside_the_overlay(image, labels, metadata):
     without = draw_overlay(image, labels, metadata, legend=False)
-    picture = draw_overlay(image, labels, metadata)
-    np.testing.assert_array_equal(picture[:, :640], without)
-    np.testing.assert_array_equal(
-        picture[:, 640:], draw_legend(metadata, 480, class_shares(labels))
-    )
+    drawn = draw_overlay(image, labels, metadata)
+    np.testing.assert_array_equal(drawn[:, :640], without)
+    np.testing.assert_array_equal(drawn[:, 640:], draw_legend(metadata, 480, class_shares(labels)))
 
 
 def test_the_legend_lists_only_classes_that_occur(image, labels, metadata):
@@ -149,16 +147,16 @@ def test_no_legend_is_clipped(make_metadata, height, count):
 
 
 def test_an_image_without_any_class_has_an_empty_legend(image, metadata):
-    picture = draw_overlay(image, np.full((480, 640), VOID), metadata)
-    np.testing.assert_array_equal(picture[:, :640], image)
-    assert (picture[:, 640:] == WHITE).all()
+    drawn = draw_overlay(image, np.full((480, 640), VOID), metadata)
+    np.testing.assert_array_equal(drawn[:, :640], image)
+    assert (drawn[:, 640:] == WHITE).all()
 
 
-def test_large_regions_are_named_and_small_ones_are_not(image, metadata):
+def test_large_regions_are_reported_and_small_ones_are_not(image, metadata):
     plain = np.zeros((480, 640), dtype=int)
     plain[100:104, 100:104] = 1
-    picture = draw_overlay(image, plain, metadata, alpha=0.0, legend=False).astype(int)
-    changed = np.abs(picture - image).max(axis=2) > 0
+    drawn = draw_overlay(image, plain, metadata, alpha=0.0, legend=False).astype(int)
+    changed = np.abs(drawn - image).max(axis=2) > 0
     changed[95:110, 95:110] = False  # the outline of the small region
     ys, xs = np.nonzero(changed)
     assert len(ys) > 100  # "roof" stands somewhere
@@ -168,11 +166,11 @@ def test_large_regions_are_named_and_small_ones_are_not(image, metadata):
 
 def test_classes_without_colours_get_colours_of_their_own(image, labels, make_metadata):
     metadata = make_metadata(stuff_classes=["roof", "lawn", "pool"])
-    picture = draw_overlay(image, labels, metadata, alpha=1.0, legend=False)
-    roof, lawn = picture[10, 10], picture[10, 400]
+    drawn = draw_overlay(image, labels, metadata, alpha=1.0, legend=False)
+    roof, lawn = drawn[10, 10], drawn[10, 400]
     assert (roof != lawn).any()
     again = draw_overlay(image, labels, metadata, alpha=1.0, legend=False)
-    np.testing.assert_array_equal(again, picture)
+    np.testing.assert_array_equal(again, drawn)
 
 
 def test_small_images_are_enlarged(metadata):
@@ -184,8 +182,8 @@ def test_small_images_are_enlarged(metadata):
 def test_images_of_any_size_can_be_drawn(metadata):
     for shape in [(1, 1), (3, 200), (500, 20)]:
         image, labels = np.full((*shape, 3), 90, dtype=np.uint8), np.zeros(shape, dtype=int)
-        picture = draw_overlay(image, labels, metadata)
-        assert picture.dtype == np.uint8 and picture.shape[0] % shape[0] == 0
+        drawn = draw_overlay(image, labels, metadata)
+        assert drawn.dtype == np.uint8 and drawn.shape[0] % shape[0] == 0
         assert draw_comparison(image, labels, labels + 1, metadata).dtype == np.uint8
 
 
@@ -204,20 +202,20 @@ def test_wrong_types_and_sizes_are_errors(metadata, image, labels, message):
 
 def test_a_comparison_shows_image_truth_and_prediction(image, labels, metadata):
     prediction = np.full_like(labels, 2)
-    picture = draw_comparison(image, labels, prediction, metadata, alpha=1.0)
-    gap = (picture.shape[1] - 3 * 640) // 2
-    top = picture.shape[0] - 480 - strip_height(picture)
-    panels = [picture[top : top + 480, i * (640 + gap) :][:, :640] for i in range(3)]
+    drawn = draw_comparison(image, labels, prediction, metadata, alpha=1.0)
+    gap = (drawn.shape[1] - 3 * 640) // 2
+    top = drawn.shape[0] - 480 - strip_height(drawn)
+    panels = [drawn[top : top + 480, i * (640 + gap) :][:, :640] for i in range(3)]
     np.testing.assert_array_equal(panels[0], image)
     np.testing.assert_array_equal(panels[1][10, 10], COLORS[0])
     np.testing.assert_array_equal(panels[2][10, 10], COLORS[2])
 
 
 def test_a_comparison_shows_ignored_truth_in_grey(image, labels, metadata):
-    picture = draw_comparison(image, labels, np.zeros_like(labels), metadata)
-    gap = (picture.shape[1] - 3 * 640) // 2
-    top = picture.shape[0] - 480 - strip_height(picture)
-    ignored = picture[top + 10 : top + 470, 640 + gap + 490 : 640 + gap + 630].astype(int)
+    drawn = draw_comparison(image, labels, np.zeros_like(labels), metadata)
+    gap = (drawn.shape[1] - 3 * 640) // 2
+    top = drawn.shape[0] - 480 - strip_height(drawn)
+    ignored = drawn[top + 10 : top + 470, 640 + gap + 490 : 640 + gap + 630].astype(int)
     assert ignored.max() < 110
     # The stripes: two shades, both of them often.
     assert 0.1 < (ignored.mean(axis=2) > 75).mean() < 0.6
@@ -230,9 +228,9 @@ def test_the_legend_of_a_comparison_names_what_is_ignored(metadata, ignored):
     assert has_color(strip, COLORS[2]) and not has_color(strip, COLORS[1])
 
 
-def strip_height(picture):
+def strip_height(drawn):
     """The height of the white strip with the legend under a comparison."""
-    column = (picture[:, 5] != WHITE).any(axis=1)
+    column = (drawn[:, 5] != WHITE).any(axis=1)
     return len(column) - 1 - np.flatnonzero(column).max()
 
 

@@ -49,7 +49,7 @@ def modification_times(folder: Path) -> dict[Path, int]:
 
 
 class TestPairs:
-    def test_are_made_and_what_each_pixel_becomes_is_right(self, tmp_path):
+    def test_are_made_and_what_each_pixel_becomes_is_correct(self, tmp_path):
         pairs = make_pairs(tmp_path, 5)
         assert prepare_pairs(pairs, 2) == dict.fromkeys(pairs, True)
         for pair in pairs:
@@ -57,14 +57,14 @@ class TestPairs:
             expected = [[{0: 255, 1: 0, 2: 1, 3: 2}[value] for value in row] for row in official]
             assert read_label(pair.label.target).tolist() == expected
 
-    def test_go_on_where_an_earlier_run_was_stopped(self, tmp_path):
+    def test_continue_where_an_earlier_run_was_stopped(self, tmp_path):
         pairs = make_pairs(tmp_path, 5)
         prepare_pairs(pairs[:2])
         before = modification_times(tmp_path / "labels")
         assert list(prepare_pairs(pairs, verify=True).values()) == [False, False, True, True, True]
         assert before.items() <= modification_times(tmp_path / "labels").items()
 
-    def test_that_are_broken_are_named_and_do_not_stop_the_others(self, tmp_path):
+    def test_that_are_broken_are_reported_and_do_not_stop_the_others(self, tmp_path):
         pairs = make_pairs(tmp_path, 9)
         write_image(pairs[4].label.source, np.full((6, 8), 9, np.uint8))
         pairs[7].label.source.write_bytes(b"no image")
@@ -86,7 +86,7 @@ class TestPairs:
 
 
 class TestDataset:
-    def test_is_made_once(self, tmp_path, capsys):
+    def test_is_created_once(self, tmp_path, capsys):
         splits = [split(tmp_path, make_pairs(tmp_path, 3))]
         prepare_dataset(splits, options(), ["name"])
         assert "3 pairs written" in capsys.readouterr().out
@@ -139,7 +139,7 @@ class TestBrokenPairs:
         pairs[2].label.source.write_bytes(b"no image")
         return pairs
 
-    def test_are_an_error_that_says_how_to_go_on(self, tmp_path, pairs):
+    def test_are_an_error_that_says_how_to_continue(self, tmp_path, pairs):
         with pytest.raises(UserError, match=r"2 pairs(.|\n)*2\.png(.|\n)*4\.png.*9(.|\n)*--skip-"):
             prepare_dataset([split(tmp_path, pairs)], options(), ["name"])
         assert len(list((tmp_path / "labels").iterdir())) == 3

@@ -108,7 +108,7 @@ class TestImageFile:
         file.check(verify=True)
 
     @pytest.mark.parametrize("number", [3, 6])
-    def test_is_stored_as_its_label_lies_when_exif_would_turn_it(self, tmp_path, number):
+    def test_is_stored_as_its_label_lies_when_exif_would_rotate_it(self, tmp_path, number):
         file = image_file(tmp_path, exif=turned(number))
         prepare_image(file)
         assert not file.target.is_symlink()
@@ -117,7 +117,7 @@ class TestImageFile:
             difference = np.asarray(image, float) - np.asarray(stored, float)
         assert np.abs(difference).mean() < 10
 
-    def test_of_a_quality_is_always_written_anew(self, tmp_path):
+    def test_of_a_quality_is_always_written_again(self, tmp_path):
         file = image_file(tmp_path, quality=75)
         prepare_image(file)
         expected = tmp_path / "expected.jpg"
@@ -149,7 +149,7 @@ class TestPair:
         assert pair.prepare(overwrite=True) is True
 
     @pytest.mark.parametrize("broken", ["image", "label"])
-    def test_of_which_one_file_is_broken_leaves_nothing_behind(self, tmp_path, broken):
+    def test_of_which_one_file_is_broken_leaves_no_files(self, tmp_path, broken):
         pair = Pair(label_file(tmp_path), image_file(tmp_path, short_side=20))
         getattr(pair, broken).source.write_bytes(b"no image")
         with pytest.raises(DatasetError, match=f"Cannot read the {broken}"):

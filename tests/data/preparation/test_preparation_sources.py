@@ -107,7 +107,7 @@ class TestMatlab:
         return save
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float64])
-    def test_a_matrix_of_integers_is_read_whatever_its_type(self, save, dtype):
+    def test_a_matrix_of_integers_is_read_of_any_type(self, save, dtype):
         values = matlab_reader("S")(save(np.array([[0, 182], [7, 1]], dtype)))
         assert values.tolist() == [[0, 182], [7, 1]] and values.dtype.kind == "i"
 
@@ -116,7 +116,7 @@ class TestMatlab:
         with pytest.raises(DatasetError, match=r"'S' of .*a\.mat is not a matrix of integers"):
             matlab_reader("S")(save(values))
 
-    def test_a_missing_field_is_named(self, save):
+    def test_a_missing_field_is_reported(self, save):
         with pytest.raises(DatasetError, match=r"'LabelMap' of .*a\.mat"):
             matlab_reader("LabelMap")(save(np.zeros((2, 2))))
 

@@ -251,7 +251,7 @@ class TestAde20kFull:
         assert prepare("ade20k_full", tmp_path, "--as-maskformer", "--overwrite") == 0
         assert prepare("ade20k_full", tmp_path, "--as-maskformer") == 0
 
-    def test_goes_on_without_a_mismatched_pair_on_demand(self, tmp_path, capsys, monkeypatch):
+    def test_continues_without_a_mismatched_pair_on_demand(self, tmp_path, capsys, monkeypatch):
         ade20k_full(tmp_path)
         (image,) = tmp_path.rglob("images/ADE/**/ADE_train_00000000.jpg")
         write_image(image, np.zeros((9, 14, 3), np.uint8))
@@ -278,7 +278,7 @@ class TestSourceElsewhere:
 
 
 class TestBadInput:
-    def test_is_named_and_the_other_files_are_made(self, tmp_path, capsys):
+    def test_is_reported_and_the_other_files_are_made(self, tmp_path, capsys):
         ade20k(tmp_path)
         folder = tmp_path / "ADEChallengeData2016"
         bad = folder / "annotations/training/ADE_train_00000001.png"
@@ -299,7 +299,7 @@ class TestBadInput:
             "000000000002.mat holds the value 12, expected only labels" in capsys.readouterr().err
         )
 
-    def test_damaged_mat_file_is_named(self, tmp_path, capsys):
+    def test_damaged_mat_file_is_reported(self, tmp_path, capsys):
         pascal_context(tmp_path)
         (tmp_path / "VOCdevkit/VOC2010/trainval/2008_000003.mat").write_bytes(b"x" * 300)
         assert prepare("pascal_context", tmp_path) == 1
@@ -311,14 +311,16 @@ class TestBadInput:
         assert prepare("pascal_context", tmp_path) == 1
         assert "calls label 2 'bicycle'" in capsys.readouterr().err
 
-    def test_missing_file_of_a_list_is_named(self, tmp_path, capsys):
+    def test_missing_file_of_a_list_is_reported(self, tmp_path, capsys):
         pascal_context(tmp_path)
         (tmp_path / "VOCdevkit/VOC2010/trainval/2008_000003.mat").unlink()
         assert prepare("pascal_context", tmp_path, incomplete=False) == 1
         assert "2008_000003.mat" in capsys.readouterr().err
 
     @pytest.mark.parametrize("name", ["coco_stuff_10k", "pascal_context"])
-    def test_without_scipy_the_way_to_install_it_is_told(self, name, tmp_path, capsys, monkeypatch):
+    def test_without_scipy_the_install_command_is_reported(
+        self, name, tmp_path, capsys, monkeypatch
+    ):
         sources = {"coco_stuff_10k": "coco/coco_stuff_10k", "pascal_context": "VOCdevkit/VOC2010"}
         (tmp_path / sources[name]).mkdir(parents=True)
         monkeypatch.setitem(sys.modules, "scipy", None)
@@ -332,7 +334,7 @@ class TestExistingTrainIdsOfCityscapes:
         folder = root / "cityscapes/gtFine/val/lindau"
         return folder / "lindau_000000_000019_gtFine_labelTrainIds.png"
 
-    def test_that_differ_are_kept_unless_told_otherwise(self, tmp_path, capsys):
+    def test_that_differ_are_kept_without_overwrite(self, tmp_path, capsys):
         cityscapes(tmp_path)
         path = write_image(self.existing(tmp_path), np.full(SIZE, 7, np.uint8))
         before = path.read_bytes()
@@ -372,7 +374,7 @@ def open_when_ended(run: subprocess.Popen, pipes: list[Path]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_ctrl_c_ends_before_all_is_done_and_the_next_start_goes_on(tmp_path):
+def test_ctrl_c_ends_before_all_is_done_and_the_next_start_continues(tmp_path):
     """Both threads are held up by labels that are named pipes: three labels are done by then."""
     archive = tmp_path / "ADEChallengeData2016"
     folder, made = archive / "annotations/training", archive / "annotations_detectron2/training"

@@ -168,7 +168,7 @@ class TestDropPath:
         return max(getattr(m, "drop_prob", 0.0) or 0.0 for m in backbone.modules())
 
     @pytest.mark.parametrize("name", ["tu-convnext_atto", "mit_b0", "tu-resnet18", SWIN])
-    def test_rate_is_the_one_asked_for(self, name):
+    def test_rate_is_the_one_requested(self, name):
         with torch.device("meta"):
             assert self.highest_rate(EncoderBackbone(name=name)) == 0
             backbone = EncoderBackbone(name=name, drop_path_rate=0.3)

@@ -64,7 +64,7 @@ class TestFeatureMaps:
         assert feature.shape == (2, 192, height, width)
         assert torch.isfinite(feature).all()
 
-    def test_position_is_told_apart_at_every_size(self):
+    def test_position_is_distinguished_at_every_size(self):
         """A uniform image differs from place to place only by the interpolated position table."""
         backbone = VisionTransformerBackbone(name=TINY, out_indices=(0,)).eval()
         with torch.no_grad():
@@ -118,7 +118,7 @@ class TestWeights:
         with pytest.raises(UserError, match=r"Missing.*: .*pos_embed.*Not used: conv1.weight"):
             VisionTransformerBackbone(name=TINY, weights=str(tmp_path / "weights.pth"))
 
-    def test_a_file_that_is_not_there_is_named(self, tmp_path):
+    def test_a_file_that_is_not_there_is_reported(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="nowhere.pth"):
             VisionTransformerBackbone(name=TINY, weights=str(tmp_path / "nowhere.pth"))
 
@@ -143,7 +143,7 @@ class TestWeights:
         assert asked == [(expected, True)]
 
     @pytest.mark.parametrize("weights", ["augreg_in22k", "imagnet"])
-    def test_unknown_tags_are_answered_with_those_there_are(self, weights):
+    def test_unknown_tags_list_the_known_ones(self, weights):
         with pytest.raises(UserError, match="no weights.*it has imagenet, augreg_in21k"):
             VisionTransformerBackbone(name=TINY, weights=weights)
 

@@ -37,7 +37,7 @@ class TestAttentionToMask:
         expected = head_by_head_attention(attention, tokens, pixels)
         torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
 
-    def test_gradients_are_right(self):
+    def test_gradients_are_correct(self):
         attention = SimilarityAttention(6, 2).double().eval()
         tokens = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)
         pixels = torch.randn(2, 4, 6, dtype=torch.float64, requires_grad=True)

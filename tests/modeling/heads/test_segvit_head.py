@@ -119,7 +119,7 @@ class TestLosses:
         for name, loss in losses.items():
             torch.testing.assert_close(loss, expected[name])
 
-    def test_classes_are_present_whatever_the_dtype_and_the_ignore_value(self):
+    def test_classes_are_present_for_any_dtype_and_ignore_value(self):
         labels = torch.tensor([[[0, 2], [2, 7]], [[3, 3], [3, 3]]], dtype=torch.uint8)
         assert present_classes(labels, 4, 7).tolist() == [[1, 0, 1, 0], [0, 0, 0, 1]]
         assert present_classes(labels, 4, 2).tolist() == [[1, 0, 0, 0], [0, 0, 0, 1]]
@@ -300,7 +300,7 @@ class TestSegViTHead:
         with pytest.raises(UserError, match="SegViTHead classifies by itself"):
             take_predictor(build_head(kind))
 
-    def test_learns_an_image_by_heart(self, kind):
+    def test_overfits_one_image(self, kind):
         """The backbone's features tell places apart by the position table."""
         backbone = VisionTransformerBackbone(name="vit_tiny_patch16_224", out_indices=(1, 3, 5))
         options = {"channels": 48, "num_layers": 1, "num_classes": 4, "dropout": 0.0}
@@ -350,7 +350,7 @@ class TestBadInput:
             ({"loss_stride": 0}, "LOSS_STRIDE is 0"),
         ],
     )
-    def test_wrong_arguments_are_named(self, options, message):
+    def test_wrong_arguments_are_reported(self, options, message):
         with pytest.raises(UserError, match=message):
             build_head(**options)
 
@@ -390,7 +390,7 @@ class TestInDetectron2:
         cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["block3"]
         assert build_model(cfg).sem_seg_head.in_features == ("block3",)
 
-    def test_unknown_feature_maps_are_answered_with_those_there_are(self, cfg):
+    def test_unknown_feature_maps_list_the_known_ones(self, cfg):
         cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["block2", "block3"]
         with pytest.raises(UserError, match="no 'block2'; it has block1, block3"):
             build_model(cfg)

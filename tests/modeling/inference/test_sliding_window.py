@@ -84,7 +84,7 @@ class TestSlidingWindowScores:
         torch.testing.assert_close(result, expected)
         assert calls == [1, 1]
 
-    def test_no_more_windows_at_once_than_asked_for(self):
+    def test_no_more_windows_at_once_than_requested(self):
         sizes = []
 
         def predict(windows):
@@ -110,7 +110,7 @@ class TestBadValues:
             ((4, 4), (4, 4), 0, "BATCH_SIZE must be at least 1"),
         ],
     )
-    def test_are_named(self, size, stride, batch_size, message):
+    def test_are_reported(self, size, stride, batch_size, message):
         with pytest.raises(UserError, match=message):
             SlidingWindow(size, stride, batch_size)
 

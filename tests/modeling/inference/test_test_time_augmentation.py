@@ -17,7 +17,7 @@ def augmented(model, ratios, **options):
 class TestTestTimeAugmentation:
     image = torch.arange(3 * 4 * 6, dtype=torch.uint8).reshape(3, 4, 6)
 
-    def test_probabilities_sum_to_one_at_the_size_asked_for(self):
+    def test_probabilities_sum_to_one_at_the_size_requested(self):
         model = augmented(PixelValueModel(), (0.5, 1.0, 1.5))
         output = model([{"image": self.image, "height": 8, "width": 12}])[0]["sem_seg"]
         assert output.shape == (3, 8, 12)
@@ -64,6 +64,6 @@ class TestTestTimeAugmentation:
             ({"ratios": (1.0,), "average": "mean"}, "TEST.AUG.AVERAGE must be one of prob"),
         ],
     )
-    def test_bad_values_are_named(self, options, message):
+    def test_bad_values_are_reported(self, options, message):
         with pytest.raises(UserError, match=message):
             TestTimeAugmentation(**options)

@@ -72,7 +72,7 @@ class TestFromTheOriginal:
         assert_equal(large, resized(ORIGINAL, 30, 45))
         assert plain.shape == (3, 20, 30)
 
-    def test_the_original_is_asked_for(self):
+    def test_the_original_is_requested(self):
         with pytest.raises(UserError, match="FROM_ORIGINAL needs the image as it was read"):
             views(self.augmentation, resized(ORIGINAL, 20, 30))
 

@@ -1,4 +1,4 @@
-"""Pictures that tests upload."""
+"""Images that tests upload."""
 
 import struct
 import zlib
