@@ -246,10 +246,19 @@ def _add_classifier_config(cfg: CN) -> None:
     # Whether logits are interpolated to the labels' size with align_corners.
     cfg.MODEL.CLASSIFIER.ALIGN_CORNERS = False
 
-    # The keys below are the arguments of the classifiers' constructors.
+    # The keys of a classifier are the arguments of its constructor.
+    _add_context_aware_config(cfg.MODEL.CLASSIFIER)
+    _add_semantic_spatial_config(cfg.MODEL.CLASSIFIER)
+    _add_prototype_config(cfg.MODEL.CLASSIFIER)
+    _add_learned_prototype_config(cfg.MODEL.CLASSIFIER)
+    _add_gaussian_mixture_config(cfg.MODEL.CLASSIFIER)
+    _add_feature_bank_config(cfg.MODEL.CLASSIFIER)
+    _add_explicit_class_config(cfg.MODEL.CLASSIFIER)
 
+
+def _add_context_aware_config(classifier: CN) -> None:
     # Context-aware classifier (AAAI 2023).
-    context_aware = cfg.MODEL.CLASSIFIER.CONTEXT_AWARE = CN()
+    context_aware = classifier.CONTEXT_AWARE = CN()
     # "cosine", multiplied with SCALE (tau), or "dot".
     context_aware.SIMILARITY = "cosine"
     context_aware.SCALE = 15.0
@@ -271,8 +280,10 @@ def _add_classifier_config(cfg: CN) -> None:
     # (as in the authors' heads). ALIGN_CORNERS above is for the refined ones.
     context_aware.AUXILIARY_ALIGN_CORNERS = True
 
+
+def _add_semantic_spatial_config(classifier: CN) -> None:
     # Semantic and spatial adaptive classifier, SSA-Seg (NeurIPS 2024).
-    semantic_spatial = cfg.MODEL.CLASSIFIER.SEMANTIC_SPATIAL = CN()
+    semantic_spatial = classifier.SEMANTIC_SPATIAL = CN()
     # "both", "semantic" or "spatial" prototypes.
     semantic_spatial.PROTOTYPES = "both"
     # "cosine", multiplied with SCALE (tau), or "dot".
@@ -307,8 +318,10 @@ def _add_classifier_config(cfg: CN) -> None:
     semantic_spatial.LOSS_WEIGHT_SEMANTIC = 10.0
     semantic_spatial.LOSS_WEIGHT_SPATIAL = 0.4
 
+
+def _add_prototype_config(classifier: CN) -> None:
     # Nonparametric prototypes (CVPR 2022).
-    prototype = cfg.MODEL.CLASSIFIER.PROTOTYPE = CN()
+    prototype = classifier.PROTOTYPE = CN()
     # Prototypes per class.
     prototype.NUM_PROTOTYPES = 10
     # Weight of the old value of a prototype in an update.
@@ -333,15 +346,19 @@ def _add_classifier_config(cfg: CN) -> None:
     prototype.LOSS_WEIGHT_PPC = 0.01
     prototype.LOSS_WEIGHT_PPD = 0.001
 
+
+def _add_learned_prototype_config(classifier: CN) -> None:
     # Several learned vectors per class, the parametric baseline of the prototypes (CVPR 2022).
-    learned_prototype = cfg.MODEL.CLASSIFIER.LEARNED_PROTOTYPE = CN()
+    learned_prototype = classifier.LEARNED_PROTOTYPE = CN()
     # Vectors per class; 1: a 1x1 convolution without bias.
     learned_prototype.NUM_PROTOTYPES = 10
     # The score of a class is the "max" or the "logsumexp" of the products with its vectors.
     learned_prototype.SCORE = "max"
 
+
+def _add_gaussian_mixture_config(classifier: CN) -> None:
     # Gaussian mixtures, GMMSeg (NeurIPS 2022).
-    mixture = cfg.MODEL.CLASSIFIER.GAUSSIAN_MIXTURE = CN()
+    mixture = classifier.GAUSSIAN_MIXTURE = CN()
     # Gaussians per class.
     mixture.NUM_COMPONENTS = 5
     # Channels of the embedding, the output of a 1x1 convolution; None: the features themselves.
@@ -380,20 +397,24 @@ def _add_classifier_config(cfg: CN) -> None:
     mixture.LOSS_WEIGHT_SEM_SEG = 1.0
     mixture.LOSS_WEIGHT_CONTRAST = 0.01
 
+
+def _add_feature_bank_config(classifier: CN) -> None:
     # A bank of labelled pixel features, Hummingbird (NeurIPS 2023). It is not trained:
-    # tools/build_feature_bank.py fills it and writes a config with the SIZE that came of it.
-    bank = cfg.MODEL.CLASSIFIER.FEATURE_BANK = CN()
-    # Features in the bank at most, about as many of each class.
+    # tools/build_feature_bank.py fills it and writes a config with the resulting SIZE.
+    bank = classifier.FEATURE_BANK = CN()
+    # The largest number of features in the bank, divided evenly among the classes.
     bank.SIZE = 20000
     # Nearest features that vote, and the temperature of their softmax.
     bank.NUM_NEIGHBORS = 30
     bank.TEMPERATURE = 0.02
-    # 0: all features of the bank count alike; 1: each as the pixels that it stands for, so that
-    # frequent classes are favoured as far as they are frequent.
+    # 0: all features have the same weight; 1: a feature is weighted by the number of pixels that it
+    # represents, so that frequent classes are favoured.
     bank.PRIOR = 0.5
 
+
+def _add_explicit_class_config(classifier: CN) -> None:
     # Explicit class embeddings (ICCV 2023) on the features of any head.
-    explicit_class = cfg.MODEL.CLASSIFIER.EXPLICIT_CLASS = CN()
+    explicit_class = classifier.EXPLICIT_CLASS = CN()
     # Channels of embeddings, attention and refined features; None: those of the features, at most
     # 256.
     explicit_class.CHANNELS = None

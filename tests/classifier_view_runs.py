@@ -35,7 +35,7 @@ WINDOWS += ("TEST.SLIDING_WINDOW.SIZE", "[48, 64]", "TEST.SLIDING_WINDOW.STRIDE"
 
 
 def random_image(height=72, width=100, seed=0):
-    """uint8 RGB (H, W, 3): blurred noise. 72 x 100 is no multiple of what the encoder needs."""
+    """uint8 RGB (H, W, 3): blurred noise. 72 x 100 is not a multiple of the encoder's divisor."""
     noise = np.random.default_rng(seed).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3))
     image = Image.fromarray(noise.astype(np.uint8)).resize((width, height), Image.BICUBIC)
     return np.asarray(image)

@@ -1,4 +1,4 @@
-"""A dataset of dark and bright pixels, and small models trained on it on the spot."""
+"""A dataset of dark and bright pixels, and small models trained on it."""
 
 from pathlib import Path
 from string import Template
@@ -53,7 +53,7 @@ def half_bright(height=96, width=128):
 
 
 def make_run(folder: Path, meta_architecture: str, dataset: str) -> Path:
-    """The output folder of a training that tells dark pixels from bright ones.
+    """The output folder of a training that distinguishes dark and bright pixels.
 
     Args:
         folder: to be made.

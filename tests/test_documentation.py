@@ -1,4 +1,4 @@
-"""What the pages say is true: commands and examples work, files and links are there.
+"""The pages are correct: commands and examples work, files and links exist.
 
 A command of a page is parsed by the program's own parser, or ``documented_commands.yaml`` says
 which test runs it or why none does. Python examples run.

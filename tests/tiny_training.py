@@ -81,7 +81,7 @@ def synthetic_batch(seed=0, size=2):
 
 
 class EndlessBatches:
-    """The same batch again and again, so that a resumed training sees what it would have seen."""
+    """The same batch in every step, so that a resumed training sees the same data."""
 
     def __iter__(self):
         while True:

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, read safely, and fill the whole model."""
+"""Checkpoints are written atomically, read safely, and fill the whole model."""
 
 import json
 import os
@@ -77,7 +77,7 @@ class TestCheckpointer:
 
 
 class TestResume:
-    """Which checkpoint a training goes on from."""
+    """The checkpoint that a training resumes from."""
 
     ITERATIONS = (9, 19, 29)
 
@@ -237,7 +237,7 @@ class TestResultsFile:
 
 
 class TestStripping:
-    """Deployment leaves out what only training needs."""
+    """Deployment removes the modules that only training needs."""
 
     @pytest.fixture
     def cfg(self, tiny_config):

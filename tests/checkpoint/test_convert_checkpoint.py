@@ -44,7 +44,7 @@ def logits(segmentor, images):
 
 
 def fingerprint(tensor):
-    """The same for the same numbers in whatever order and shape."""
+    """The same values for the same numbers in any order and shape."""
     bits = tensor.contiguous().view(torch.int32) if tensor.is_floating_point() else tensor
     return tensor.numel(), bits.sum(dtype=torch.int64).item()
 

@@ -1,4 +1,4 @@
-"""Temperatures beside a checkpoint: found again, and not mistaken for those of other weights."""
+"""Temperatures beside a checkpoint: they are read again, and ignored for other weights."""
 
 import json
 import logging

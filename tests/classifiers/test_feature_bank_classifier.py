@@ -51,7 +51,7 @@ class TestVote:
         prior=st.sampled_from([0.0, 0.5, 1.0]),
     )
     def test_is_that_of_the_formula(self, seed, neighbors, temperature, prior):
-        """Also where fewer features are in the bank than shall vote."""
+        """Also if the bank has fewer features than neighbours."""
         options = {"num_neighbors": neighbors, "temperature": temperature, "prior": prior}
         classifier = filled(seed=seed, **options)
         features = torch.randn(2, 8, 2, 3, generator=torch.Generator().manual_seed(seed))
@@ -77,7 +77,7 @@ class TestVote:
         torch.testing.assert_close(classifier.anomaly_score(features), whole[1])
 
     def test_frequent_classes_win_with_the_prior_alone(self):
-        """Two equal features, one of which stands for a hundred times as many pixels."""
+        """Two equal features, one of which represents a hundred times as many pixels."""
         features, shares = torch.ones(2, 3), torch.eye(2)
         for prior, expected in ((0.0, [0.5, 0.5]), (0.5, [1 / 11, 10 / 11]), (1.0, [1 / 101] * 2)):
             classifier = FeatureBankClassifier(3, 2, prior=prior)

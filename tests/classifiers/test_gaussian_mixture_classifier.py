@@ -568,7 +568,7 @@ class TestOptions:
         assert (classifier.mixtures()[1] > 0).all()
 
     def test_losses_fall_where_mixtures_are_fitted(self):
-        """The whole loop: four classes that a linear map of the features tells apart."""
+        """The training loop: four classes that are linearly separable in the features."""
         torch.manual_seed(3)
         classifier = GaussianMixtureClassifier(
             8, 4, num_components=2, memory_size=50, mean_momentum=0.5

@@ -230,7 +230,7 @@ class TestLosses:
     @pytest.mark.parametrize("distance", DISTANCES)
     @pytest.mark.parametrize("projection", [False, True])
     def test_options_train(self, distance, projection):
-        """Gradient descent on one image gets better under every option."""
+        """Gradient descent on one image decreases the loss with every option."""
         classifier = PrototypeClassifier(
             8, 3, distance=distance, projection=projection, momentum=0.9
         )

@@ -1,4 +1,4 @@
-"""demo/app.py as people use it: its page in a headless Chromium, with two small trained models."""
+"""demo/app.py in use: its page in a headless Chromium, with two small trained models."""
 
 import os
 import re
@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(folder):
-    """The script in a process of its own, once its page is served: (process, address)."""
+    """The script in a separate process, once its page is served: (process, address)."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -83,7 +83,7 @@ def browser():
 
 @pytest.fixture
 def page(browser, server):
-    """The page, freshly loaded; it may ask nobody else for anything, nor fail in its scripts."""
+    """The page, freshly loaded; it must not load external resources or fail in its scripts."""
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.set_default_timeout(1000 * PATIENCE_S)
     page.addresses, errors = [], []

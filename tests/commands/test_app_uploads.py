@@ -1,4 +1,4 @@
-"""What demo/app.py takes for an image, and what it refuses."""
+"""Uploads that demo/app.py accepts as images, and uploads that it rejects."""
 
 import numpy as np
 import pytest

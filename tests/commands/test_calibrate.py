@@ -1,4 +1,4 @@
-"""d2-ctxseg calibrate: a temperature is fitted, kept beside the weights, and used."""
+"""d2-ctxseg calibrate: a temperature is fitted, stored beside the weights, and used."""
 
 import json
 
@@ -20,7 +20,7 @@ DATASET = "calibrated_sem_seg_test"
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
-    """A run that tells dark pixels from bright ones; every tenth column is labelled wrongly."""
+    """A run that distinguishes dark and bright pixels; every tenth column has wrong labels."""
     folder = tmp_path_factory.mktemp("calibrate")
     label = (half_bright().mean(axis=-1) > 128).astype(np.uint8)
     label[:, ::10] = 1 - label[:, ::10]

@@ -1,4 +1,4 @@
-"""The command d2-ctxseg: what it lists and answers, and that scripts are the same."""
+"""The command d2-ctxseg: its list of commands, its errors, and its equivalence to the scripts."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""The dialect of all commands: how a model is named, where overrides begin, unknown options."""
+"""The parser of all commands: model options, overrides, unknown options."""
 
 import pytest
 

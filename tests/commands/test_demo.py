@@ -1,4 +1,4 @@
-"""demo/demo.py on images, folders, patterns and videos, with a small model trained on the spot."""
+"""demo/demo.py on images, folders, patterns and videos, with a small trained model."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
-    """config.yaml and model_final.pth of a model that tells dark pixels from bright ones."""
+    """config.yaml and model_final.pth of a model that distinguishes dark and bright pixels."""
     folder = tmp_path_factory.mktemp("model") / "run"
     return make_run(folder, "LinearSegmentor", "daylight")
 

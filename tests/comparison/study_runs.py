@@ -26,7 +26,7 @@ def write_run(
     cost=(),
     root="/data",
 ):
-    """A run whose predictions are right in about ``accuracy`` of the pixels of each image."""
+    """A run whose predictions are correct in about ``accuracy`` of the pixels of each image."""
     folder.mkdir(parents=True)
     config = {
         "SEED": seed,

@@ -1,4 +1,4 @@
-"""The images of a comparison: predictions that the runs' models make again."""
+"""The images of a comparison, with new predictions of the runs' models."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The page of a comparison: whole, safe, and honest about what is missing."""
+"""The page of a comparison: it is complete, escapes its input, and reports missing parts."""
 
 import json
 import re

@@ -146,7 +146,7 @@ def test_are_not_changed_in_colour(fields):
     ],
 )
 def test_their_encoder_starts_from_weights_for_three(tmp_path, backbone, name, first, channels):
-    """As timm adapts the first convolution: repeated, and the same sum for channels alike."""
+    """As timm adapts the first convolution: repeated, with the same sum for equal channels."""
     options = {"out_indices": (0,)} if backbone is VisionTransformerBackbone else {}
     three = backbone(name=name, **options).encoder
     state = three.state_dict()

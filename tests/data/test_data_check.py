@@ -157,7 +157,7 @@ class TestColorLabels:
 
 
 class TestNotes:
-    """What is no error, but should be known."""
+    """Notes on what is not an error."""
 
     def write(self, folder, name, pixels, label=(6, 4), **options):
         write_image(folder / f"labels/{name}.png", np.zeros(label, np.uint8))

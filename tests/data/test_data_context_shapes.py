@@ -1,4 +1,4 @@
-"""ContextShapes: the same pixels everywhere, made whole or not at all, and a sensible task."""
+"""ContextShapes: the same pixels on every machine, created atomically, and a meaningful task."""
 
 import hashlib
 import json

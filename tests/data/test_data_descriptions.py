@@ -1,4 +1,4 @@
-"""The datasets of a config, described inside it: the YAML files may be gone."""
+"""The datasets of a config, described inside it: the YAML files may be missing."""
 
 import logging
 import shutil
@@ -56,7 +56,7 @@ def forget(name: str) -> None:
 
 @pytest.fixture
 def saved(tmp_path):
-    """The config.yaml of a run on a dataset whose folder is gone, and the dataset's name."""
+    """The config.yaml of a run on a dataset whose folder was deleted, and the dataset's name."""
     name = unique_name()
     folder = tmp_path / "data"
     write_pairs(folder, ["a", "b"])

@@ -160,7 +160,7 @@ def test_records_without_the_name_of_their_dataset(tmp_path):
 
 
 class TestTurnedImages:
-    """EXIF data says how a photograph is to be turned: it is read upright, as in Detectron2."""
+    """Photographs are rotated by their EXIF orientation, as in Detectron2."""
 
     def record(self, folder, number, label):
         exif = Image.Exif()

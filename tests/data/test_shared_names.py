@@ -1,4 +1,4 @@
-"""Names that other Detectron2 projects register, too: theirs stay theirs, and work here."""
+"""Names that other Detectron2 projects register as well: their datasets are kept, and work here."""
 
 import json
 import os

@@ -151,7 +151,7 @@ class TestExtendedClassifier:
         torch.testing.assert_close(of_pixels, logits[:, order].movedim(1, 3).flatten(0, 2))
 
     def test_with_equal_weights_the_order_of_the_old_classes_stays(self):
-        """The mean and the variance of the scores change, but alike for all classes."""
+        """The mean and the variance of the scores change equally for all classes."""
         classifier = make_classifier()
         torch.nn.init.ones_(classifier.score_norm.weight)
         torch.nn.init.zeros_(classifier.score_norm.bias)

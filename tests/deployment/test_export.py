@@ -1,4 +1,4 @@
-"""Whole segmentors leave PyTorch as files that give what the model gives, or not at all."""
+"""Exported segmentors have the outputs of the model; otherwise no file is written."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def logits_of(model, images):
 
 
 def assert_gives_logits(run, model, images):
-    """Compared here anew, without the check that the exporter itself makes."""
+    """Compared here independently of the exporter's own check."""
     expected = logits_of(model, images)
     scale = (expected.max() - expected.min()).item()
     torch.testing.assert_close(run(images) / scale, expected / scale, atol=1e-4, rtol=0)

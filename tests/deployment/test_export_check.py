@@ -1,4 +1,4 @@
-"""An exported file is kept only if it computes what the model computes."""
+"""An exported file is kept only if its outputs equal the model's."""
 
 import pytest
 import torch

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
-    """Of a model that tells dark pixels from bright ones."""
+    """Exports of a model that distinguishes dark and bright pixels."""
     folder = tmp_path_factory.mktemp("export") / "run"
     return make_run(folder, "ContextAwareSegmentor", "exported")
 
@@ -61,7 +61,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def run_onnx_inference(*arguments):
-    """demo/onnx_inference.py where nothing of PyTorch, Detectron2 and this project is there."""
+    """demo/onnx_inference.py without PyTorch, Detectron2 and this project."""
     script = str(ROOT / "demo" / "onnx_inference.py")
     command = [sys.executable, "-c", WITHOUT_TORCH, script, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
@@ -148,7 +148,7 @@ class TestOnnxInference:
         assert "unsure" not in run_onnx_inference(*files, "--blank-below", 0.4)
 
     def test_reverses_the_channels_for_a_model_of_bgr(self, export_model, tmp_path, path):
-        """What it gives to the model is what the demos give to it."""
+        """Its input to the model equals that of the demos."""
         needs("onnx")
         opts = ["INPUT.FORMAT", "BGR", "MODEL.PIXEL_MEAN", "[0.0, 128.0, 255.0]"]
         options = ["--size", 96, 128]

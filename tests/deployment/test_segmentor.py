@@ -1,4 +1,4 @@
-"""A trained model as an object of a library: what can be predicted, and what comes of it."""
+"""A trained model in the library: its inputs and its results."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ ORIENTATION = 274  # of the EXIF standard
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
-    """Of a model that tells dark pixels from bright ones."""
+    """Exports of a model that distinguishes dark and bright pixels."""
     return make_run(tmp_path_factory.mktemp("model") / "run", "LinearSegmentor", "daylight_library")
 
 

@@ -1,4 +1,4 @@
-"""What Detectron2's users type first: DefaultPredictor, DefaultTrainer, stock loaders, LazyConfig.
+"""Common uses of Detectron2: DefaultPredictor, DefaultTrainer, stock loaders, LazyConfig.
 
 Each works, or says what to use in its place.
 """

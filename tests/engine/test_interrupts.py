@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM wait for a moment at which nothing is half done."""
+"""Ctrl-C and SIGTERM are deferred until the state is consistent."""
 
 import os
 import signal

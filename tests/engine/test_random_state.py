@@ -1,4 +1,4 @@
-"""Random numbers that are set aside, seeded, and kept in a checkpoint."""
+"""Random states that are preserved, seeded, and stored in a checkpoint."""
 
 # ruff: noqa: NPY002
 import io

@@ -1,4 +1,4 @@
-"""A run that was interrupted anywhere and resumed is the one that was not, bit for bit."""
+"""A run that is interrupted anywhere and resumed equals the uninterrupted run bit for bit."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A disk that is full ends a training with one message, and costs it nothing."""
+"""A full disk ends a training with one message, and no progress is lost."""
 
 import resource
 import shutil

@@ -1,4 +1,4 @@
-"""The checks of a config: what they let through. What they refuse: torture/bad_inputs.yaml."""
+"""Valid values that the checks of a config accept; torture/bad_inputs.yaml has invalid ones."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Paired differences: equal to the evaluator's metrics, and intervals that cover the truth."""
+"""Paired differences: equal to the evaluator's metrics, and intervals with correct coverage."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The temperature that makes confidences true."""
+"""The temperature that calibrates confidences."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub; a folder stands in for the network."""
+"""Models on the Hugging Face Hub, with a folder in place of the network."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """The Hub as a folder: what is uploaded lies in ``hub/user/model``, and is fetched from there.
+    """The Hub as a folder: uploads are written to ``hub/user/model``, and read from there.
 
     Names of huggingface_hub are replaced, but for HfApi's constructor and the check of names.
     """

@@ -17,7 +17,7 @@ from d2_ctxseg.utils.errors import MissingFileError, UserError
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run whose dataset's YAML is gone; its checkpoint holds the config."""
+    """A run whose dataset's YAML was deleted; its checkpoint contains the config."""
     folder = make_run(tmp_path_factory.mktemp("runs") / "run", "LinearSegmentor", "daylight_load")
     cfg = setup_config(str(folder / "config.yaml"), [])
     (folder / "config.yaml").write_text(cfg.dump())
@@ -153,7 +153,7 @@ class TestDevice:
 
 
 def test_two_models_whose_datasets_have_one_name_keep_their_classes(run, tmp_path):
-    """ "mydata" is everybody's first dataset."""
+    """ Many users name their first dataset "mydata"."""
     other = shutil.copytree(run, tmp_path / "other")
     config = yaml.safe_load((other / "config.yaml").read_text())
     config["DATASETS"]["DESCRIPTIONS"][0]["classes"] = ["dark", "bright"]

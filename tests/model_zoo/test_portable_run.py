@@ -1,4 +1,4 @@
-"""A run whose dataset, description and folder are gone: demo, page, export and library work."""
+"""Demo, page, export and library work for a run without its dataset, description and folder."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ PALETTE = [[200, 30, 30], [30, 200, 30], [30, 30, 200]]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a training of four iterations, moved; nothing else of it is left."""
+    """The moved folder of a training of four iterations; everything else was deleted."""
     place, name = tmp_path_factory.mktemp("training"), unique_name() + "portable"
     write_pairs(place / "data", ["a", "b", "c", "d"], size=(96, 96))
     write_yaml(place / "data", name=name, palette=PALETTE)

@@ -124,7 +124,7 @@ class DeepLabCE(nn.Module):
 
 
 class HeadWithLoss(nn.Module):
-    """A head that keeps its loss as Detectron2's DeepLab heads do."""
+    """A head with an attribute ``loss``, as in Detectron2's DeepLab heads."""
 
     def __init__(self, loss):
         super().__init__()

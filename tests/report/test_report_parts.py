@@ -110,7 +110,7 @@ class TestImages:
 
     @pytest.fixture
     def example(self, tmp_path):
-        """Left half right, right half wrong, the lowest rows ignored."""
+        """The left half is correct, the right half wrong, and the lowest rows are ignored."""
         ground_truth = np.zeros((40, 60), np.uint8)
         ground_truth[:, 30:], ground_truth[30:] = 2, 255
         write_image(tmp_path / "image.png", np.full((40, 60, 3), 120, np.uint8))

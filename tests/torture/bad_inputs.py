@@ -38,7 +38,7 @@ SECONDS = 60
 
 @dataclass(frozen=True)
 class Case:
-    """A wrong input and what the program shall say.
+    """An invalid input and the expected message.
 
     Attributes:
         group, name: of the list.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Kill trainings at random moments, resume them, and compare them with one that was left alone.
+"""Kill trainings at random times, resume them, and compare them with an uninterrupted one.
 
     python tests/torture/random_kills.py --kills 50
     python tests/torture/random_kills.py --kills 10 --cases "two processes" --seed 3
@@ -108,7 +108,7 @@ def main() -> int:
 
 
 def reference(folder: Path, case: str) -> tuple[Run, float]:
-    """A run that is left alone, and how many seconds it took."""
+    """An uninterrupted run, and its duration in seconds."""
     run = Run(folder, f"whole_{list(CASES).index(case)}", case)
     begin = time.monotonic()
     codes = [wait(pid) for pid in run.start(num_workers=0)]

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and say what stood in the way."""
+"""Files are written atomically, and errors state the cause."""
 
 import errno
 import os

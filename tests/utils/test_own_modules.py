@@ -10,7 +10,7 @@ from d2_ctxseg.utils.own_modules import copy_own_modules, import_own_modules
 
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch):
-    """What a test imports is gone after it."""
+    """Modules that a test imports are removed after it."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     before = set(sys.modules)
     yield

@@ -1,4 +1,4 @@
-"""PNG files: read back unchanged, written whole."""
+"""PNG files are read back unchanged and written atomically."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""YAML files that people write: what is read. What is refused: tests/torture/bad_inputs.yaml."""
+"""Valid YAML files that are read; tests/torture/bad_inputs.yaml has invalid ones."""
 
 import pytest
 

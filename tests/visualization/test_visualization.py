@@ -1,4 +1,4 @@
-"""Overlays with a legend, and comparisons of truth and prediction."""
+"""Overlays with a legend, and comparisons of ground truth and prediction."""
 
 import uuid
 

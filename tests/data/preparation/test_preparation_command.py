@@ -1,4 +1,4 @@
-"""Preparing many files: what is made, resumed, refused, left out and reported."""
+"""Preparation of many files: writing, resuming, errors, skipped files and messages."""
 
 import argparse
 import os

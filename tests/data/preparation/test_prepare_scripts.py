@@ -51,7 +51,7 @@ def contents(root: Path) -> dict[Path, int]:
 
 
 def expected(values: np.ndarray, mapping: dict[int, int], others: int) -> list[list[int]]:
-    """What the labels have to be, worked out pixel by pixel."""
+    """The expected labels, computed pixel by pixel."""
     return [[mapping.get(value, others) for value in row] for row in values.tolist()]
 
 
@@ -375,7 +375,7 @@ def open_when_ended(run: subprocess.Popen, pipes: list[Path]) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_ctrl_c_ends_before_all_is_done_and_the_next_start_continues(tmp_path):
-    """Both threads are held up by labels that are named pipes: three labels are done by then."""
+    """Both threads are blocked by labels that are named pipes: three labels are finished then."""
     archive = tmp_path / "ADEChallengeData2016"
     folder, made = archive / "annotations/training", archive / "annotations_detectron2/training"
     values = np.arange(150, dtype=np.uint8).reshape(10, 15)

@@ -301,7 +301,7 @@ class TestSegViTHead:
             take_predictor(build_head(kind))
 
     def test_overfits_one_image(self, kind):
-        """The backbone's features tell places apart by the position table."""
+        """The backbone's features depend on the position through the position table."""
         backbone = VisionTransformerBackbone(name="vit_tiny_patch16_224", out_indices=(1, 3, 5))
         options = {"channels": 48, "num_layers": 1, "num_classes": 4, "dropout": 0.0}
         head = build_head(kind, input_shape=backbone.output_shape(), **options)
