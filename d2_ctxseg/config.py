@@ -22,7 +22,8 @@ def add_ctxseg_config(cfg: CN) -> None:
     _add_keys_of_earlier_versions(cfg)
     _add_classifier_config(cfg)
     _add_pixel_loss_config(cfg)
-    _add_engine_config(cfg)
+    _add_solver_config(cfg)
+    _add_test_config(cfg)
 
 
 def _add_pointrend_config(cfg: CN) -> None:
@@ -130,7 +131,7 @@ def _add_head_config(cfg: CN) -> None:
     # The heads below ignore Detectron2's MODEL.SEM_SEG_HEAD.NORM and have the normalisation of
     # their papers, mostly BatchNorm. They cannot follow the key without breaking checkpoints: its
     # default is "GN", which every saved config.yaml contains, whatever the head was trained with.
-    # Other values are answered with a warning.
+    # Other values cause a warning.
 
     # The decoder of MODEL.SEM_SEG_HEAD.NAME "SMPDecoderHead".
     cfg.MODEL.SEM_SEG_HEAD.DECODER = CN()
@@ -140,7 +141,11 @@ def _add_head_config(cfg: CN) -> None:
     cfg.MODEL.SEM_SEG_HEAD.DECODER.OPTIONS = []
 
     _add_own_heads_config(cfg)
+    _add_ece_head_config(cfg)
+    _add_segvit_head_config(cfg)
 
+
+def _add_ece_head_config(cfg: CN) -> None:
     # ECENet's head (ICCV 2023), MODEL.SEM_SEG_HEAD.NAME "ECEHead".
     cfg.MODEL.ECE_HEAD = CN()
     # Channels of embeddings, attention and pixel features.
@@ -166,6 +171,8 @@ def _add_head_config(cfg: CN) -> None:
     cfg.MODEL.ECE_HEAD.LOSS_WEIGHT_DICE = 2.0
     cfg.MODEL.ECE_HEAD.LOSS_WEIGHT_DIVERSITY = 0.2
 
+
+def _add_segvit_head_config(cfg: CN) -> None:
     # SegViT's head (NeurIPS 2022), MODEL.SEM_SEG_HEAD.NAME "SegViTHead".
     cfg.MODEL.SEGVIT_HEAD = CN()
     # Channels of the class tokens; in the authors' code half of the backbone's.
@@ -450,7 +457,7 @@ def _add_pixel_loss_config(cfg: CN) -> None:
     pixel_loss.LABEL_SMOOTHING = 0.0
 
 
-def _add_engine_config(cfg: CN) -> None:
+def _add_solver_config(cfg: CN) -> None:
     # "SGD" or "ADAMW".
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Learning rates of the backbone and of everything else, as multiples of BASE_LR.
@@ -478,6 +485,8 @@ def _add_engine_config(cfg: CN) -> None:
     cfg.SOLVER.EMA.ENABLED = False
     cfg.SOLVER.EMA.DECAY = 0.999
 
+
+def _add_test_config(cfg: CN) -> None:
     # Keep the checkpoint with the best value of this metric of the first test dataset as
     # model_best.pth. "" turns it off.
     cfg.TEST.BEST_METRIC = "sem_seg/mIoU"
@@ -503,8 +512,8 @@ def _add_engine_config(cfg: CN) -> None:
     cfg.TEST.AUG.FROM_ORIGINAL = False
     # What is averaged over the scales: "probabilities" or "logits".
     cfg.TEST.AUG.AVERAGE = "probabilities"
-    # Evaluate how far the confidence of each pixel can be trusted: expected calibration error,
-    # reliability diagram, risk-coverage curve (docs/EVALUATION.md).
+    # Evaluate the calibration of the confidences: expected calibration error, reliability diagram,
+    # risk-coverage curve (docs/EVALUATION.md).
     cfg.TEST.CALIBRATION = False
     # The temperature that class scores are divided by before they become confidences; it does not
     # change the predicted classes. None: the one that tools/calibrate.py fitted to MODEL.WEIGHTS

@@ -153,7 +153,7 @@ class TestDevice:
 
 
 def test_two_models_whose_datasets_have_one_name_keep_their_classes(run, tmp_path):
-    """ Many users name their first dataset "mydata"."""
+    """Many users name their first dataset "mydata"."""
     other = shutil.copytree(run, tmp_path / "other")
     config = yaml.safe_load((other / "config.yaml").read_text())
     config["DATASETS"]["DESCRIPTIONS"][0]["classes"] = ["dark", "bright"]
