@@ -3,9 +3,9 @@
 
     python datasets/prepare_ade20k.py
 
-Makes ADEChallengeData2016/annotations_detectron2 from ADEChallengeData2016/annotations: the labels
-are 0 for "other" and 1..150 for the classes; they become 255 (ignored) and 0..149. These are the
-files that Detectron2's own script of this purpose makes.
+The script writes ADEChallengeData2016/annotations_detectron2 from ADEChallengeData2016/annotations.
+The labels 0 ("other") and 1..150 (the classes) become 255 (ignored) and 0..149. Detectron2's own
+script writes the same files.
 """
 
 from pathlib import Path

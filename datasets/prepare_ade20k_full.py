@@ -3,15 +3,15 @@
 
     python datasets/prepare_ade20k_full.py
 
-Makes ADE20K_2021_17_01/images_detectron2 and annotations_detectron2 from the official images/ADE.
-The object index of a pixel, spread over two channels of NAME_seg.png, becomes the index of one of
-847 classes, 0..846, in 16-bit .tif files; all other objects become 65535 (ignored).
+The script writes ADE20K_2021_17_01/images_detectron2 and annotations_detectron2 from the official
+images/ADE. The object index of a pixel, encoded in two channels of NAME_seg.png, becomes one of 847
+class indices, 0..846, in 16-bit .tif files. All other objects become 65535 (ignored).
 
 As in MaskFormer's script for these classes, images and labels are reduced until the shorter side
-has 512 pixels (--short-side); scores on labels of another size do not compare with published ones.
-Reduced images are JPEGs of quality 95, and images that are small already are linked. MaskFormer's
-script writes all of them as JPEGs of Pillow's quality 75, which loses more: --as-maskformer does
-the same, for scores that are to be compared to the last digit.
+has 512 pixels (--short-side). Scores on labels of another size cannot be compared with published
+ones. Reduced images are JPEGs of quality 95, and smaller images are linked. MaskFormer's script
+writes all images as JPEGs of Pillow's quality 75, which loses more. --as-maskformer does the same,
+for exactly comparable scores.
 """
 
 import os
@@ -35,7 +35,7 @@ OFFICIAL_COUNTS = {"training": 25574, "validation": 2000}
 LABEL_SUFFIX = "_seg.png"
 IGNORE_LABEL = 65535
 PILLOW_QUALITY = 75
-# The largest index that the coding can hold: R = 255, G = 255.
+# The largest index of the encoding: R = 255, G = 255.
 MAX_OBJECT_INDEX = 25 * 256 + 255
 ARCHIVE = Archive(
     "ADE20K, full (ADE20K_2021_17_01.zip)",
@@ -52,7 +52,7 @@ def find_labels(folder: Path) -> list[Path]:
     """All NAME_seg.png below ``folder``, sorted by name."""
     labels = []
     for place, subfolders, names in os.walk(ARCHIVE.need(folder)):
-        # Beside NAME.jpg, a folder NAME holds a mask for each of its objects: not looked into.
+        # The folders NAME beside NAME.jpg, which have a mask of each object, are skipped.
         subfolders[:] = [name for name in subfolders if f"{name}.jpg" not in names]
         labels += [
             Path(place, name)

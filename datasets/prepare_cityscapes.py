@@ -3,11 +3,11 @@
 
     python datasets/prepare_cityscapes.py
 
-Makes NAME_gtFine_labelTrainIds.png beside NAME_gtFine_labelIds.png in gtFine/train and gtFine/val:
-the ids of the 19 evaluated classes become 0..18, all others 255 (ignored). The labels of the test
-split are secret, and the files in their place are left alone. The files equal those of
-cityscapesScripts; files that are there already are compared, and one that differs is reported, and
-replaced only with --overwrite.
+The script writes NAME_gtFine_labelTrainIds.png beside NAME_gtFine_labelIds.png in gtFine/train and
+gtFine/val. The ids of the 19 evaluated classes become 0..18, all others 255 (ignored). The labels
+of the test split are not published, and their placeholders are not converted. The files equal those
+of cityscapesScripts. Existing files are compared; a file that differs is reported, and replaced
+only with --overwrite.
 """
 
 from pathlib import Path
@@ -50,7 +50,7 @@ def list_split(name: str, source: Path, target: Path) -> Split:
 
 def main() -> None:
     arguments = preparation_parser(__doc__).parse_args()
-    # Files of this name may come from elsewhere, with train ids of somebody's own.
+    # Files of this name may come from other tools, with other train ids.
     arguments.verify = True
     source, target = ARCHIVE.find(arguments), arguments.root / "cityscapes"
     prepare_dataset(

@@ -3,10 +3,10 @@
 
     python datasets/prepare_coco_stuff_10k.py
 
-Makes coco/coco_stuff_10k/{images_detectron2,annotations_detectron2}/{train,test} from the images,
-.mat files and lists of the official archive: the labels (field S) are 0 for unlabeled and run from
-1 to 182 with gaps, where COCO numbers things that nobody annotated. They become 255 (ignored) and
-0..170. Images are linked, or copied with --copy-images. Reading .mat files needs SciPy.
+The script writes coco/coco_stuff_10k/{images_detectron2,annotations_detectron2}/{train,test} from
+the images, .mat files and lists of the official archive. The labels (field S) are 0 for unlabeled,
+and 1 to 182 with gaps for things that were not annotated. They become 255 (ignored) and 0..170.
+Images are linked, or copied with --copy-images. Reading .mat files needs SciPy.
 """
 
 from pathlib import Path

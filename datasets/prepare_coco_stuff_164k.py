@@ -3,10 +3,10 @@
 
     python datasets/prepare_coco_stuff_164k.py
 
-Makes coco/stuffthingmaps_detectron2 from the official stuffthingmaps_trainval2017: their labels run
-from 0 to 181 with gaps, where COCO numbers things that nobody annotated, and 255 is unlabeled. They
-become 0..170 and 255 (ignored). mmsegmentation's folder coco_stuff164k is taken as it is, before or
-after its converter, whose *_labelTrainIds.png are left alone.
+The script writes coco/stuffthingmaps_detectron2 from the official stuffthingmaps_trainval2017. The
+labels are 0 to 181 with gaps for things that were not annotated, and 255 for unlabeled. They become
+0..170 and 255 (ignored). mmsegmentation's folder coco_stuff164k is accepted as well, before or
+after its converter, whose *_labelTrainIds.png are ignored.
 """
 
 from pathlib import Path
@@ -38,7 +38,7 @@ ARCHIVE = Archive(
 
 def list_split(name: str, source: Path, target: Path) -> Split:
     """The labels of the official split ``name``."""
-    # The label images count from 0, the official table of labels from 1.
+    # Labels start at 0 in the images, and at 1 in the official table.
     classes = [label - 1 for label in read_source_ids("coco_stuff")]
     id_map = class_indices(classes, ignored_values=[UNLABELED])
     folder = target / "stuffthingmaps_detectron2" / name

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Make ContextShapes, the small generated dataset (see datasets/README.md).
+"""Generate ContextShapes, a small synthetic dataset (see datasets/README.md).
 
     python datasets/prepare_context_shapes.py
 
-The files are the same on every machine. The dataset is made completely or not at all.
+The files are the same on every machine. The dataset is created atomically.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from d2_ctxseg.utils.errors import run_command
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """ "WIDTHxHEIGHT" as numbers."""
+    """Parse "WIDTHxHEIGHT"."""
     width, height = text.lower().split("x")
     return int(width), int(height)
 
@@ -29,7 +29,7 @@ def parse_arguments() -> argparse.Namespace:
         "--output",
         type=Path,
         default=datasets_root() / "context_shapes",
-        help="folder to make (%(default)s)",
+        help="folder to create (%(default)s)",
     )
     parser.add_argument("--seed", type=int, default=defaults.seed, help="(%(default)s)")
     parser.add_argument("--num-train", type=int, default=defaults.num_train, help="(%(default)s)")
@@ -41,9 +41,9 @@ def parse_arguments() -> argparse.Namespace:
         metavar="WIDTHxHEIGHT",
         help=f"size of the images ({defaults.width}x{defaults.height})",
     )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be made")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace a ContextShapes that differs"
+        "--overwrite", action="store_true", help="replace an existing ContextShapes that differs"
     )
     return parser.parse_args()
 
@@ -57,10 +57,10 @@ def main() -> None:
     what = f"{options.num_train} train and {options.num_val} val images of {width}x{height}"
     if arguments.dry_run:
         megabytes = (options.num_train + options.num_val) * width * height * 4 / 1e6
-        print(f"Would make {what} in {arguments.output} ({megabytes:.1f} MB).")
+        print(f"Would create {what} in {arguments.output} ({megabytes:.1f} MB).")
         return
     is_new = generate_context_shapes(arguments.output, options, overwrite=arguments.overwrite)
-    print(f"{'Made' if is_new else 'Already there:'} {what} in {arguments.output}.")
+    print(f"{'Created' if is_new else 'Already exists:'} {what} in {arguments.output}.")
 
 
 if __name__ == "__main__":

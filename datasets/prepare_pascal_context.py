@@ -3,15 +3,15 @@
 
     python datasets/prepare_pascal_context.py
 
-Makes pascal_context/images/{train,val} and pascal_context/annotations_detectron2/{pc59,pc60}/
-{train,val} from the images of VOC2010 and one of three kinds of labels, by default the first that
-is there:
+The script writes pascal_context/images/{train,val} and pascal_context/annotations_detectron2/
+{pc59,pc60}/{train,val} from the images of VOC2010 and one of three kinds of labels, by default the
+first one that exists:
 
-mat    trainval/*.mat of PASCAL-Context (needs SciPy), whose field LabelMap numbers 459 labels. The
+mat    trainval/*.mat of PASCAL-Context (needs SciPy), with 459 labels in the field LabelMap. The
        splits are VOC2010's (4998 and 5105 images), as in the PASCAL-Context paper.
-json   trainval_merged.json of PASCAL in Detail: the same numbers of the 59 classes alone. Its own
+json   trainval_merged.json of PASCAL in Detail, with the same ids of the 59 classes only. Its
        splits (4996 and 5104 images) are those of mmsegmentation.
-mmseg  SegmentationClassContext/*.png, which mmsegmentation's converter makes of the latter, with
+mmseg  SegmentationClassContext/*.png from mmsegmentation's converter of the latter, with
        ImageSets/SegmentationContext/{train,val}.txt.
 
 In pc60 the 59 most frequent labels become 1..59 and all others 0, the background; in pc59 they
@@ -39,7 +39,7 @@ from d2_ctxseg.data.preparation import (
 )
 from d2_ctxseg.utils.errors import UserError, run_command
 
-# Kind of labels -> where they lie, and how many there are.
+# Kind of labels -> their location and number.
 LABELS = {
     "mat": ("trainval", {"train": 4998, "val": 5105}),
     "json": ("trainval_merged.json", {"train": 4996, "val": 5104}),
@@ -64,7 +64,7 @@ ARCHIVE = Archive(
 
 
 def list_labels(kind: str, source: Path, split: str) -> dict[str, tuple[Path, Callable]]:
-    """Name of each image of a split -> its label file, and a function that reads it."""
+    """Name of an image of a split -> its label file and a function that reads it."""
     path = source / LABELS[kind][0]
     if kind == "json":
         return {
@@ -78,7 +78,7 @@ def list_labels(kind: str, source: Path, split: str) -> dict[str, tuple[Path, Ca
 
 
 def check_label_names(path: Path) -> None:
-    """Raise UserError if labels.txt, where it is there, numbers the 59 classes differently."""
+    """Raise UserError if labels.txt exists and has other ids for the 59 classes."""
     if not path.is_file():
         return
     lines = (line.partition(":") for line in path.read_text(encoding="utf-8").splitlines())
@@ -92,7 +92,7 @@ def check_label_names(path: Path) -> None:
 
 
 def id_maps(kind: str) -> dict[str, dict[int, int]]:
-    """What the values of the labels become in each variant."""
+    """The id map of each variant."""
     classes, others = list(read_source_ids("pascal_context")), range(MAX_LABEL + 1)
     if kind == "mmseg":
         classes, others = range(1, len(classes) + 1), [0]

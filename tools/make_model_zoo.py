@@ -170,7 +170,7 @@ def check_ablation(path: Path, name: str, ablation: dict, sources: dict, configs
 
 
 def check_keys(path: Path, where: str, entry: dict, known) -> None:
-    """Refuse what is no mapping, and keys that are not ``known``."""
+    """Raise UserError if ``entry`` is not a mapping or has keys that are not ``known``."""
     if not isinstance(entry, dict):
         raise UserError(f"'{path}', {where}: expected a mapping, not '{entry}'.")
     for key in entry:
@@ -226,8 +226,8 @@ def check_differences(costs: dict[str, dict], figures: dict[str, dict]) -> None:
         problems += [f"  {name}: {problem}"] if problem else []
     if problems:
         raise UserError(
-            "These counts differ by more than 1 % without an explanation. Mend the config, or say "
-            "why in the entry's 'note':\n" + "\n".join(problems)
+            "These counts differ by more than 1 % without an explanation. Correct the config, or "
+            "explain the difference in the entry's 'note':\n" + "\n".join(problems)
         )
 
 

@@ -172,11 +172,11 @@ class TestCommand:
 
     def test_makes_what_is_requested(self, tmp_path, capsys):
         assert self.run("--output", tmp_path / "made", "--size", "64x48", "--seed", 3) == 0
-        assert "Made 2 train and 1 val images of 64x48" in capsys.readouterr().out
+        assert "Created 2 train and 1 val images of 64x48" in capsys.readouterr().out
         options = {"seed": 3, "num_train": 2, "num_val": 1, "height": 48, "width": 64}
         assert read_manifest(tmp_path / "made")["options"] == options
 
-    def test_makes_it_where_the_data_sets_are_by_default(self, tmp_path, monkeypatch):
+    def test_makes_it_in_the_datasets_folder_by_default(self, tmp_path, monkeypatch):
         monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
         assert self.run() == 0
         assert len(DatasetCatalog.get("context_shapes_sem_seg_train")) == 2
@@ -184,7 +184,7 @@ class TestCommand:
     def test_a_dry_run_makes_nothing(self, tmp_path, capsys):
         folder = tmp_path / "made"
         assert self.run("--output", folder, "--dry-run") == 0
-        expected = f"Would make 2 train and 1 val images of 128x96 in {folder}"
+        expected = f"Would create 2 train and 1 val images of 128x96 in {folder}"
         assert expected in capsys.readouterr().out
         assert not folder.exists()
 
