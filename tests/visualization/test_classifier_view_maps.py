@@ -30,6 +30,7 @@ from d2_ctxseg.visualization.classifier_views.explicit_class import (
     ece_masks,
     segvit_masks,
 )
+from d2_ctxseg.visualization.classifier_views.feature_bank import neighbor_similarity
 from d2_ctxseg.visualization.classifier_views.gaussian_mixture import mixture_maps
 from d2_ctxseg.visualization.classifier_views.learned_prototype import inner_product_maps
 from d2_ctxseg.visualization.classifier_views.measures import (
@@ -186,6 +187,21 @@ class TestGaussianMixtures:
         density = density[:, [3, 1]].flatten(1).T.unflatten(1, features.shape[-2:])[None]
         expected = at_image_size(density, padded_size, scene).unflatten(0, (2, 5))
         torch.testing.assert_close(maps.components, expected, atol=1e-4, rtol=0)
+
+
+class TestFeatureBank:
+    def test_the_map_is_the_mean_cosine_of_the_nearest_features(self, predictor_of):
+        scene = scene_of(predictor_of("FeatureBankSegmentor"))
+        classifier = scene.model.classifier
+        features, padded_size = features_of(scene)
+        vectors = torch.randn(40, classifier.in_channels)
+        classifier.fill(vectors, torch.rand(40, 5), torch.ones(40))
+        pixels = F.normalize(features.detach()[0].flatten(1).T, dim=1)
+        nearest = (pixels @ F.normalize(vectors, dim=1).T).sort(dim=1, descending=True)[0]
+        expected = nearest[:, : classifier.num_neighbors].mean(dim=1).view(features.shape[-2:])
+        expected = at_image_size(expected[None, None], padded_size, scene)[0]
+        similarity = torch.from_numpy(neighbor_similarity(scene))
+        torch.testing.assert_close(similarity, expected, atol=1e-4, rtol=0)
 
 
 class CosineOnly(torch.nn.Module):

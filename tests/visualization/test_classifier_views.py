@@ -65,6 +65,7 @@ class TestViews:
             ("ExplicitClassSegmentor", ECE, [*COMMON, "stage_masks"]),
             ("SemanticSegmentor", SEGVIT, [*COMMON, "stage_masks"]),
             ("GaussianMixtureSegmentor", (), [*COMMON, "anomaly", "components"]),
+            ("FeatureBankSegmentor", (), [*COMMON, "neighbors"]),
             (
                 "PrototypeSegmentor",
                 (),

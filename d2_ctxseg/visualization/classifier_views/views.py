@@ -7,6 +7,7 @@ import numpy as np
 from ...classifiers import (
     ContextAwareClassifier,
     ExplicitClassClassifier,
+    FeatureBankClassifier,
     GaussianMixtureClassifier,
     LearnedPrototypeClassifier,
     PrototypeClassifier,
@@ -17,6 +18,7 @@ from ...modeling.heads import ECEHead, SegViTHead
 from .any_classifier import prediction_views
 from .context_aware import context_aware_views
 from .explicit_class import classifier_mask_views, head_mask_views
+from .feature_bank import feature_bank_views
 from .gaussian_mixture import gaussian_mixture_views
 from .learned_prototype import learned_prototype_views
 from .prototype import prototype_views
@@ -35,8 +37,8 @@ def draw_classifier_views(
 
     Every model has its prediction with entropy and confidence; a context-aware one, and a semantic
     and spatial one, has instead both of its predictions, their entropies, their differences and the
-    shares of the classes. The latter, prototypes, learned or not, Gaussian mixtures, and heads and
-    classifiers with explicit class embeddings, add views of their own.
+    shares of the classes. The latter, prototypes, learned or not, Gaussian mixtures, feature banks,
+    and heads and classifiers with explicit class embeddings, add views of their own.
 
     Args:
         predictor: the model. Other threads may use it meanwhile.
@@ -61,6 +63,8 @@ def draw_classifier_views(
         views += prototype_views(scene)
     if isinstance(classifier, GaussianMixtureClassifier):
         views += gaussian_mixture_views(scene)
+    if isinstance(classifier, FeatureBankClassifier):
+        views += feature_bank_views(scene)
     if isinstance(classifier, LearnedPrototypeClassifier):
         views += learned_prototype_views(scene)
     if isinstance(classifier, ExplicitClassClassifier):
