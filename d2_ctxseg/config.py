@@ -79,8 +79,8 @@ def _add_model_config(cfg: CN) -> None:
     # A name of segmentation-models-pytorch ("resnet18", "mit_b0", "mobilenet_v2") or, with the
     # prefix "tu-", of timm ("tu-convnext_tiny"). For VisionTransformerBackbone, of timm.
     cfg.MODEL.ENCODER.NAME = "resnet18"
-    # "imagenet" (or another name of the encoder's weights): pretrained weights, fetched from the
-    # network. "": random weights. Otherwise the path of a local .pth or .safetensors file.
+    # "imagenet" (or another name of the encoder's weights): pretrained weights, which are
+    # downloaded. "": random weights. Otherwise the path of a local .pth or .safetensors file.
     cfg.MODEL.ENCODER.WEIGHTS = "imagenet"
     # The stride of the deepest feature map: 32, 16 or 8 (the latter two with dilation).
     cfg.MODEL.ENCODER.OUTPUT_STRIDE = 32

@@ -123,7 +123,7 @@ class TestEveryLeaf:
                 del cfg.MODEL.CLASSIFIER[node]
         assert ours == vanilla
 
-    def test_has_the_same_model_as_on_other_data_sets(self, path):
+    def test_has_the_same_model_as_on_other_datasets(self, path):
         if has_released_recipe(path):
             return
         ours, other = load(path).MODEL.clone(), load(sibling(path)).MODEL.clone()

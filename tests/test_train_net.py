@@ -239,7 +239,7 @@ class TestMistakes:
             (["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "7"], "has 6 classes. Set it to 6"),
             (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER"),
             (["MODEL.WEIGHTS"], "KEY VALUE"),
-            (["SEED", "1", "--eval-only"], "'--eval-only' stands among the overrides"),
+            (["SEED", "1", "--eval-only"], "'--eval-only' is among the overrides"),
             (["MODEL.META_ARCHITECTURE", "ContextAwareSegmenter"], "ContextAwareSegmentor"),
         ],
     )

@@ -35,7 +35,7 @@ from ..evaluation import SegmentationEvaluator, add_to_results_file, by_dataset
 from ..evaluation.confusion import iou_per_class
 from ..evaluation.evaluator import label_loader
 from ..losses.functional import resize_labels
-from ..utils.errors import UsageError, UserError, suggest
+from ..utils.errors import UsageError, UserError, counted, suggest
 from ..utils.files import atomic_write
 from ..utils.outputs import check_output_folder
 from .build_feature_bank import sized_config
@@ -103,8 +103,8 @@ def class_names(dataset_name: str) -> list[str]:
     known = dataset_names()
     if dataset_name not in known:
         raise UserError(
-            f"No dataset is registered as '{dataset_name}'.{suggest(dataset_name, known)} Your "
-            "own is described in a YAML file (docs/DATASETS.md): name that with --folder."
+            f"No dataset is registered as '{dataset_name}'.{suggest(dataset_name, known)} For your "
+            "own dataset, set --folder to its YAML description (docs/DATASETS.md)."
         )
     metadata = MetadataCatalog.get(dataset_name)
     LabelFormat.from_metadata(metadata)  # raises if there are no classes
@@ -116,8 +116,8 @@ def trained_classes(cfg) -> list[str]:
     datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     if not datasets:
         raise UserError(
-            "The names of the model's classes are not known: the config has no DATASETS.TRAIN. "
-            "Name the dataset it was trained on: --opts DATASETS.TRAIN \"('name',)\""
+            "The names of the model's classes are unknown, because DATASETS.TRAIN is empty. Set it "
+            "to the dataset that the model was trained on: --opts DATASETS.TRAIN \"('name',)\""
         )
     return class_names(datasets[0])
 
@@ -136,12 +136,12 @@ def match_classes(old: list[str], names: list[str], source: str) -> tuple[list[s
     if missing:
         raise UserError(
             f"'{source}' lacks the model's {' It lacks '.join(missing)} It has {', '.join(names)}. "
-            "Its YAML has to list all classes of the model, by the same names, and the new ones."
+            "Its YAML must list all classes of the model, under the same names, and the new ones."
         )
     if not new:
         raise UserError(
-            f"'{source}' has no new class: the model knows {', '.join(names)} already. Add the "
-            "new ones to 'classes' in its YAML."
+            f"'{source}' has no new class: the model already has {', '.join(names)}. Add the new "
+            "classes to 'classes' in its YAML."
         )
     joined = [*old, *new]
     return new, [joined.index(name) for name in names]
@@ -157,8 +157,8 @@ def extended_config(cfg, args, num_classes: int):
         )
     if 0 <= cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE < num_classes:
         raise UserError(
-            f"The label of ignored pixels would be the index of one of the {num_classes} classes. "
-            "Set another: --opts MODEL.SEM_SEG_HEAD.IGNORE_VALUE 65535"
+            f"The ignore label would be the index of one of the {num_classes} classes. Set another "
+            "one: --opts MODEL.SEM_SEG_HEAD.IGNORE_VALUE 65535"
         )
     folders = [*cfg.DATASETS.FOLDERS, *([args.folder] if args.folder else [])]
     changes = {
@@ -265,15 +265,15 @@ def check_support(support: SupportPixels, new_names: list[str], source: str) -> 
     empty = [name for name, count in zip(new_names, counts[num_old:]) if count == 0]
     if empty:
         raise UserError(
-            f"The {support.num_images} support images of '{source}' show no pixel of the new class "
-            f"{', '.join(map(repr, empty))} (at the size of the features, where very small objects "
-            "vanish). Label images that show it, raise --num-images, or take the class out of the "
-            "dataset's 'classes'."
+            f"{counted(support.num_images, 'support image')} of '{source}' without a pixel of the "
+            f"new class {', '.join(map(repr, empty))} (at the size of the features, where very "
+            "small objects disappear). Label images that show it, raise --num-images, or remove "
+            "the class from the dataset's 'classes'."
         )
     if not any(counts[:num_old]):
         logger.warning(
-            "The support images have no pixel of an old class, so nothing says where the new "
-            "classes end: they may spread. Better label the images completely."
+            "The support images have no pixel of an old class, so the extent of the new classes is "
+            "unknown, and they may be predicted too often. Label the images completely."
         )
 
 

@@ -26,8 +26,8 @@ def main(arguments: argparse.Namespace) -> None:
     weights, dataset = cfg.MODEL.WEIGHTS, dataset_of(cfg)
     if not os.path.isfile(weights):
         raise UsageError(
-            f"MODEL.WEIGHTS is '{weights}', which is no file: name a checkpoint with --weights, or "
-            "the folder of a training with --run."
+            f"MODEL.WEIGHTS is '{weights}', which is not a file: set a checkpoint with --weights, "
+            "or the folder of a training with --run."
         )
     check_output_file(temperature_file(weights), "--weights")
     model = Trainer.build_model(cfg).eval()
@@ -46,8 +46,8 @@ def dataset_of(cfg: CfgNode) -> str:
     name = cfg.DATASETS.TEST[0]
     if not has_labels(name):
         raise UserError(
-            f"'{name}' has images without labels: a temperature is fitted on labelled ones. Name "
-            "another split with --dataset."
+            f"'{name}' has no labels, which the fit of a temperature needs. Choose another split "
+            "with --dataset."
         )
     return name
 

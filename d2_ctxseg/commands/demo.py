@@ -181,7 +181,7 @@ def require_display() -> None:
 def run(args, logger) -> None:
     """Run the demo with the arguments ``args``."""
     if args.webcam and args.output:
-        raise UserError("--webcam shows a window and writes nothing: leave --output out")
+        raise UserError("--webcam only shows a window: remove --output")
     if not args.output:
         require_display()
     if args.input:

@@ -39,7 +39,7 @@ class VideoReader:
         """Frames per second; UserError if the video does not state it."""
         value = self.capture.get(cv2.CAP_PROP_FPS)
         if not value > 0:
-            raise UserError(f"{self.source} does not say how many frames a second it has")
+            raise UserError(f"{self.source} has no frame rate")
         return value
 
     @property

@@ -170,7 +170,7 @@ def _predictor(run: StudyRun) -> SemSegPredictor:
     tasks = next(tasks for tasks in run.run.evaluations.values() if TASK in tasks)
     weights = run.folder / (Path(tasks[TASK].weights).name or "model_final.pth")
     if not weights.is_file():
-        raise MissingFileError(f"'{weights}' is not there")
+        raise MissingFileError(f"'{weights}' does not exist")
     config_file = str(run.folder / "config.yaml")
     return SemSegPredictor(
         setup_config(config_file, ["MODEL.WEIGHTS", str(weights)], for_inference=True)

@@ -180,7 +180,7 @@ def _check_base(config_file: str, opts: Sequence[str]) -> None:
     fixed = [key for key in opts[::2] if key in _OWN_KEYS]
     if fixed:
         raise UserError(
-            f"{fixed[0]} stands among the overrides, but differs from run to run. Name classifiers "
+            f"{fixed[0]} is among the overrides, but differs between runs. Set classifiers "
             "with --classifiers, seeds with --seeds and the folder with --output."
         )
     cfg = setup_config(config_file, list(opts))

@@ -130,7 +130,7 @@ def _check_overrides(cfg: CfgNode, opts: Sequence) -> None:
     options = [word for word in opts[::2] if str(word).startswith("--")]
     if options:
         raise UserError(
-            f"'{options[0]}' stands among the overrides: options come before the first KEY VALUE."
+            f"'{options[0]}' is among the overrides: put options before the first KEY VALUE pair."
         )
     if len(opts) % 2:
         raise UserError(

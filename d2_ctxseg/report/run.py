@@ -150,7 +150,7 @@ def flattened(config: dict, prefix: str = "") -> dict[str, object]:
 def _read(path: Path, reader: Callable, notes: list[str], what: str):
     """What ``reader`` makes of a file; None, and a line in ``notes``, if it is not possible."""
     if not path.is_file():
-        notes.append(f"No {what}: {path} is not there.")
+        notes.append(f"No {what}: {path} does not exist.")
         return None
     try:
         return reader(path)

@@ -89,5 +89,5 @@ def test_images_without_labels_are_refused(run_folder):
     (run_folder.parent / "unlabelled.yaml").write_text(description)
     arguments = ["--run", str(run_folder), "--dataset", "unlabelled_sem_seg_test"]
     folders = f"['{run_folder.parent}/calibrated.yaml', '{run_folder.parent}/unlabelled.yaml']"
-    with pytest.raises(UserError, match="images without labels.*--dataset"):
+    with pytest.raises(UserError, match="has no labels.*--dataset"):
         calibrate.main(get_parser().parse_args([*arguments, "DATASETS.FOLDERS", folders]))

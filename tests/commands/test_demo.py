@@ -156,7 +156,7 @@ def test_without_display_and_output_is_an_error(run, photos, video, monkeypatch,
 
 
 def test_the_webcam_is_only_shown(run, tmp_path):
-    with pytest.raises(UserError, match="leave --output out"):
+    with pytest.raises(UserError, match="remove --output"):
         run("--webcam", "--output", tmp_path)
 
 

@@ -94,7 +94,7 @@ def test_without_a_checkpoint_the_other_images_stay_and_a_note_says_why(page, fo
     shown = page()
     titles = [drawing["alt"].split(":")[0] for drawing in images(shown)]
     assert titles == ["image", "ground truth", "linear"] * 3
-    assert f"No predictions of context_aware, seed 1: '{missing}' is not there." in shown.text
+    assert f"No predictions of context_aware, seed 1: '{missing}' does not exist." in shown.text
 
 
 @pytest.mark.parametrize("damage", ["not a checkpoint", "another model"])

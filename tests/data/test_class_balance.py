@@ -44,7 +44,7 @@ def test_all_pixels_of_the_images_with_a_class_count_ignored_ones_too(tmp_path):
     assert counts.pixels_of_images.tolist() == [8, 4, 0]
 
 
-def test_several_data_sets_are_counted_together(tmp_path):
+def test_several_datasets_are_counted_together(tmp_path):
     names = folder_dataset(tmp_path / "one", LABELS[:1]) + folder_dataset(
         tmp_path / "other", LABELS[1:]
     )

@@ -331,7 +331,7 @@ class TestTool:
         "classes, message",
         [
             (["rooms", *CLASSES[1:]], "lacks the model's class 'room'. Did you mean 'rooms'?"),
-            ([*CLASSES, "violet"], "show no pixel of the new class 'violet'"),
+            ([*CLASSES, "violet"], "without a pixel of the new class 'violet'"),
         ],
     )
     def test_wrong_classes_are_reported(self, old_run, shapes, tmp_path, capsys, classes, message):

@@ -182,13 +182,13 @@ class TestLoaders:
             get_detection_dataset_dicts(name)
         assert len(get_detection_dataset_dicts(name, filter_empty=False)) == 1
 
-    def test_records_of_several_data_sets_are_joined(self, name):
+    def test_records_of_several_datasets_are_joined(self, name):
         DatasetCatalog.register(name, lambda: [{"file_name": "a"}, {"file_name": "b"}])
         assert len(get_detection_dataset_dicts(name)) == 2
         joined = get_detection_dataset_dicts([name, name], filter_empty=False)
         assert [record["file_name"] for record in joined] == ["a", "b", "a", "b"]
 
-    def test_data_sets_must_be_there(self, name):
+    def test_datasets_must_exist(self, name):
         with pytest.raises(KeyError, match="not registered"):
             get_detection_dataset_dicts([name])
         with pytest.raises(AssertionError):

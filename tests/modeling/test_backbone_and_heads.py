@@ -59,7 +59,7 @@ class TestEncoderBackbone:
             raise ConnectionError("no route to host")
 
         monkeypatch.setattr("segmentation_models_pytorch.encoders.hf_hub_download", refuse)
-        with pytest.raises(UserError, match="could not be fetched.*Without a network"):
+        with pytest.raises(UserError, match="could not be downloaded.*Without a network"):
             EncoderBackbone(name="resnet18", weights="imagenet")
 
     @pytest.mark.parametrize("name", ["resnet18", "tu-resnet10t"])

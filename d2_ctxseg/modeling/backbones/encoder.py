@@ -43,7 +43,7 @@ class EncoderBackbone(FreezableBackbone):
 
     Args:
         name: the encoder's name; ``tu-`` marks one of timm.
-        weights: ``"imagenet"`` or another name that the encoder offers (fetched from the network),
+        weights: ``"imagenet"`` or another name that the encoder offers (downloaded),
             ``""`` for random weights, or the path of a local .pth or .safetensors file.
         output_stride: stride of the deepest feature map: 32, 16 or 8.
         in_channels: channels of the image.
@@ -59,7 +59,7 @@ class EncoderBackbone(FreezableBackbone):
 
     Raises:
         UserError: no such encoder or weights, an argument the encoder does not support, a local
-            file that does not fit, or weights that cannot be fetched.
+            file that does not fit, or weights that cannot be downloaded.
     """
 
     @configurable
@@ -232,7 +232,7 @@ def _build_encoder(
             raise
         # huggingface_hub and timm raise various subclasses where they cannot reach the network.
         raise UserError(
-            f"The weights '{weights}' of encoder '{name}' could not be fetched "
+            f"The weights '{weights}' of encoder '{name}' could not be downloaded "
             f"({type(error).__name__}: {error}). Without a network, set MODEL.ENCODER.WEIGHTS to "
             "a local .pth or .safetensors file, or to '' for random weights."
         ) from error

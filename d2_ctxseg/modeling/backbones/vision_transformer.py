@@ -39,7 +39,7 @@ class VisionTransformerBackbone(FreezableBackbone):
         name: timm's name, such as ``"vit_base_patch16_384"``, with or without a tag of pretrained
             weights after a dot and with or without the prefix ``tu-``.
         weights: ``"imagenet"`` for timm's default weights of that name or those of its tag,
-            another tag that timm offers (fetched from the network), ``""`` for random weights, or
+            another tag that timm offers (downloaded), ``""`` for random weights, or
             the path of a local .pth or .safetensors file with timm's keys.
         out_indices: numbers of the blocks, counted from 0, ascending.
         in_channels: channels of the image.
@@ -53,10 +53,10 @@ class VisionTransformerBackbone(FreezableBackbone):
             layers are not frozen.
 
     Raises:
-        UserError: an unknown model, weights or block, a model that is not plain or is tied to one
-            image size, a pyramid of other than four blocks or of patches that are not 16 pixels
-            wide, a local file that does not fit, weights that cannot be fetched, or ``freeze_at``
-            out of range.
+        UserError: the model, weights or a block are unknown; the model is not a plain transformer
+            or needs one image size; a pyramid does not have four blocks and patches of 16 pixels;
+            a local file does not fit; the weights cannot be downloaded; or ``freeze_at`` is out of
+            range.
     """
 
     @configurable
@@ -183,7 +183,7 @@ def _check_pyramid(name: str, out_indices: tuple[int, ...], patch_size: int) -> 
 
 
 def _build_encoder(name: str, weights: str, **options) -> torch.nn.Module:
-    """The transformer with weights fetched by timm, or with random weights for ``""``."""
+    """The transformer with weights downloaded by timm, or with random weights for ``""``."""
     name = _with_tag(name, weights) if weights else name.partition(".")[0]
     try:
         return timm.create_model(
@@ -194,7 +194,7 @@ def _build_encoder(name: str, weights: str, **options) -> torch.nn.Module:
             raise
         # huggingface_hub and timm raise various subclasses where they cannot reach the network.
         raise UserError(
-            f"The weights '{weights}' of encoder '{name}' could not be fetched "
+            f"The weights '{weights}' of encoder '{name}' could not be downloaded "
             f"({type(error).__name__}: {error}). Without a network, set MODEL.ENCODER.WEIGHTS to "
             "a local .pth or .safetensors file, or to '' for random weights."
         ) from error

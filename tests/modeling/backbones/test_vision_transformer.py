@@ -138,7 +138,7 @@ class TestWeights:
             raise ConnectionError("no route to host")
 
         monkeypatch.setattr("timm.create_model", create_model)
-        with pytest.raises(UserError, match="could not be fetched.*Without a network"):
+        with pytest.raises(UserError, match="could not be downloaded.*Without a network"):
             VisionTransformerBackbone(name=name, weights=weights)
         assert asked == [(expected, True)]
 
