@@ -4,10 +4,10 @@
     python demo/onnx_inference.py model.onnx photo.jpg classes.png
     python demo/onnx_inference.py model.onnx photo.jpg classes.png --blank-below 0.7
 
-The second one leaves pixels black that the model is less sure of; the file has to be exported with
+The second command leaves pixels of lower confidence black. The file must be exported with
 --outputs labels+confidence.
 
-It needs numpy, pillow and onnxruntime; neither PyTorch nor this project.
+The script needs numpy, pillow and onnxruntime, but not PyTorch or this project.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-WHAT_IT_MUST_SAY = ("input_size", "test_size", "padding", "image_format", "output", "colors")
+REQUIRED_METADATA = ("input_size", "test_size", "padding", "image_format", "output", "colors")
 
 
 def main() -> None:
@@ -29,29 +29,28 @@ def main() -> None:
     files = parser.parse_args()
     try:
         session = onnxruntime.InferenceSession(files.model, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has a class of its own for each cause
+    except Exception as error:  # onnxruntime has a separate class for each cause
         sys.exit(f"error: {files.model} cannot be read as an ONNX file: {error}")
     metadata = session.get_modelmeta().custom_metadata_map
-    if any(name not in metadata for name in WHAT_IT_MUST_SAY):
-        sys.exit(f"error: {files.model} is not of tools/export_model.py: it does not say its input")
+    if any(name not in metadata for name in REQUIRED_METADATA):
+        sys.exit(f"error: {files.model} lacks the metadata that tools/export_model.py writes")
     if metadata["image_format"] not in ("RGB", "BGR"):
-        sys.exit(f"error: {files.model} takes other channels than colours, which are not read here")
+        sys.exit(f"error: {files.model} takes other channels than colours, which is not supported")
     try:
         image = ImageOps.exif_transpose(Image.open(files.image)).convert("RGB")
     except Exception as error:  # damaged data makes the decoders raise almost anything
         sys.exit(f"error: {files.image} cannot be read as an image: {error}")
 
     if files.blank_below > 0 and metadata["output"] != "labels+confidence":
-        sys.exit(f"error: {files.model} gives no confidence: export --outputs labels+confidence")
+        sys.exit(f"error: {files.model} has no confidences: export --outputs labels+confidence")
     labels, confidence = segment(session, metadata, image)
     unsure = confidence < files.blank_below
     colors, classes = (json.loads(metadata[name]) for name in ("colors", "classes"))
     pixels = np.uint8(colors)[labels]
     pixels[unsure] = 0
-    picture = Image.fromarray(pixels)
     try:
-        picture.resize(image.size, Image.NEAREST).save(files.output)
-    except (OSError, ValueError) as error:  # ValueError: of an unknown kind
+        Image.fromarray(pixels).resize(image.size, Image.NEAREST).save(files.output)
+    except (OSError, ValueError) as error:  # ValueError: an unknown file type
         sys.exit(f"error: {files.output} cannot be written: {error}")
     for label, count in zip(*np.unique(labels[~unsure], return_counts=True)):
         print(f"{count / labels.size:6.1%}  {classes[label]}")
@@ -60,11 +59,11 @@ def main() -> None:
 
 
 def segment(session, metadata: dict[str, str], image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """The class of each pixel (h, w), at the size that the model works in, and its confidence.
+    """The class of each pixel (h, w) at the size of the model's input, and its confidence.
 
-    The confidence is 1 where the file gives none.
+    The confidence is 1 if the file has none.
     """
-    # The image keeps its proportions; what it leaves of the model's size is padding.
+    # The image keeps its aspect ratio; the rest of the model's input is padding.
     width, height = image.size
     size = json.loads(metadata["input_size"])
     shortest, longest = json.loads(metadata["test_size"])

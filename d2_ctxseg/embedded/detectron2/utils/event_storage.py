@@ -1,4 +1,4 @@
-"""``EventStorage``: the numbers and pictures of a training, until writers take them out."""
+"""``EventStorage``: the scalars and images of a training until writers fetch them."""
 
 from collections import defaultdict
 from itertools import takewhile
@@ -21,7 +21,7 @@ def get_event_storage() -> "EventStorage":
 
 
 class EventStorage:
-    """The history of all scalars, and the pictures that no writer has taken yet.
+    """The history of all scalars, and the images that no writer has fetched yet.
 
     Args:
         start_iter: the iteration to start from.
@@ -79,7 +79,7 @@ class EventStorage:
             self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
 
     def put_image(self, img_name: str, img_tensor) -> None:
-        """Add a picture for tensorboard.
+        """Add an image for TensorBoard.
 
         Args:
             img_name: its name.
@@ -88,7 +88,7 @@ class EventStorage:
         self._vis_data.append((img_name, img_tensor, self._iter))
 
     def clear_images(self) -> None:
-        """Drop all pictures, after they were written."""
+        """Delete all images after they were written."""
         self._vis_data = []
 
     def history(self, name: str) -> HistoryBuffer:

@@ -22,7 +22,7 @@ class EventWriter:
 
 
 class TensorboardXWriter(EventWriter):
-    """Scalars and pictures in a file for tensorboard.
+    """Write scalars and images to a file for TensorBoard.
 
     Args:
         log_dir: the folder for the file.
@@ -43,7 +43,7 @@ class TensorboardXWriter(EventWriter):
         return SummaryWriter(**self._arguments)
 
     def write(self) -> None:
-        """Write what is new. Pictures are then dropped from the storage."""
+        """Write new values. Images are then deleted from the storage."""
         storage = get_event_storage()
         last_write = self._last_write
         for name, (value, iteration) in storage.latest_with_smoothing_hint(

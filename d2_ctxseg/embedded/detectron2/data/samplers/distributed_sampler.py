@@ -10,7 +10,7 @@ from detectron2.utils import comm
 
 
 class TrainingSampler(Sampler):
-    """An endless stream of indices, shuffled anew in each epoch, shared among all processes.
+    """An endless stream of indices, shuffled in each epoch and distributed over all processes.
 
     Process ``rank`` of ``world_size`` gets every ``world_size``-th index of one common stream.
     Data loader workers are not taken into account: see :class:`ToIterableDataset`.
