@@ -395,7 +395,7 @@ def test_ctrl_c_ends_before_all_is_done_and_the_next_start_continues(tmp_path):
     assert run.poll() is None, run.stderr.read()
     os.killpg(run.pid, signal.SIGINT)  # as the terminal does: to all processes
     error = ""
-    while "start again to go on" not in error:
+    while "run the command again to continue" not in error:
         line = run.stderr.readline()
         assert line, f"it ended without a word: {error}"
         error += line
