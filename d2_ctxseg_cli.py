@@ -10,11 +10,12 @@ import signal
 reading_arguments = False
 
 
-def main(command: str | None = None) -> None:
+def main(command: str | None = None, *first: str) -> None:
     """Run the command line of this process.
 
     Args:
         command: the one that a script stands for; None if the first argument names it.
+        first: arguments that the script puts before those of the command line.
     """
     global reading_arguments
     before = signal.getsignal(signal.SIGINT)
@@ -26,7 +27,7 @@ def main(command: str | None = None) -> None:
         from d2_ctxseg.commands.command_line import read_command_line
         from d2_ctxseg.utils.errors import run_command
 
-        program, arguments = read_command_line(command)
+        program, arguments = read_command_line(command, *first)
     finally:
         reading_arguments = False
 

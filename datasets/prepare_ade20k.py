@@ -1,58 +1,7 @@
 #!/usr/bin/env python3
-"""Prepare ADE20K with 150 classes (SceneParsing benchmark; see datasets/README.md).
+"""The same as ``d2-ctxseg prepare ade20k``."""
 
-    python datasets/prepare_ade20k.py
-
-The script writes ADEChallengeData2016/annotations_detectron2 from ADEChallengeData2016/annotations.
-The labels 0 ("other") and 1..150 (the classes) become 255 (ignored) and 0..149. Detectron2's own
-script writes the same files.
-"""
-
-from pathlib import Path
-
-from d2_ctxseg.data.preparation import (
-    Archive,
-    LabelFile,
-    Pair,
-    Split,
-    class_indices,
-    preparation_parser,
-    prepare_dataset,
-    read_source_ids,
-)
-from d2_ctxseg.utils.errors import run_command
-
-OFFICIAL_COUNTS = {"training": 20210, "validation": 2000}
-ARCHIVE = Archive(
-    "ADE20K (ADEChallengeData2016.zip)",
-    ("http://sceneparsing.csail.mit.edu/",),
-    """
-    images/training/ADE_train_00000001.jpg ...      images/validation/ADE_val_00000001.jpg ...
-    annotations/training/ADE_train_00000001.png ... annotations/validation/ADE_val_00000001.png ...
-    """,
-    ("ADEChallengeData2016", "ade/ADEChallengeData2016"),
-)
-
-
-def list_split(name: str, source: Path, target: Path) -> Split:
-    """The labels of the official split ``name``."""
-    id_map = class_indices(read_source_ids("ade20k"), ignored_values=[0])
-    folder = target / "annotations_detectron2" / name
-    labels = ARCHIVE.list(source / "annotations" / name, "*.png")
-    pairs = [Pair(LabelFile(path, folder / path.name, id_map)) for path in labels]
-    return Split(name, OFFICIAL_COUNTS[name], folder, pairs)
-
-
-def main() -> None:
-    arguments = preparation_parser(__doc__).parse_args()
-    source, target = ARCHIVE.find(arguments), arguments.root / "ADEChallengeData2016"
-    prepare_dataset(
-        [list_split(name, source, target) for name in OFFICIAL_COUNTS],
-        arguments,
-        ["ade20k_sem_seg_train", "ade20k_sem_seg_val"],
-        [(source / "images", target / "images")],
-    )
-
+from d2_ctxseg_cli import main
 
 if __name__ == "__main__":
-    run_command(main)
+    main("prepare", "ade20k")

@@ -1,65 +1,7 @@
 #!/usr/bin/env python3
-"""Prepare Cityscapes with 19 classes (see datasets/README.md).
+"""The same as ``d2-ctxseg prepare cityscapes``."""
 
-    python datasets/prepare_cityscapes.py
-
-The script writes NAME_gtFine_labelTrainIds.png beside NAME_gtFine_labelIds.png in gtFine/train and
-gtFine/val. The ids of the 19 evaluated classes become 0..18, all others 255 (ignored). The labels
-of the test split are not published, and their placeholders are not converted. The files equal those
-of cityscapesScripts. Existing files are compared; a file that differs is reported, and replaced
-only with --overwrite.
-"""
-
-from pathlib import Path
-
-from d2_ctxseg.data.preparation import (
-    Archive,
-    LabelFile,
-    Pair,
-    Split,
-    class_indices,
-    preparation_parser,
-    prepare_dataset,
-    read_source_ids,
-)
-from d2_ctxseg.utils.errors import run_command
-
-OFFICIAL_COUNTS = {"train": 2975, "val": 500}
-MAX_LABEL_ID = 33
-SOURCE_SUFFIX, TARGET_SUFFIX = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
-ARCHIVE = Archive(
-    "Cityscapes (leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip)",
-    ("https://www.cityscapes-dataset.com/downloads/",),
-    """
-    leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png ...   leftImg8bit/val/...
-    gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png ...    gtFine/val/...
-    """,
-    ("cityscapes",),
-)
-
-
-def list_split(name: str, source: Path, target: Path) -> Split:
-    """The labels of the official split ``name``."""
-    id_map = class_indices(read_source_ids("cityscapes"), range(MAX_LABEL_ID + 1))
-    folder, pairs = target / "gtFine" / name, []
-    for path in ARCHIVE.list(source / "gtFine" / name, f"*/*{SOURCE_SUFFIX}"):
-        label_name = path.name.removesuffix(SOURCE_SUFFIX) + TARGET_SUFFIX
-        pairs.append(Pair(LabelFile(path, folder / path.parent.name / label_name, id_map)))
-    return Split(name, OFFICIAL_COUNTS[name], folder, pairs)
-
-
-def main() -> None:
-    arguments = preparation_parser(__doc__).parse_args()
-    # Files of this name may come from other tools, with other train ids.
-    arguments.verify = True
-    source, target = ARCHIVE.find(arguments), arguments.root / "cityscapes"
-    prepare_dataset(
-        [list_split(name, source, target) for name in OFFICIAL_COUNTS],
-        arguments,
-        ["cityscapes_fine_sem_seg_train", "cityscapes_fine_sem_seg_val"],
-        [(source / "leftImg8bit", target / "leftImg8bit")],
-    )
-
+from d2_ctxseg_cli import main
 
 if __name__ == "__main__":
-    run_command(main)
+    main("prepare", "cityscapes")

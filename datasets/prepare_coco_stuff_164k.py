@@ -1,68 +1,7 @@
 #!/usr/bin/env python3
-"""Prepare COCO-Stuff-164K with 171 classes (see datasets/README.md).
+"""The same as ``d2-ctxseg prepare coco_stuff_164k``."""
 
-    python datasets/prepare_coco_stuff_164k.py
-
-The script writes coco/stuffthingmaps_detectron2 from the official stuffthingmaps_trainval2017. The
-labels are 0 to 181 with gaps for things that were not annotated, and 255 for unlabeled. They become
-0..170 and 255 (ignored). mmsegmentation's folder coco_stuff164k is accepted as well, before or
-after its converter, whose *_labelTrainIds.png are ignored.
-"""
-
-from pathlib import Path
-
-from d2_ctxseg.data.preparation import (
-    Archive,
-    LabelFile,
-    Pair,
-    Split,
-    class_indices,
-    preparation_parser,
-    prepare_dataset,
-    read_source_ids,
-)
-from d2_ctxseg.utils.errors import run_command
-
-OFFICIAL_COUNTS = {"train2017": 118287, "val2017": 5000}
-UNLABELED = 255
-ARCHIVE = Archive(
-    "COCO-Stuff-164K (stuffthingmaps_trainval2017.zip; train2017.zip and val2017.zip of COCO)",
-    ("https://github.com/nightrome/cocostuff", "https://cocodataset.org/#download"),
-    """
-    train2017/000000000009.png ...
-    val2017/000000000139.png ...
-    """,
-    ("coco/stuffthingmaps_trainval2017", "coco_stuff164k"),
-)
-
-
-def list_split(name: str, source: Path, target: Path) -> Split:
-    """The labels of the official split ``name``."""
-    # Labels start at 0 in the images, and at 1 in the official table.
-    classes = [label - 1 for label in read_source_ids("coco_stuff")]
-    id_map = class_indices(classes, ignored_values=[UNLABELED])
-    folder = target / "stuffthingmaps_detectron2" / name
-    pairs = [
-        Pair(LabelFile(path, folder / path.name, id_map))
-        for path in ARCHIVE.list(source / name, "*.png")
-        if not path.stem.endswith("_labelTrainIds")
-    ]
-    return Split(name, OFFICIAL_COUNTS[name], folder, pairs)
-
-
-def main() -> None:
-    arguments = preparation_parser(__doc__).parse_args()
-    source, target = ARCHIVE.find(arguments), arguments.root / "coco"
-    labels, images = source, target
-    if (source / "annotations").is_dir():  # mmsegmentation's
-        labels, images = source / "annotations", source / "images"
-    prepare_dataset(
-        [list_split(name, labels, target) for name in OFFICIAL_COUNTS],
-        arguments,
-        ["coco_2017_train_stuff_sem_seg", "coco_2017_val_stuff_sem_seg"],
-        [(images / name, target / name) for name in OFFICIAL_COUNTS],
-    )
-
+from d2_ctxseg_cli import main
 
 if __name__ == "__main__":
-    run_command(main)
+    main("prepare", "coco_stuff_164k")

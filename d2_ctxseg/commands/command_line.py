@@ -50,6 +50,7 @@ COMMANDS = {
     "app": Command("app", "show predictions on a web page on this machine", "app"),
     "report": Command("report", "write an HTML report about runs"),
     "compare": Command("compare_classifiers", "train classifiers with several seeds, and compare"),
+    "prepare": Command("prepare", "prepare a dataset from its official archives"),
     "check-dataset": Command("check_dataset", "read all images and labels, report problems"),
     "convert-labels": Command("convert_color_labels", "convert label colours to class indices"),
     "visualize-data": Command("visualize_data", "draw augmented training images and labels"),
@@ -66,15 +67,18 @@ COMMANDS = {
 }
 
 
-def read_command_line(command: str | None = None) -> tuple[Command, argparse.Namespace]:
+def read_command_line(
+    command: str | None = None, *first: str
+) -> tuple[Command, argparse.Namespace]:
     """The command and the arguments of this process's command line.
 
     For an invalid command line, the program ends with a message and exit code 2.
 
     Args:
         command: the command of a script; None: the first word names the command.
+        first: words that the script puts before those of the command line.
     """
-    words = sys.argv[1:]
+    words = [*first, *sys.argv[1:]]
     prog = None  # the script's name
     if command is None:
         command, words = _command_of(words), words[1:]

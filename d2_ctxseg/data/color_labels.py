@@ -96,12 +96,13 @@ def conversion_hint(dataset: FolderDataset, split: str, unknown: Iterable[Color]
             f"{dataset.source}, such as {shown}. Correct 'palette'. If the labels are JPEG files "
             "or were resized, their colours are no longer exact: take the originals."
         )
-    folder = Path("labels_indexed") / split
+    labels = f"labels_indexed/{split}"
+    folder = shlex.quote(str(dataset.root / labels))  # from there the YAML's folders count
     ignored = "".join(f" --ignore-color {','.join(map(str, color))}" for color in unknown)
     command = f"{shlex.quote(str(dataset.source))} {shlex.quote(split)} --output {folder}{ignored}"
     return (
         f"Convert the labels once: d2-ctxseg convert-labels {command} and name "
-        f"{folder} as 'labels' of the split in {dataset.source}."
+        f"{labels} as 'labels' of the split in {dataset.source}."
     )
 
 

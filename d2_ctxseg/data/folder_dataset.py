@@ -61,7 +61,7 @@ class FolderDataset:
             label have the same name.
         original_ids: class index -> the value of the class in the publisher's files, which an
             evaluation server expects. None: the class indices, or the values in ``id_map``.
-        preparation: the script that creates the folders from the official archives, if there is
+        preparation: the command that creates the folders from the official archives, if there is
             one.
         aliases: further name of a split in DatasetCatalog -> split.
         value_range: (low, high), the range of values of images with more than 8 bits per channel.

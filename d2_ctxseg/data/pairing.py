@@ -13,6 +13,7 @@ from .folder_dataset import DATASETS_VARIABLE, FolderDataset
 SKIPPED_FILE = "skipped.txt"
 
 _NUM_EXAMPLES = 5
+_HOW_TO_GET = "datasets/README.md of this project says how to get the data."
 
 
 @dataclass(frozen=True)
@@ -159,18 +160,17 @@ def _missing_root(dataset: FolderDataset, root: Path) -> str:
 
 def _how_to_get(dataset: FolderDataset) -> str:
     if dataset.preparation is None:
-        return " datasets/README.md says how to get the data."
+        return f" {_HOW_TO_GET}"
     return (
-        " datasets/README.md says how to get the data. To create the folders from it, run "
-        f"python {dataset.preparation}."
+        f" Run '{dataset.preparation}': it creates these folders, or says which files are missing."
     )
 
 
 def _prepare_hint(dataset: FolderDataset, split: str) -> str:
     if dataset.preparation is None:
         return ""
-    # The script does not create images without labels.
-    return _how_to_get(dataset) if dataset.has_labels(split) else " See datasets/README.md."
+    # The command does not create images without labels.
+    return _how_to_get(dataset) if dataset.has_labels(split) else f" {_HOW_TO_GET}"
 
 
 def _list_files(folder: Path, suffixes, dataset: FolderDataset, split: str, kind: str):

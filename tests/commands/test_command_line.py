@@ -9,6 +9,7 @@ from train_net_runs import ROOT
 
 import d2_ctxseg
 from d2_ctxseg.commands.command_line import COMMANDS, read_command_line
+from d2_ctxseg.commands.prepare import PREPARATIONS
 
 SCRIPTS = [
     path
@@ -16,6 +17,7 @@ SCRIPTS = [
         ROOT / "train_net.py",
         *(ROOT / "tools").glob("*.py"),
         *(ROOT / "demo").glob("*.py"),
+        *(ROOT / "datasets").glob("*.py"),
     ]
     if "d2_ctxseg_cli" in path.read_text()
 ]
@@ -85,11 +87,15 @@ def test_help_and_errors_do_not_import_pytorch(words):
 
 
 def test_each_script_is_one_of_the_commands(monkeypatch, capsys):
-    named = {path: re.search(r'main\("(.*)"\)', path.read_text())[1] for path in SCRIPTS}
-    # `eval` is train_net.py --eval-only.
-    assert sorted([*named.values(), "eval"]) == sorted(COMMANDS)
-    for path, name in named.items():
-        assert f"d2-ctxseg {name}``" in path.read_text()
+    calls = {path: re.search(r'main\((".*")\)', path.read_text())[1] for path in SCRIPTS}
+    named = {path: re.findall(r'"(.+?)"', call) for path, call in calls.items()}
+    # `eval` is train_net.py --eval-only, and each dataset has a script of `prepare`.
+    commands = {words[0] for words in named.values()} | {"eval"}
+    assert sorted(commands) == sorted(COMMANDS)
+    assert [w[1] for w in sorted(named.values()) if w[0] == "prepare"] == list(PREPARATIONS)
+    assert sum(len(words) == 1 for words in named.values()) == len(COMMANDS) - 2
+    for path, words in named.items():
+        assert f"d2-ctxseg {' '.join(words)}``" in path.read_text()
 
 
 def test_a_script_reads_its_own_arguments(monkeypatch):

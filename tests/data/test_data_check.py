@@ -144,8 +144,21 @@ class TestColorLabels:
         command = re.search(r"d2-ctxseg convert-labels (.+) and name", hint)[1]
         assert "--ignore-color 0,0,0 --ignore-color 9,9,9" in command
         assert run_script(TOOLS / "convert_color_labels.py", *shlex.split(command)) == 0
-        with Image.open("labels_indexed/train/a.png") as label:
+        with Image.open(data / "labels_indexed/train/a.png") as label:
             assert np.asarray(label).tolist() == [[0, 1, 2, IGNORE, IGNORE]]
+
+    def test_the_folder_it_names_is_found_by_the_yaml(self, tmp_path, monkeypatch, capsys):
+        """The YAML's folders are relative to its root, not to the working directory."""
+        monkeypatch.chdir(tmp_path)
+        data = tmp_path / "data"
+        [hint] = self.check(data, self.palette, palette=self.palette).notes
+        command, labels = re.search(
+            r"d2-ctxseg convert-labels (.+) and name (\S+) as", hint
+        ).groups()
+        assert run_script(TOOLS / "convert_color_labels.py", *shlex.split(command)) == 0
+        assert f"Now name {labels} as 'labels' of the split 'train'" in capsys.readouterr().out
+        splits = {"train": {"images": "images", "labels": labels}}
+        assert check(data, palette=self.palette, splits=splits).problems == []
 
     def test_without_a_palette_it_is_requested_first(self, tmp_path):
         [hint] = self.check(tmp_path, [[1, 2, 3]]).notes

@@ -1,10 +1,10 @@
 """Create the files of the registered datasets from the official archives.
 
-This package is the common part of the scripts ``datasets/prepare_*.py``.
+``command``, ``files`` and ``sources`` are the common part; each other module is one dataset.
 """
 
 from ..labels import read_label
-from .command import Archive, Split, preparation_parser, prepare_dataset, prepare_pairs
+from .command import Archive, Split, prepare_dataset, prepare_pairs
 from .files import ImageFile, LabelFile, Pair
 from .sources import (
     class_indices,
@@ -24,7 +24,6 @@ __all__ = [
     "draw_segments",
     "class_indices",
     "matlab_reader",
-    "preparation_parser",
     "prepare_dataset",
     "prepare_pairs",
     "read_ade20k_objects",

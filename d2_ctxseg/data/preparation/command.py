@@ -1,4 +1,4 @@
-"""The command line of the scripts ``datasets/prepare_*.py``: options, checks, run, messages."""
+"""The common part of the preparation of all datasets: checks, run, messages."""
 
 import argparse
 import inspect
@@ -15,7 +15,6 @@ from tqdm import tqdm
 from ...utils.errors import MissingFileError, UserError, counted
 from ...utils.files import atomic_write
 from ..errors import DatasetError
-from ..folder_dataset import DATASETS_VARIABLE, datasets_root
 from ..pairing import SKIPPED_FILE
 from .files import ExistingFileError, Pair, link
 
@@ -80,32 +79,6 @@ class Split:
     pairs: Sequence[Pair]
 
 
-def preparation_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the options that all scripts share; a script may add further options."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    root = datasets_root()
-    help_of_root = f"folder of the datasets (default: ${DATASETS_VARIABLE} or ./datasets: {root})"
-    parser.add_argument("--root", type=Path, default=root, help=help_of_root)
-    parser.add_argument(
-        "--source", type=Path, help="folder of the unpacked archives, if not below ROOT"
-    )
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="threads (default: one for each core)"
-    )
-    for option, text in (
-        ("--dry-run", "only print what would be done"),
-        ("--overwrite", "replace files that already exist"),
-        ("--verify", "compare files that already exist with what would be written"),
-        ("--allow-incomplete", "accept other numbers of files than the official ones"),
-        ("--skip-broken", "skip pairs with a broken file, and list them for the loader"),
-        ("--copy-images", "copy images instead of linking them"),
-    ):
-        parser.add_argument(option, action="store_true", help=text)
-    return parser
-
-
 def prepare_dataset(
     splits: Sequence[Split],
     arguments: argparse.Namespace,
@@ -116,7 +89,8 @@ def prepare_dataset(
 
     Args:
         splits: the splits to prepare.
-        arguments: parsed arguments of :func:`preparation_parser`.
+        arguments: ``root``, ``source``, ``workers``, ``dry_run``, ``overwrite``, ``verify``,
+            ``allow_incomplete`` and ``skip_broken``, the options of ``d2-ctxseg prepare``.
         registered_names: registered names of the splits, for the hint how to check the result.
         image_folders: pairs of a folder of unpacked images and the image folder of the registered
             dataset. The latter becomes a link to the former unless it exists.

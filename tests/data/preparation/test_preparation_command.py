@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from data_folders import unique_name, write_image, write_yaml
 
+from d2_ctxseg.commands.parsers.prepare import dataset_parser
 from d2_ctxseg.data import DatasetError, check_dataset, read_label, register_folder_dataset
+from d2_ctxseg.data.folder_dataset import datasets_root
 from d2_ctxseg.data.preparation import (
     Archive,
     LabelFile,
     Pair,
     Split,
     class_indices,
-    preparation_parser,
     prepare_dataset,
     prepare_pairs,
 )
@@ -41,7 +42,9 @@ def split(folder: Path, pairs, official_count: int | None = None) -> Split:
 
 
 def options(*words) -> argparse.Namespace:
-    return preparation_parser("").parse_args(["--workers", "2", *words])
+    arguments = dataset_parser("camvid").parse_args(["--workers", "2", *words])
+    arguments.root = arguments.root or datasets_root()
+    return arguments
 
 
 def modification_times(folder: Path) -> dict[Path, int]:
