@@ -113,11 +113,9 @@ def test_59_classes_of_pascal_context_follow_the_background_of_60():
 def test_a_missing_one_says_how_it_is_made(name, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     dataset, _ = folder_dataset_of(name)
-    with pytest.raises(DatasetError, match="datasets/README.md") as error:
+    remedy = f"Run '{dataset.preparation}'" if dataset.preparation else "datasets/README.md"
+    with pytest.raises(DatasetError, match=remedy):
         DatasetCatalog.get(name)
-    if dataset.preparation:
-        assert f"python {dataset.preparation}" in str(error.value)
-        assert (ROOT / dataset.preparation).is_file()
 
 
 class TestLayoutsOfMmsegmentation:
@@ -240,7 +238,7 @@ class TestTestSplits:
             DatasetError, match=r"testing does not exist.*datasets/README\.md"
         ) as no:
             DatasetCatalog.get("ade20k_sem_seg_test")
-        assert "prepare_ade20k" not in str(no.value), "the script does not make them"
+        assert "prepare ade20k" not in str(no.value), "the command does not make them"
 
     def test_are_saved_as_the_server_takes_them(self, tmp_path, monkeypatch):
         monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
