@@ -12,7 +12,7 @@ def main(arguments: argparse.Namespace) -> None:
     number = convert_color_labels(
         dataset, arguments.split, arguments.output, tuple(arguments.ignore_color)
     )
-    folder = Path(os.path.relpath(arguments.output, dataset.root))
+    folder = Path(os.path.relpath(arguments.output, dataset.resolve_root()))
     name = Path(arguments.output).absolute() if folder.parts[:1] == ("..",) else folder
     print(
         f"Wrote {number} labels to {arguments.output}. Now name {name} as 'labels' of the split "

@@ -97,7 +97,7 @@ def conversion_hint(dataset: FolderDataset, split: str, unknown: Iterable[Color]
             "or were resized, their colours are no longer exact: take the originals."
         )
     labels = f"labels_indexed/{split}"
-    folder = shlex.quote(str(Path(dataset.root) / labels))  # the YAML counts from there
+    folder = shlex.quote(str(dataset.resolve_root() / labels))  # the YAML counts from there
     ignored = "".join(f" --ignore-color {','.join(map(str, color))}" for color in unknown)
     command = f"{shlex.quote(str(dataset.source))} {shlex.quote(split)} --output {folder}{ignored}"
     return (
