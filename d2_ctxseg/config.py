@@ -407,7 +407,7 @@ def _add_gaussian_mixture_config(classifier: CN) -> None:
 
 def _add_feature_bank_config(classifier: CN) -> None:
     # A bank of labelled pixel features, Hummingbird (NeurIPS 2023). It is not trained:
-    # tools/build_feature_bank.py fills it and writes a config with the resulting SIZE.
+    # d2-ctxseg build-bank fills it and writes a config with the resulting SIZE.
     bank = classifier.FEATURE_BANK = CN()
     # The largest number of features in the bank, divided evenly among the classes.
     bank.SIZE = 20000
@@ -516,7 +516,7 @@ def _add_test_config(cfg: CN) -> None:
     # risk-coverage curve (docs/EVALUATION.md).
     cfg.TEST.CALIBRATION = False
     # The temperature that class scores are divided by before they become confidences; it does not
-    # change the predicted classes. None: the one that tools/calibrate.py fitted to MODEL.WEIGHTS
+    # change the predicted classes. None: the one that d2-ctxseg calibrate fitted to MODEL.WEIGHTS
     # and keeps beside it, else 1.
     cfg.TEST.TEMPERATURE = None
     # The same, of the average over the views of multi-scale testing.

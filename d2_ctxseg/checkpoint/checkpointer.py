@@ -163,7 +163,7 @@ def read_checkpoint(path: str) -> dict:
     if local_path.endswith(".pkl"):
         raise UserError(
             f"'{path}' cannot be read here: a .pkl file is a checkpoint of Detectron2's model zoo. "
-            "train_net.py can start from one if Detectron2 is installed "
+            "d2-ctxseg train can start from one if Detectron2 is installed "
             "(docs/GETTING_STARTED.md). Give a .pth or .safetensors file."
         )
     try:

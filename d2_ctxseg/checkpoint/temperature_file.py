@@ -63,7 +63,7 @@ def read_temperatures(weights: str | os.PathLike) -> dict[str, FittedTemperature
     if not is_of_these:
         logger.warning(
             "%s is ignored, because it was fitted to other weights than those in %s: confidences "
-            "are not calibrated. Run tools/calibrate.py again.",
+            "are not calibrated. Run d2-ctxseg calibrate again.",
             path,
             weights,
         )
@@ -109,5 +109,5 @@ def _sha256(path: str | os.PathLike) -> str:
 def _damaged(path: Path, problem: str) -> UserError:
     return UserError(
         f"'{path}' is not a valid temperature file ({problem}). Delete it, and run "
-        "tools/calibrate.py again."
+        "d2-ctxseg calibrate again."
     )

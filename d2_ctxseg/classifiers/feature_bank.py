@@ -163,6 +163,6 @@ class FeatureBankClassifier(PixelClassifier):
     def losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """There are none: RuntimeError."""
         raise RuntimeError(
-            "A feature bank is not trained and has no losses: tools/build_feature_bank.py fills it "
+            "A feature bank is not trained and has no losses: d2-ctxseg build-bank fills it "
             "from labelled images."
         )

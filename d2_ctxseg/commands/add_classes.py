@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from ..data.registration import has_labels
 from ..deployment.feature_bank import collect_features, extend_bank
 from ..deployment.prototype_extension import SupportPixels, add_classes
 from ..engine import Trainer, keep_imports
+from ..engine.calibration import with_fitted_temperatures
 from ..engine.setup import setup_config
 from ..evaluation import SegmentationEvaluator, add_to_results_file, by_dataset
 from ..evaluation.confusion import iou_per_class
@@ -86,6 +88,12 @@ def main(args: argparse.Namespace) -> None:
     new_cfg = sized_config(new_cfg, classifier)
     write_extended(model, classifier, new_cfg)
     logger.info("Added %s; the model is in %s", ", ".join(new_names), new_cfg.MODEL.WEIGHTS)
+    if with_fitted_temperatures(cfg).TEST.TEMPERATURE is not None:
+        logger.warning(
+            "The model's temperature was fitted to its old classes and is left behind: confidences "
+            "are not calibrated until you run d2-ctxseg calibrate --run %s",
+            args.output,
+        )
     if args.evaluate:
         compare(cfg, new_cfg, model, [names.index(name) for name in old_names])
 
@@ -166,13 +174,20 @@ def extended_config(cfg, args, num_classes: int):
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES": num_classes,
         # It knows the old classes only, and the extended model is not trained.
         "MODEL.AUXILIARY_HEAD.ENABLED": False,
+        # They were fitted to scores of the old classes alone.
+        "TEST.TEMPERATURE": None,
+        "TEST.AUG.TEMPERATURE": None,
         "DATASETS.FOLDERS": list(dict.fromkeys(folders)),
         "DATASETS.TRAIN": (args.images,),
         "DATASETS.TEST": (test,),
         "OUTPUT_DIR": args.output,
     }
     opts = [item for change in changes.items() for item in change]
-    return setup_config(args.config_file, [*args.opts, *opts], for_inference=True)
+    with TemporaryDirectory() as folder:
+        # The trained model's, wherever that comes from: a file, a run, a name.
+        file = Path(folder) / "config.yaml"
+        file.write_text(cfg.dump(), encoding="utf-8")
+        return setup_config(str(file), opts, for_inference=True)
 
 
 def build_extensible_model(cfg) -> nn.Module:

@@ -8,7 +8,7 @@ from pathlib import Path
 from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
 
-from .. import __version__
+from .. import __version__, deployment
 from ..checkpoint import load_weights, strip_training_only
 from ..data import metadata_of
 from ..data.palette import generate_palette
@@ -26,6 +26,9 @@ from ..modeling import Temperatures
 from ..utils.errors import UserError
 from ..utils.outputs import check_output_file
 from .model_config import config_of
+
+# It imports nothing of this project, and can be copied to another machine.
+ONNX_PROGRAM = Path(deployment.__file__).with_name("onnx_inference.py")
 
 logger = logging.getLogger("d2_ctxseg.export_model")
 
@@ -120,6 +123,8 @@ def report(arguments: argparse.Namespace, cfg, shape: ImageShape, agreement: Agr
         f"check   {agreement.other_labels:.4%} of {agreement.pixels} pixels have another label "
         f"than the model gives; at {agreement.unclear:.4%} rounding may decide",
     ]
+    if arguments.format == "onnx":
+        lines.append(f"run     python {ONNX_PROGRAM} {path} IMAGE OUTPUT.png (without PyTorch)")
     if agreement.logit_difference is not None:
         lines.append(
             f"        logits differ by at most {agreement.logit_difference:.2g}; their range is "

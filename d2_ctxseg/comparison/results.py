@@ -124,7 +124,7 @@ def read_study_run(folder: str | Path, label: str = "") -> StudyRun:
     if missing:
         raise UserError(
             f"'{folder}' is not a finished run: it has no {missing[0]}. Continue it with "
-            "train_net.py --resume."
+            "d2-ctxseg train --resume."
         )
     return StudyRun(label, int(run.config.get("SEED", -1)), run, counts)
 

@@ -80,7 +80,7 @@ def refuse_unlabelled(names: Sequence[str]) -> None:
         raise DatasetError(
             f"The labels of {', '.join(names)} have no pixel of a class: all pixels are ignored "
             f"(label {files[0][1].ignore_label}). Check 'ignore_label' and 'id_map' "
-            "in the dataset's YAML; tools/check_dataset.py counts the classes."
+            "in the dataset's YAML; d2-ctxseg check-dataset counts the classes."
         )
 
 

@@ -6,6 +6,7 @@ An exported file is read again and compared with the model before it gets its fi
 import contextlib
 import io
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -21,12 +22,15 @@ from torch import Tensor, nn
 
 from ..utils.errors import UserError, suggest
 from .export_check import OUTPUTS, Agreement, Run, check_file
+from .same_padding import same_padding_of_multiples
 
 #: Format -> suffix of its files.
 SUFFIXES = {"torchscript": ".pt", "onnx": ".onnx", "torch_export": ".pt2"}
 INPUT_NAME = "image"
 METADATA_FILE = "metadata.json"
 ONNX_OPSET = 18
+
+logger = logging.getLogger(__name__)
 
 # The limit of protocol buffers is 2 GiB, less some space for the graph.
 _LARGEST_SINGLE_FILE = 2**31 - 2**26
@@ -155,7 +159,7 @@ def _check_model(model: nn.Module) -> None:
         raise UserError(
             f"MODEL.META_ARCHITECTURE: {type(model).__name__} cannot be exported, only this "
             "project's segmentors. Use LinearSegmentor instead of Detectron2's SemanticSegmentor: "
-            "it takes the same configs, and tools/convert_checkpoint.py converts checkpoints."
+            "it takes the same configs, and d2-ctxseg convert converts checkpoints."
         )
     if model.training:
         raise UserError("The model is in training mode: call eval() before exporting it.")
@@ -219,7 +223,10 @@ def export_segmentor(
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     try:
         part = folder / path.name
+        takes = " This may take minutes for images of any size." if shape.dynamic else ""
+        logger.info("Tracing the model ...%s", takes)
         _write(module, part, export_format, shape, dict(metadata or {}))
+        logger.info("Comparing the file with the model ...")
         run = _read_again(part, export_format)
         agreement = check_file(model, run, _check_shapes(module, shape), output, temperature)
         written = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
@@ -340,8 +347,10 @@ def _write_torch_export(module, path: Path, shape: ImageShape, metadata: dict[st
 
 def _write_onnx(module, path: Path, shape: ImageShape, metadata: dict[str, str]) -> None:
     names = {INPUT_NAME: {0: "batch", 2: "height", 3: "width"}} if shape.dynamic else None
+    program = _export(module, shape)
+    logger.info("Converting to ONNX ...")
     onnx_program = torch.onnx.export(
-        _export(module, shape),
+        program,
         dynamo=True,
         opset_version=ONNX_OPSET,
         input_names=[INPUT_NAME],
@@ -366,13 +375,14 @@ def _export(module: ExportableSegmentor, shape: ImageShape) -> torch.export.Expo
         2: torch.export.Dim("height", min=least),
         3: torch.export.Dim("width", min=least),
     }
-    return torch.export.export(
-        module,
-        (example,),
-        dynamic_shapes={INPUT_NAME: axes},
-        strict=False,
-        prefer_deferred_runtime_asserts_over_guards=True,
-    )
+    with same_padding_of_multiples():
+        return torch.export.export(
+            module,
+            (example,),
+            dynamic_shapes={INPUT_NAME: axes},
+            strict=False,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
 
 
 def _example(module: ExportableSegmentor, shape: ImageShape) -> Tensor:

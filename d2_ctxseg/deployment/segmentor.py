@@ -61,17 +61,17 @@ class Segmentor:
         return f"Segmentor({name}, {len(self.classes)} classes, {self.device})"
 
     @overload
-    def predict(self, image: ImageLike, **options) -> Segmentation: ...
+    def predict(self, image: ImageLike, *args, **options) -> Segmentation: ...
 
     @overload
-    def predict(self, image: Sequence[ImageLike], **options) -> list[Segmentation]: ...
+    def predict(self, image: Sequence[ImageLike], *args, **options) -> list[Segmentation]: ...
 
     def predict(
         self,
         image,
-        *,
         classes: bool = True,
         confidence: bool = False,
+        *,
         batch_size: int = 1,
         tiles: int | tuple[int, int] | None = None,
     ):
@@ -103,9 +103,9 @@ class Segmentor:
     def predict_all(
         self,
         images: Iterable[ImageLike],
-        *,
         classes: bool = True,
         confidence: bool = False,
+        *,
         batch_size: int = 1,
         tiles: int | tuple[int, int] | None = None,
     ) -> Iterator[Segmentation]:

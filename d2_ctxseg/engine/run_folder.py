@@ -127,6 +127,11 @@ def saved_config(output_dir: str) -> dict:
     return content if isinstance(content, dict) else {}
 
 
+def place_in_run(place: str) -> str:
+    """One of IMPORTS as a run's config.yaml has it: a file relative to the run's folder."""
+    return f"{IMPORTS_FOLDER}/{Path(place).name}" if is_file_name(place) else place
+
+
 def keep_imports(cfg: CfgNode) -> None:
     """Copy the files of IMPORTS into OUTPUT_DIR/imports; all processes call this.
 
@@ -136,9 +141,6 @@ def keep_imports(cfg: CfgNode) -> None:
     on_main_process(lambda: copy_own_modules(cfg.IMPORTS, Path(cfg.OUTPUT_DIR) / IMPORTS_FOLDER))
     frozen = cfg.is_frozen()
     cfg.defrost()
-    cfg.IMPORTS = [
-        f"{IMPORTS_FOLDER}/{Path(place).name}" if is_file_name(place) else place
-        for place in cfg.IMPORTS
-    ]
+    cfg.IMPORTS = [place_in_run(place) for place in cfg.IMPORTS]
     if frozen:
         cfg.freeze()

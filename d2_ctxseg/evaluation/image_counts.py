@@ -76,7 +76,7 @@ class ImageCounts:
         if not path.is_file():
             raise MissingFileError(
                 f"'{path}' does not exist: an earlier version evaluated the run, or the evaluation "
-                "was not finished. Evaluate the run again with train_net.py --eval-only."
+                "was not finished. Evaluate the run again with d2-ctxseg eval."
             )
         try:
             with np.load(path, allow_pickle=False) as content:
@@ -86,7 +86,7 @@ class ImageCounts:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"'{path}' cannot be read ({type(error).__name__}: {error}). Evaluate the run "
-                "again with train_net.py --eval-only."
+                "again with d2-ctxseg eval."
             ) from error
         if counts.shape != (len(names), 3, len(classes)):
             raise UserError(

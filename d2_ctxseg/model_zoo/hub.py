@@ -18,8 +18,10 @@ from ..data.descriptions import classes_only
 from ..deployment.segmentor import Segmentor
 from ..engine.calibration import with_fitted_temperatures
 from ..engine.cost import read_cost
+from ..engine.run_folder import IMPORTS_FOLDER, place_in_run
 from ..utils.errors import UserError
 from ..utils.files import atomic_write
+from ..utils.own_modules import copy_own_modules, is_file_name
 from .hub_client import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, require_hub, upload
 from .load import load_segmentor, trained_config
 from .model_card import table_of_classes, table_of_means
@@ -103,7 +105,8 @@ def save_pretrained(
 
     ``model.safetensors`` holds the weights without the modules that only training needs.
     ``config.yaml`` refers to no other file, contains fitted temperatures, and no paths of this
-    machine. ``README.md`` is the model card.
+    machine. ``README.md`` is the model card. The files of IMPORTS are copied to ``imports/``; from
+    the Hub they are run only with ``trust_remote_code``.
 
     Args:
         source, weights: see :func:`d2_ctxseg.load_segmentor`.
@@ -129,6 +132,7 @@ def save_pretrained(
     state = {key: tensor.clone().contiguous() for key, tensor in model.state_dict().items()}
     with atomic_write(folder / WEIGHTS_FILE, "wb") as file:
         file.write(safetensors.torch.save(state, {"format": "pt"}))
+    copy_own_modules(cfg.IMPORTS, folder / IMPORTS_FOLDER)
     with atomic_write(folder / CONFIG_FILE) as file:
         file.write(portable_config(cfg).dump())
     facts = {"repo_id": repo_id or folder.resolve().name, "license": license, "commit": commit}
@@ -144,6 +148,7 @@ def portable_config(cfg: CfgNode) -> CfgNode:
     cfg.defrost()
     cfg.DATASETS.DESCRIPTIONS = classes_only(cfg)
     cfg.DATASETS.FOLDERS = []
+    cfg.IMPORTS = [place_in_run(place) for place in cfg.IMPORTS]
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.ENCODER.WEIGHTS = ""
     cfg.OUTPUT_DIR = "./output"
@@ -182,6 +187,8 @@ def draw_hub_card(
         "front_matter": yaml.safe_dump(front_matter, sort_keys=False),
         "name": repo_id.rpartition("/")[2],
         "repo_id": repo_id,
+        "arguments": ", trust_remote_code=True" if cfg.IMPORTS else "",
+        "code": _code(cfg),
         "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
         "classes": ", ".join(classes),
         "architecture": f"`{cfg.MODEL.META_ARCHITECTURE}`",
@@ -198,6 +205,21 @@ def draw_hub_card(
         "cost": _cost(model, weights.parent),
     }
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(fields)
+
+
+def _code(cfg: CfgNode) -> str:
+    if not cfg.IMPORTS:
+        return ""
+    files = [Path(place).name for place in cfg.IMPORTS if is_file_name(place)]
+    packages = [place for place in cfg.IMPORTS if not is_file_name(place)]
+    told = [
+        f"`{IMPORTS_FOLDER}/{name}`: Python code that the model needs, which runs when it is "
+        "loaded: read it before you trust it."
+        for name in files
+    ]
+    if packages:
+        told.append(f"The model needs the Python modules `{'`, `'.join(packages)}` as well.")
+    return "\n" + "\n".join(told) + "\n"
 
 
 def _head(cfg: CfgNode) -> str:

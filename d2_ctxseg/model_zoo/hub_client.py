@@ -3,11 +3,14 @@
 from pathlib import Path
 
 from ..utils.errors import MissingFileError, UserError
+from ..utils.own_modules import is_file_name
 from ..utils.yaml_files import read_yaml
 
 CONFIG_FILE = "config.yaml"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
+#: Python files of a model's author, where the config's IMPORTS names them.
+CODE_FILES = "imports/*.py"
 
 _UNREACHABLE = (
     "ConnectError",
@@ -36,6 +39,7 @@ def download(
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Path:
     """Download the config, weights and model card of a model on the Hub.
 
@@ -46,23 +50,27 @@ def download(
         revision: a branch, tag or commit; None: the newest.
         token: token for private models; None: the token of ``hf auth login``.
         cache_dir: folder of the downloaded files; None: huggingface_hub's cache.
+        trust_remote_code: also download the Python files of a model that has some (IMPORTS). They
+            are run when the model is loaded.
 
     Returns:
         The folder with the files.
 
     Raises:
         UserError: huggingface_hub is not installed, the model does not exist, the Hub cannot be
-            reached, or the config would read or run other files.
+            reached, the config would read other files, or the model has Python files and
+            ``trust_remote_code`` is False.
         MissingFileError: the model is not a model of this project.
     """
     hub = require_hub()
+    patterns = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
     try:
         folder = hub.snapshot_download(
             repo_id,
             revision=revision,
             token=token,
             cache_dir=cache_dir,
-            allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE],
+            allow_patterns=[*patterns, CODE_FILES] if trust_remote_code else patterns,
         )
     except Exception as error:  # of the Hub, of its cache, of httpx or requests
         raise UserError(_explain(error, repo_id)) from error
@@ -72,7 +80,7 @@ def download(
             f"'{repo_id}' on the Hub has no {' and no '.join(missing)}, so it is not a model that "
             "push_to_hub of d2_ctxseg uploaded."
         )
-    _refuse_code(Path(folder) / CONFIG_FILE, repo_id)
+    _check_config(Path(folder), repo_id, trust_remote_code)
     return Path(folder)
 
 
@@ -120,14 +128,32 @@ def _explain(error: Exception, repo_id: str) -> str:
     return f"'{repo_id}' on the Hugging Face Hub: {reason} ({detail})"
 
 
-def _refuse_code(config: Path, repo_id: str) -> None:
-    """Raise UserError if a downloaded config would read or run other files."""
-    content = read_yaml(config)
+def _check_config(folder: Path, repo_id: str, trust_remote_code: bool) -> None:
+    """A stranger's config must not make this machine read or run anything without being asked."""
+    content = read_yaml(folder / CONFIG_FILE)
     content = content if isinstance(content, dict) else {}
-    for key in ("_BASE_", "IMPORTS"):
-        if content.get(key):
-            raise UserError(
-                f"The config of '{repo_id}' on the Hub has {key}: {content[key]}, which would read "
-                "or run other files. Download the model, check these files, and load the folder "
-                "with load_segmentor('path/to/folder')."
-            )
+    if content.get("_BASE_"):
+        raise UserError(
+            f"The config of '{repo_id}' on the Hub has _BASE_: {content['_BASE_']}, which would "
+            "read another file of this machine. push_to_hub writes configs without it."
+        )
+    imports = content.get("IMPORTS") or []
+    if imports and not trust_remote_code:
+        raise UserError(
+            f"The model '{repo_id}' on the Hub has Python code of its author, IMPORTS: {imports}, "
+            f"which would run on this machine. Read it, https://huggingface.co/{repo_id}/tree/main,"
+            f" and if you trust it: load_segmentor('{repo_id}', trust_remote_code=True), best with "
+            "the revision that you read; for a command, hf download it and name the folder as "
+            "--model."
+        )
+    files = [str(place) for place in imports if is_file_name(str(place))]
+    strange = [
+        file for file in files if not Path(file).match(CODE_FILES) or len(Path(file).parts) != 2
+    ]
+    missing = [file for file in files if not (folder / file).is_file()]
+    if strange or missing:
+        raise UserError(
+            f"The config of '{repo_id}' on the Hub has IMPORTS: {(strange or missing)[0]}, which "
+            f"{'is outside of' if strange else 'is not in'} its folder of code, "
+            f"{Path(CODE_FILES).parent}/."
+        )

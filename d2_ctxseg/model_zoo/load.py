@@ -20,7 +20,7 @@ from .model_zoo import get_config
 from .trained_models import TRAINED_FOLDER, read_trained_models
 
 #: Names of weights in a folder, in the order of preference.
-WEIGHTS = ("model_final.pth", "model_best.pth", WEIGHTS_FILE)
+WEIGHTS = ("model_final.pth", "model_best.pth", "model_extended.pth", WEIGHTS_FILE)
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WEIGHTS_SUFFIXES = (".pth", ".safetensors")
@@ -35,6 +35,7 @@ def load_segmentor(
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Segmentor:
     """Load a trained model for predictions.
 
@@ -46,7 +47,7 @@ def load_segmentor(
             The device in the model's config is ignored.
         weights: name of a file in the folder; None: the first existing one of ``WEIGHTS``.
         opts: alternating keys and values that override the config.
-        revision, token, cache_dir: options for the Hub, see
+        revision, token, cache_dir, trust_remote_code: options for the Hub, see
             :func:`d2_ctxseg.model_zoo.hub_client.download`.
 
     Returns:
@@ -59,7 +60,13 @@ def load_segmentor(
     """
     options = ["MODEL.DEVICE", choose_device(device), *opts]
     cfg = trained_config(
-        source, weights, options, revision=revision, token=token, cache_dir=cache_dir
+        source,
+        weights,
+        options,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        trust_remote_code=trust_remote_code,
     )
     return Segmentor(cfg)
 
@@ -77,7 +84,7 @@ def choose_device(device: str | torch.device | None = None) -> str:
     except (RuntimeError, TypeError) as error:
         raise UserError(
             f"device is {device!r}, expected 'cpu', 'cuda', 'cuda:1' or None."
-            f"{suggest(str(device), ('cpu', 'cuda'))}"
+            f"{_suggest_device(str(device))}"
         ) from error
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if chosen.type == "cuda" and (chosen.index or 0) >= count:
@@ -86,6 +93,11 @@ def choose_device(device: str | torch.device | None = None) -> str:
             "device='cpu', or device=None to choose an available device."
         )
     return str(chosen)
+
+
+def _suggest_device(name: str) -> str:
+    # By its letters, "gpu" is nearer to "cpu".
+    return " Did you mean 'cuda'?" if "gpu" in name.lower() else suggest(name, ("cpu", "cuda"))
 
 
 def trained_config(

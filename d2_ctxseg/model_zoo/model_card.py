@@ -82,7 +82,7 @@ def _encoder_weights(weights: str) -> str:
 
 
 def _command(name: str, changes: dict) -> str:
-    words = ["python", "train_net.py", "--config-file", f"configs/{name}.yaml"]
+    words = ["d2-ctxseg", "train", "--config-file", f"configs/{name}.yaml"]
     for key, value in changes.items():
         value = _without_folders(value)
         if key != "MODEL.ENCODER.WEIGHTS":  # the card names them elsewhere

@@ -13,7 +13,7 @@ from torch import nn
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
-from ..checkpoint import load_weights, strip_training_only
+from ..checkpoint import copy_temperatures, load_weights, strip_training_only
 from ..engine.config_files import get_config_file
 from ..engine.setup import setup_config
 from ..utils.errors import MissingFileError, UserError
@@ -64,7 +64,8 @@ def publish_run(
     """Write the weights of a run, its index entry and its model card into a folder.
 
     A model of the same name is replaced. Before anything is written, the file is read again and
-    its model is compared with the run's model (``TOLERANCE``).
+    its model is compared with the run's model (``TOLERANCE``). Temperatures that were fitted to the
+    weights are copied: half precision changes the logits too little to need others.
 
     Args:
         run: the output folder of train_net.py, with config.yaml, evaluation.json and weights.
@@ -98,6 +99,7 @@ def publish_run(
 
     model = _index_entry(name, content, cfg, results, opts)
     write_trained_model(model, content, folder)
+    copy_temperatures(run / weights, folder / model.file)
     changes = {key: value for key, value in changes.items() if key not in _NOT_IN_RECIPE}
     recipe = Recipe(changes, weights, commit, data_terms)
     card = folder / f"MODEL_CARD_{_flat(name)}.md"
@@ -128,7 +130,7 @@ def read_results(run: Path, weights: str) -> dict[str, dict[str, dict[str, float
         known = ", ".join(Path(key).name for key in content) or "nothing"
         raise UserError(
             f"'{path}' has no scores for '{weights}', only for {known}. Choose one with --weights, "
-            f"or evaluate '{weights}' with train_net.py --eval-only and OUTPUT_DIR '{run}'."
+            f"or evaluate '{weights}' with d2-ctxseg eval --run '{run}'."
         )
     return found[-1]
 

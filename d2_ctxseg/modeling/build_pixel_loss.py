@@ -28,8 +28,8 @@ class UnresolvedPixelLoss(PixelLoss):
         """
         raise UserError(
             f"MODEL.PIXEL_LOSS.CLASS_WEIGHTS is '{BALANCED}', but the weights have not been "
-            "computed from the training labels. train_net.py computes them; in a program of your "
-            "own, call d2_ctxseg.engine.balance_classes(cfg) before you build the model."
+            "computed from the training labels. d2-ctxseg train computes them; in a program of "
+            "your own, call d2_ctxseg.engine.balance_classes(cfg) before you build the model."
         )
 
 

@@ -110,7 +110,7 @@ def read_run(folder: Path) -> Run:
     if not any((folder / name).exists() for name in known):
         raise UserError(
             f"'{folder}' is not the folder of a run: it has none of {', '.join(known)}. "
-            "Name the OUTPUT_DIR of a run of train_net.py."
+            "Name the OUTPUT_DIR of a training."
         )
     notes: list[str] = []
     config = _read(folder / "config.yaml", _read_config, notes, "configuration") or {}

@@ -182,7 +182,7 @@ class TestReadCheckpoint:
 
     def test_of_detectron2s_zoo_says_what_reads_it(self, tmp_path):
         (tmp_path / "R-50.pkl").write_bytes(b"pickled")
-        with pytest.raises(UserError, match="R-50.pkl.*train_net.py.*Detectron2 is installed"):
+        with pytest.raises(UserError, match="R-50.pkl.*d2-ctxseg train.*Detectron2 is installed"):
             read_checkpoint(str(tmp_path / "R-50.pkl"))
 
 

@@ -1,6 +1,7 @@
 """New classes for a trained PrototypeSegmentor: the mathematics, and tools/add_classes.py."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,10 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from train_net_runs import ROOT
 
-from d2_ctxseg.checkpoint import load_weights, read_state_dict
+from d2_ctxseg import load_segmentor
+from d2_ctxseg.checkpoint import (
+    FittedTemperature,
+    load_weights,
+    read_state_dict,
+    write_temperatures,
+)
 from d2_ctxseg.classifiers import PrototypeClassifier
 from d2_ctxseg.classifiers.clustering import sinkhorn_log_plan
 from d2_ctxseg.commands.add_classes import spread_over_classes
+from d2_ctxseg.commands.model_config import run_weights
 from d2_ctxseg.data import ContextShapesOptions, generate_context_shapes
 from d2_ctxseg.deployment.prototype_extension import (
     PixelSample,
@@ -26,6 +34,7 @@ from d2_ctxseg.deployment.prototype_extension import (
     extend_classifier,
 )
 from d2_ctxseg.engine import Trainer, setup_config
+from d2_ctxseg.engine.calibration import with_fitted_temperatures
 from detectron2.modeling import build_model
 
 TOOL = ROOT / "tools" / "add_classes.py"
@@ -320,6 +329,30 @@ class TestTool:
             assert metrics["mIoU-old-without-new-pixels"] >= metrics["mIoU-old"]
         log = (output / "log.txt").read_text()
         assert f"| {NEW} (new)" in log and "mean of the old" in log
+
+    def test_a_temperature_of_the_old_classes_is_left_behind(self, old_run, shapes, tmp_path):
+        fitted = FittedTemperature(1.7, "val", 100, 0.6, 0.5)
+        write_temperatures(old_run.weights, {"sem_seg": fitted})
+        folder, train, _ = shapes(CLASSES)
+        output = tmp_path / "new"
+        opts = ["TEST.AUG.TEMPERATURE", 2.0]
+        assert add(old_run, train, output, "--folder", folder, "--num-images", 3, opts=opts) == 0
+        cfg = with_fitted_temperatures(setup_config(str(output / "config.yaml"), []))
+        assert cfg.TEST.TEMPERATURE is None and cfg.TEST.AUG.TEMPERATURE is None
+        log = (output / "log.txt").read_text()
+        assert f"until you run d2-ctxseg calibrate --run {output}" in log
+
+    def test_a_run_can_be_named_and_what_is_made_is_a_run(self, old_run, shapes, tmp_path):
+        folder, train, val = shapes(CLASSES)
+        run, output = tmp_path / "run", tmp_path / "new"
+        run.mkdir()
+        shutil.copyfile(old_run.weights, run / "model_final.pth")
+        (run / "config.yaml").write_text(setup_config(str(old_run.config), old_run.opts).dump())
+        command = ["--run", run, "--images", train, "--output", output, "--folder", folder]
+        assert run_script(TOOL, *command, "--num-images", 3) == 0
+        segmentor = load_segmentor(output, device="cpu")
+        assert segmentor.classes == tuple(CLASSES)
+        assert run_weights(output) == output / "model_extended.pth"
 
     def test_the_result_is_not_overwritten(self, old_run, tmp_path, capsys):
         (tmp_path / "model_extended.pth").write_bytes(b"precious")

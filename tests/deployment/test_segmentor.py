@@ -108,6 +108,16 @@ class TestConfidence:
         with pytest.raises(UserError, match="set at least one"):
             segmentor.predict(half_bright(), classes=False)
 
+    def test_classes_and_confidence_follow_the_image_in_this_order(self, segmentor):
+        result = segmentor.predict(half_bright(), False, True)
+        assert result.labels is None and result.confidence is not None
+        [result] = segmentor.predict([half_bright()], True, True)
+        assert result.labels is not None and result.confidence is not None
+        [result] = segmentor.predict_all(iter([half_bright()]), True, False)
+        assert result.confidence is None
+        with pytest.raises(TypeError):
+            segmentor.predict(half_bright(), True, False, 4)  # batch_size has to be named
+
 
 class TestTiles:
     def test_one_tile_for_all_is_the_image(self, segmentor):

@@ -1,8 +1,8 @@
 """Models on the Hugging Face Hub, with a folder in place of the network."""
 
-import os
 import shutil
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import huggingface_hub
@@ -57,10 +57,12 @@ def hub(tmp_path, monkeypatch):
         if not (root / repo_id).is_dir():
             raise LocalEntryNotFoundError("Cannot find the requested files in the local cache.")
         copy = tmp_path / "cache" / repo_id / str(revision)
-        patterns = shutil.ignore_patterns(
-            *(name for name in os.listdir(root / repo_id) if name not in allow_patterns)
-        )
-        return shutil.copytree(root / repo_id, copy, ignore=patterns, dirs_exist_ok=True)
+        for path in filter(Path.is_file, (root / repo_id).rglob("*")):
+            name = path.relative_to(root / repo_id)
+            if any(fnmatch(str(name), pattern) for pattern in allow_patterns):
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy / name)
+        return copy
 
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create_repo)
     monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
@@ -171,14 +173,26 @@ class TestErrors:
         ):
             d2_ctxseg.load_segmentor(MODEL)
 
-    @pytest.mark.parametrize("line", ["_BASE_: ../../secret.yaml", "IMPORTS: [heads.py]"])
-    def test_a_downloaded_config_reads_and_runs_no_other_file(self, hub, finished, line):
+    @pytest.mark.parametrize(
+        ("line", "trust", "said"),
+        [
+            ("_BASE_: ../../secret.yaml", False, "_BASE_.*another file"),
+            ("_BASE_: ../../secret.yaml", True, "_BASE_.*another file"),
+            ("IMPORTS: [imports/heads.py]", False, "would run on this machine"),
+            ("IMPORTS: [imports/heads.py]", True, "heads.py, which is not in its folder of code"),
+            ("IMPORTS: [../heads.py]", True, "outside of its folder of code"),
+            ("IMPORTS: [/tmp/imports/heads.py]", True, "outside of its folder of code"),
+        ],
+    )
+    def test_a_downloaded_config_reads_and_runs_no_other_file(
+        self, hub, finished, line, trust, said
+    ):
         push_to_hub(finished, MODEL)
         config = hub / MODEL / "config.yaml"
         lines = [text for text in config.read_text().splitlines() if "IMPORTS" not in text]
         config.write_text("\n".join([*lines, line]))
-        with pytest.raises(UserError, match=f"{line.partition(':')[0]}.*check these files"):
-            d2_ctxseg.load_segmentor(MODEL)
+        with pytest.raises(UserError, match=said):
+            d2_ctxseg.load_segmentor(MODEL, trust_remote_code=trust)
 
     def test_a_name_that_the_hub_does_not_take(self, hub, finished):
         with pytest.raises(UserError, match="'bad name/x' on the Hugging Face Hub"):
@@ -206,6 +220,67 @@ class TestErrors:
         for call in (lambda: d2_ctxseg.load_segmentor(MODEL), lambda: push_to_hub(finished, MODEL)):
             with pytest.raises(UserError, match="pip install huggingface_hub"):
                 call()
+
+
+class TestCodeOfOnesOwn:
+    """A head that only the model's author has: IMPORTS."""
+
+    CODE = """
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from d2_ctxseg.modeling.heads.smp_decoder import SMPDecoderHead
+from pathlib import Path
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class {name}(SMPDecoderHead):
+    pass
+
+
+with open("{trace}", "a") as file:
+    file.write("ran\\n")
+"""
+
+    @pytest.fixture
+    def pushed(self, hub, finished, tmp_path):
+        """A run with a head of its own on the Hub, and the file that its module leaves a trace in.
+
+        Registries keep what is registered: each test has a module and a head of other names.
+        """
+        name, trace = f"Head{tmp_path.name.title().replace('_', '')}", tmp_path / "trace"
+        run = shutil.copytree(finished, tmp_path / "run")
+        (run / "imports").mkdir()
+        module = run / "imports" / f"{name.lower()}.py"
+        module.write_text(self.CODE.format(name=name, trace=trace))
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["IMPORTS"] = [f"imports/{module.name}"]
+        config["MODEL"]["SEM_SEG_HEAD"]["NAME"] = name
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        push_to_hub(run, MODEL)
+        return module, trace
+
+    def test_is_uploaded_and_said_on_the_card(self, hub, pushed):
+        module, _ = pushed
+        folder = hub / MODEL
+        assert (folder / "imports" / module.name).read_text() == module.read_text()
+        content = yaml.safe_load((folder / "config.yaml").read_text())
+        assert content["IMPORTS"] == [f"imports/{module.name}"]
+        card = (folder / "README.md").read_text()
+        assert "trust_remote_code=True" in card and f"`imports/{module.name}`" in card
+        assert "read it before you trust it" in card
+
+    def test_is_not_run_and_not_even_fetched_unless_it_is_asked_for(self, pushed, tmp_path):
+        module, trace = pushed
+        trace.unlink()
+        with pytest.raises(UserError, match=r"would run on this machine.*trust_remote_code=True"):
+            d2_ctxseg.load_segmentor(MODEL, device="cpu")
+        assert not trace.exists()
+        assert not list((tmp_path / "cache").rglob(module.name))
+
+    def test_runs_where_it_is_trusted(self, pushed, finished):
+        segmentor = from_pretrained(MODEL, device="cpu", trust_remote_code=True)
+        assert type(segmentor.model.sem_seg_head).__name__ == segmentor.cfg.MODEL.SEM_SEG_HEAD.NAME
+        expected = d2_ctxseg.load_segmentor(finished, device="cpu").predict(half_bright())
+        assert np.array_equal(segmentor.predict(half_bright()).labels, expected.labels)
 
 
 def test_on_the_disk_comes_before_the_hub(finished, tmp_path, monkeypatch):

@@ -150,6 +150,8 @@ class TestDevice:
             choose_device("cuda")
         with pytest.raises(UserError, match="Did you mean 'cuda'"):
             choose_device("cudda")
+        with pytest.raises(UserError, match="Did you mean 'cuda'"):
+            choose_device("gpu")
 
 
 def test_two_models_whose_datasets_have_one_name_keep_their_classes(run, tmp_path):

@@ -12,6 +12,9 @@ from torch import nn
 from train_net_runs import ROOT
 
 from d2_ctxseg import model_zoo
+from d2_ctxseg.checkpoint import FittedTemperature, read_temperatures, write_temperatures
+from d2_ctxseg.checkpoint.temperature_file import temperature_file
+from d2_ctxseg.engine.calibration import with_fitted_temperatures
 from d2_ctxseg.model_zoo import publish
 from d2_ctxseg.model_zoo.half_precision import Agreement, compare_models, half_precision
 from d2_ctxseg.utils.errors import MissingFileError, UserError
@@ -84,6 +87,18 @@ class TestFiles:
     def test_no_folder_of_the_machine_that_trained_is_left(self, zoo, finished_run):
         for path in (zoo / "models.yaml", zoo / "MODEL_CARD_quickstart.md"):
             assert str(finished_run) not in path.read_text()
+
+    def test_temperatures_that_were_fitted_go_with_the_weights(self, run, tmp_path):
+        folder, fitted = tmp_path / "new", FittedTemperature(1.7, "val", 100, 0.6, 0.5)
+        write_temperatures(run / "model_final.pth", {"sem_seg": fitted})
+        publish.publish_run(run, "quickstart", folder)
+        assert read_temperatures(folder / FILE) == {"sem_seg": fitted}
+        cfg = model_zoo.get_config("quickstart", trained=True, folder=folder)
+        assert with_fitted_temperatures(cfg).TEST.TEMPERATURE == 1.7
+        # Those of the next model of this name are its own.
+        temperature_file(run / "model_final.pth").unlink()
+        publish.publish_run(run, "quickstart", folder)
+        assert not temperature_file(folder / FILE).exists()
 
     def test_nothing_else_is_left(self, zoo):
         names = {path.name for path in zoo.iterdir()}

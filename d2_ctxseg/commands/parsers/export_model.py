@@ -5,7 +5,7 @@
         --outputs logits --output-file model.pt2
 
 Formats:
-  onnx          for onnxruntime and other runtimes; see demo/onnx_inference.py
+  onnx          for onnxruntime and other runtimes; a program for it is included
   torchscript   for torch.jit.load in C++ and Python; one image size; deprecated by PyTorch
   torch_export  for torch.export.load
 
