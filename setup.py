@@ -62,7 +62,7 @@ setup(
             "comparison/*.html",
             "report/templates/*",
         ],
-        "d2_ctxseg.model_zoo.configs": ["**/*.yaml"],
+        "d2_ctxseg.model_zoo.configs": ["**/*.yaml", "lazy/*.py"],
     },
     install_requires=[
         "torch>=2.4",

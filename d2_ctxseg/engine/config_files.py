@@ -21,19 +21,24 @@ def get_config_file(name: str) -> str:
     """The absolute path of the config with this name.
 
     Args:
-        name: a name such as "camvid/fpn_resnet18_linear", with or without ".yaml".
+        name: a name such as "camvid/fpn_resnet18_linear", with or without ".yaml"; for
+            LazyConfig one with ".py", "lazy/context_shapes.py".
 
     Raises:
         UserError: there is no such config; the message has the nearest name.
     """
-    known = config_names()
+    folder = _configs_folder()
+    lazy = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.py"))]
+    if name in lazy:
+        return str(folder / name)
+    known = [*config_names(), *lazy]
     stem = name.removesuffix(".yaml")
     if stem not in known:
         raise UserError(
             f"No config of this project is called '{name}'.{suggest(stem, known)} A name is a path "
             "below configs/, such as 'camvid/fpn_resnet18_linear'."
         )
-    return str(_configs_folder() / f"{stem}.yaml")
+    return str(folder / f"{stem}.yaml")
 
 
 def find_config_file(path_or_name: str) -> str:

@@ -46,7 +46,7 @@ def test_other_weights_of_the_name_do_not_get_them(weights, caplog):
     weights.write_bytes(b"weights of the next training")
     with caplog.at_level(logging.WARNING, logger="d2_ctxseg"):
         assert read_temperatures(weights) == {}
-    assert "tools/calibrate.py" in caplog.text
+    assert "d2-ctxseg calibrate" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,22 @@ def test_every_config_is_found_and_its_bases_with_it(installed, tmp_path):
     assert schedule == "WarmupPolyLR" and has_trained_models == "True"
 
 
+def test_all_files_of_the_configs_are_there_and_nothing_else(installed):
+    folder, configs = installed / "d2_ctxseg" / "model_zoo" / "configs", ROOT / "configs"
+    there, expected = (
+        {path.relative_to(root).as_posix() for path in root.rglob("*.*") if path.suffix != ".pyc"}
+        for root in (folder, configs)
+    )
+    assert there == expected and "lazy/context_shapes.py" in there
+
+
+def test_the_program_for_onnx_files_is_there_and_needs_nothing_of_the_package(installed):
+    program = installed / "d2_ctxseg" / "deployment" / "onnx_inference.py"
+    assert program.read_bytes() == (ROOT / "demo" / "onnx_inference.py").read_bytes()
+    assert "d2_ctxseg import" not in program.read_text()
+    assert "import torch" not in program.read_text()
+
+
 def test_the_templates_of_pages_are_there(installed):
     package = ROOT / "d2_ctxseg"
     files = [path for kind in ("html", "css", "js") for path in package.rglob(f"*.{kind}")]

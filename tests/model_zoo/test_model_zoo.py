@@ -36,6 +36,11 @@ class TestConfigs:
         content = CfgNode.load_yaml_with_base(path)  # the _BASE_ files are found as well
         assert content["SOLVER"]["LR_SCHEDULER_NAME"] == "WarmupPolyLR"
 
+    def test_a_lazy_config_is_found_with_its_suffix(self):
+        path = model_zoo.get_config_file("lazy/context_shapes.py")
+        assert Path(path) == CONFIGS / "lazy" / "context_shapes.py"
+        assert not any("lazy" in name for name in model_zoo.config_names())
+
     def test_an_unknown_name_suggests_the_nearest(self):
         with pytest.raises(UserError, match="'camvid/fpn_resnet18_liner'.* Did you mean 'camvid/f"):
             model_zoo.get_config_file("camvid/fpn_resnet18_liner")
