@@ -10,7 +10,8 @@ from d2_ctxseg.commands.command_line import read_command_line
 from d2_ctxseg.commands.parsers.prepare import DATASETS, dataset_parser
 from d2_ctxseg.commands.prepare import PREPARATIONS, main
 from d2_ctxseg.data import ContextShapesOptions
-from d2_ctxseg.data.folder_dataset import datasets_root, read_folder_dataset
+from d2_ctxseg.data.description_reader import read_folder_dataset
+from d2_ctxseg.data.folder_dataset import datasets_root
 from d2_ctxseg.data.preparation.pascal_context import LABELS
 from d2_ctxseg.data.registration import BUILTIN_FOLDER
 from d2_ctxseg.utils.errors import MissingFileError
