@@ -7,8 +7,8 @@
 The second command leaves pixels of lower confidence black. The file must be exported with
 --outputs labels+confidence.
 
-The script needs numpy, pillow and onnxruntime, but not PyTorch or this project: copy it to where the
-model runs.
+The script needs numpy, pillow and onnxruntime, but not PyTorch or this project. It can be copied to
+where the model runs.
 """
 
 import argparse
