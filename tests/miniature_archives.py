@@ -215,6 +215,17 @@ def camvid(root: Path) -> Miniature:
     return made
 
 
+def clothing_co_parsing(root: Path) -> Miniature:
+    """One photograph of each split, and one without a pixel-wise label."""
+    made, folder = Miniature(root), "clothing-co-parsing"
+    for number in (1, 2, 5):
+        made.image(f"{folder}/photos/{number:04}.jpg")
+        path = f"{folder}/annotations/pixel-level/{number:04}.mat"
+        made.matlab(path, "groundtruth", range(59), np.uint8)
+    made.image(f"{folder}/photos/1005.jpg")
+    return made
+
+
 MINIATURES = {
     "ade20k": ade20k,
     "ade20k_full": ade20k_full,
@@ -223,4 +234,5 @@ MINIATURES = {
     "cityscapes": cityscapes,
     "pascal_context": pascal_context,
     "camvid": camvid,
+    "clothing_co_parsing": clothing_co_parsing,
 }

@@ -50,6 +50,16 @@ of the test split are not published, and their placeholders are not converted. T
 of cityscapesScripts. Existing files are compared; a file that differs is reported, and replaced
 only with --overwrite.
 """,
+    "clothing_co_parsing": """Clothing Co-Parsing with 59 classes, street fashion photographs.
+
+    git clone https://github.com/bearpaw/clothing-co-parsing
+    d2-ctxseg prepare clothing_co_parsing --source clothing-co-parsing
+
+Makes clothing_co_parsing/{images,annotations}/{train,val,test} from the 1004 photographs with a
+pixel-wise label. Label 0, "null", becomes the class "background". There are no official splits: of
+five photographs in a row the first is in val, the fifth in test. Images are linked, or copied with
+--copy-images. Reading .mat files needs SciPy.
+""",
     "coco_stuff_10k": """COCO-Stuff-10K v1.1 with 171 classes.
 
 It writes coco/coco_stuff_10k/{images_detectron2,annotations_detectron2}/{train,test} from

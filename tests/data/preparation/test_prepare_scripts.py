@@ -23,6 +23,7 @@ from miniature_archives import (
     ade20k_full,
     camvid,
     cityscapes,
+    clothing_co_parsing,
     coco_stuff_10k,
     coco_stuff_164k,
     mmseg_ade20k,
@@ -105,6 +106,17 @@ class TestLabels:
         check_labels(made, folder, ".png", mapping, 255, made.labels)
         test = tmp_path / "coco/coco_stuff_10k/images_detectron2/test"
         assert [path.name for path in test.iterdir()] == ["COCO_train2014_000000000002.jpg"]
+
+    def test_of_clothing_co_parsing_keep_their_values_and_are_split_by_number(self, tmp_path):
+        made = clothing_co_parsing(tmp_path)
+        assert prepare("clothing_co_parsing", tmp_path) == 0
+        folder = "clothing_co_parsing/annotations"
+        check_labels(made, folder, ".png", {n: n for n in range(59)}, 255, made.labels)
+        labels = (tmp_path / folder).rglob("*.png")
+        splits = {path.stem: path.parent.name for path in labels}
+        assert splits == {"0001": "val", "0002": "train", "0005": "test"}
+        images = (tmp_path / "clothing_co_parsing/images").rglob("*.jpg")
+        assert {path.stem: path.parent.name for path in images} == splits
 
     def test_of_cityscapes_are_train_ids_and_the_test_split_is_left_alone(self, tmp_path):
         made = cityscapes(tmp_path)
