@@ -48,6 +48,7 @@ DATASETS = {
     "ade20k_full_700": "ADE20K-Full, 700 classes",
     "ade20k_full": "ADE20K-Full, 847 classes",
     "camvid": "CamVid",
+    "clothing_co_parsing": "Clothing Co-Parsing",
 }
 METHODS = {
     "linear": "Vanilla classifier",
