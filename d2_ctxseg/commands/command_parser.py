@@ -104,6 +104,7 @@ class CommandParser(argparse.ArgumentParser):
         """The arguments; ``opts`` holds the KEY VALUE words of a command that has a config."""
         words, opts = self._split([os.fspath(word) for word in args] if args is not None else None)
         self._refuse_unknown_options(words)
+        self._refuse_bare_folder(words)
         arguments, unknown = self.parse_known_intermixed_args(words, namespace)
         if self.has_config:
             arguments.opts = [*unknown, *opts]  # the config checks the keys
@@ -131,6 +132,14 @@ class CommandParser(argparse.ArgumentParser):
             return False
         option = self._option_string_actions.get(words[index - 1]) if index else None
         return option is None or option.nargs is not None  # a flag, or a list, which may end here
+
+    def _refuse_bare_folder(self, words: Sequence[str]) -> None:
+        """``report`` takes folders of runs without an option; other commands say how they do."""
+        has_positionals = any(not action.option_strings for action in self._actions)
+        if "--run" not in self._option_string_actions or has_positionals:
+            return
+        if words and not words[0].startswith("-") and os.path.isdir(words[0]):
+            self.error(f"'{words[0]}' is a folder: did you mean --run {words[0]}?")
 
     def _refuse_unknown_options(self, words: Sequence[str]) -> None:
         """Report unknown options before missing ones, because they may be misspellings of them."""

@@ -50,7 +50,8 @@ class LabelFormat:
         if not classes:
             raise DatasetError(
                 f"The dataset '{metadata.name}' has no 'stuff_classes' in its metadata: it is not "
-                "registered, or it is not a semantic segmentation dataset."
+                "registered, or it is not a semantic segmentation dataset. For your own dataset, "
+                "set DATASETS.FOLDERS to its YAML file: DATASETS.FOLDERS \"['mydata.yaml']\""
             )
         id_map = metadata.get("id_map", metadata.get("label_map"))  # its former name
         return cls(len(classes), metadata.get("ignore_label", 255), id_map)

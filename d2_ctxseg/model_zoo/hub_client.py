@@ -106,11 +106,11 @@ def upload(
         api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
     except Exception as error:
-        raise UserError(_explain(error, repo_id)) from error
+        raise UserError(_explain(error, repo_id, is_upload=True)) from error
     return f"https://huggingface.co/{repo_id}"
 
 
-def _explain(error: Exception, repo_id: str) -> str:
+def _explain(error: Exception, repo_id: str, *, is_upload: bool = False) -> str:
     kind = type(error).__name__
     detail = (str(error).strip().splitlines() or [kind])[0]
     if kind in ("RepositoryNotFoundError", "HFValidationError"):
@@ -120,7 +120,8 @@ def _explain(error: Exception, repo_id: str) -> str:
     elif kind == "GatedRepoError":
         reason = "its owner has to grant you access on its page."
     elif kind in _UNREACHABLE:
-        reason = "the Hub cannot be reached, and the model was not downloaded before."
+        reason = "the Hub cannot be reached"
+        reason += "." if is_upload else ", and the model was not downloaded before."
     elif kind == "LocalTokenNotFoundError" or "401" in detail:
         reason = "log in with 'hf auth login', or pass a token."
     else:

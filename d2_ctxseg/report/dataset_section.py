@@ -185,7 +185,7 @@ def _examples(
     groups: dict[str, list[Example]] = {}
     for example in evaluation.examples:
         groups.setdefault(f"The {example.kind} images", []).append(example)
-    if len(groups) > 1 and len(evaluation.examples) >= len(evaluation.image_scores) > 0:
+    if len(evaluation.examples) >= len(evaluation.image_scores) > 0:
         ordered = sorted(evaluation.examples, key=lambda example: example.miou)
         groups = {"All images, from the worst to the best": ordered}
     return [

@@ -72,6 +72,6 @@ def short(text: str, length: int = 20) -> str:
 
 
 def breakable(text: str) -> Markup:
-    """The text, which may also be broken after each ``_`` and ``/``: names are long."""
+    """The text, which may also be broken after each ``_``, ``/`` and ``.``: names are long."""
     escaped = str(escape(text))
-    return Markup(re.sub(r"([_/]+)(?=[^_/])", r"\1<wbr>", escaped))
+    return Markup(re.sub(r"([_/.]+)(?=[^_/.])", r"\1<wbr>", escaped))

@@ -306,6 +306,11 @@ def test_the_page_fits_a_telephone(page, folder):
     page.set_viewport_size({"width": 390, "height": 800})
     page.wait_for_timeout(300)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    # The bars of classes with half of the image are half as wide as their cells, not a point.
+    bars = page.evaluate(
+        "[...document.querySelectorAll('.legend .bar')].map(bar => bar.offsetWidth)"
+    )
+    assert len(bars) >= 2 and min(bars) > 25
     assert page.locator(".stage").first.bounding_box()["width"] > 250
 
 

@@ -97,6 +97,18 @@ def test_a_command_without_config_takes_no_overrides(capsys):
     assert "RUN, the folder of a run" in capsys.readouterr().err
 
 
+def test_a_folder_without_its_option_suggests_run(parser, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parser.parse_args([str(tmp_path), "--json"])
+    assert f"'{tmp_path}' is a folder: did you mean --run {tmp_path}?" in capsys.readouterr().err
+
+
+def test_a_folder_is_fine_where_a_command_takes_one(tmp_path):
+    parser = CommandParser("Report.", has_config=False)
+    parser.add_runs("folders")
+    assert parser.parse_args([str(tmp_path)]).runs == [str(tmp_path)]
+
+
 def test_usage_shows_the_overrides(parser):
     assert parser.format_usage().endswith("[--json] [KEY VALUE ...]\n")
     assert parser.format_help().count("[KEY VALUE ...]") == 1

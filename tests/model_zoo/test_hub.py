@@ -215,6 +215,14 @@ class TestErrors:
         with pytest.raises(UserError, match=said):
             d2_ctxseg.load_segmentor(MODEL)
 
+    def test_an_upload_that_fails_says_nothing_of_downloads(self, hub, finished, monkeypatch):
+        def fail(*args, **options):
+            raise ConnectionError("refused")
+
+        monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", fail)
+        with pytest.raises(UserError, match=r"the Hub cannot be reached\. \(refused\)"):
+            push_to_hub(finished, MODEL)
+
     def test_without_the_package(self, monkeypatch, finished):
         monkeypatch.setitem(sys.modules, "huggingface_hub", None)
         for call in (lambda: d2_ctxseg.load_segmentor(MODEL), lambda: push_to_hub(finished, MODEL)):

@@ -282,6 +282,15 @@ class TestExamples:
         text = read_page(write_report([run])).text
         assert "All images, from the worst to the best" in text and "The worst" not in text
 
+    def test_of_a_very_small_dataset_are_all_among_the_worst(self, run, dataset):
+        self.add_image_scores(run, dataset, 1)
+        path = run / "inference/sem_seg" / dataset[1] / "examples/examples.json"
+        path.write_text(
+            json.dumps([e for e in json.loads(path.read_text()) if e["kind"] == "worst"])
+        )
+        text = read_page(write_report([run])).text
+        assert "All images, from the worst to the best" in text and "The worst" not in text
+
     @pytest.mark.parametrize("ignored", [0, 9])
     def test_have_ignored_pixels_in_the_legend(self, tmp_path, ignored):
         dataset = write_dataset(tmp_path / "data")
