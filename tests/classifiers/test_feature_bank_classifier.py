@@ -133,7 +133,7 @@ class TestBank:
             classifier.fill(torch.ones(3, 7), torch.ones(3, 4), torch.ones(3))
 
     def test_is_not_trained(self):
-        with pytest.raises(RuntimeError, match="build_feature_bank.py fills it"):
+        with pytest.raises(RuntimeError, match="build-bank fills it"):
             FeatureBankClassifier(8, 4).losses(torch.ones(1, 8, 1, 1), torch.zeros(1, 1, 1))
         assert not FeatureBankClassifier.is_trained
         assert CLASSIFIER_REGISTRY.get("FeatureBankClassifier") is FeatureBankClassifier

@@ -57,6 +57,13 @@ DATASETS = {
     "mmseg_pascal_context_60_sem_seg_{}": (("train", "val"), 60, 255, "background", "wood"),
     "camvid_sem_seg_{}": (("train", "val", "test"), 11, 11, "Sky", "Bicyclist"),
     "camvid_withheld_sem_seg_{}": (("train", "val", "test"), 9, 11, "Sky", "Car"),
+    "clothing_co_parsing_sem_seg_{}": (
+        ("train", "val", "test"),
+        59,
+        255,
+        "background",
+        "wedges",
+    ),
     "context_shapes_sem_seg_{}": (("train", "val"), 6, 255, "room", "blue"),
     "context_shapes_withheld_sem_seg_{}": (("train", "val"), 5, 255, "room", "blue"),
     "fishyscapes_lost_and_found_sem_seg_{}": (("val",), 19, 255, "road", "bicycle"),

@@ -108,7 +108,9 @@ class TestInOneProcess:
             if trainer.iter == 4:
                 shutil.rmtree(folder / "run")
 
-        with pytest.raises(WriteError, match="after iteration 5.*cannot be written.*is gone"):
+        with pytest.raises(
+            WriteError, match="after iteration 5.*cannot be written.*no longer exists"
+        ):
             run(folder, "run", "DATASETS.TEST", "()", hook=AfterStep(remove))
 
     @pytest.fixture

@@ -163,7 +163,7 @@ def judge(case: Case, ending: Ending) -> tuple[str, str]:
     if bool(ending.code) != bool(case.exit):
         return "silent", other_code
     is_error = case.exit != 0 and not case.report
-    if is_error and sum("error: " in line[:40] for line in ending.stderr.splitlines()) != 1:
+    if is_error and sum("error: " in line[:60] for line in ending.stderr.splitlines()) != 1:
         return "silent", "not one message"
     where = ending.stderr if is_error else printed
     text = " ".join(where.split())
