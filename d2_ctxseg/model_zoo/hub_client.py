@@ -1,5 +1,6 @@
 """Access to the Hugging Face Hub through huggingface_hub, which is an optional package."""
 
+import shutil
 from pathlib import Path
 
 from ..utils.errors import MissingFileError, UserError
@@ -87,7 +88,7 @@ def download(
 def upload(
     folder: Path, repo_id: str, *, private: bool, token: str | None, commit_message: str
 ) -> str:
-    """Upload the files of a folder to the Hub; returns the URL of the model's page.
+    """Upload the files of a folder by huggingface_hub's mixin; returns the URL of the model's page.
 
     Args:
         folder: the folder to upload.
@@ -101,10 +102,17 @@ def upload(
             upload.
     """
     hub = require_hub()
+
+    class SavedModel(hub.ModelHubMixin):
+        """A model whose files, the card included, are in ``folder`` already."""
+
+        def _save_pretrained(self, save_directory: Path) -> None:
+            shutil.copytree(folder, save_directory, dirs_exist_ok=True)
+
     try:
-        api = hub.HfApi(token=token)
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
+        SavedModel().push_to_hub(
+            repo_id, private=private, token=token, commit_message=commit_message
+        )
     except Exception as error:
         raise UserError(_explain(error, repo_id, is_upload=True)) from error
     return f"https://huggingface.co/{repo_id}"

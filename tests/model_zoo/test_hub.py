@@ -48,8 +48,9 @@ def hub(tmp_path, monkeypatch):
         huggingface_hub.utils.validate_repo_id(repo_id)
         (root / repo_id).mkdir(parents=True, exist_ok=exist_ok)
         (root / repo_id / ".private").write_text(str(private))
+        return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
 
-    def upload_folder(self, *, repo_id, folder_path, commit_message):
+    def upload_folder(self, *, repo_id, folder_path, commit_message, **of_the_mixin):
         assert commit_message
         shutil.copytree(folder_path, root / repo_id, dirs_exist_ok=True)
 
