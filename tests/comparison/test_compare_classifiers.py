@@ -37,7 +37,7 @@ def test_a_study_that_is_interrupted_continues_where_it_was(tiny_run):
     output = tiny_run.parent / "study"
     arguments = ["--config-file", tiny_run, "--classifiers", "linear", "context_aware"]
     arguments += ["--seeds", 1, "--output", output, "--num-resamples", 200]
-    settings = ["SOLVER.MAX_ITER", 150, "SOLVER.CHECKPOINT_PERIOD", 150, "TEST.EVAL_PERIOD", 0]
+    settings = ["SOLVER.MAX_ITER", 90, "SOLVER.CHECKPOINT_PERIOD", 90, "TEST.EVAL_PERIOD", 0]
     process = start(*arguments, *settings)
     deadline = time.monotonic() + 300
     while not (output / "linear" / "seed_1" / "metrics.json").is_file():
@@ -51,7 +51,7 @@ def test_a_study_that_is_interrupted_continues_where_it_was(tiny_run):
 
     code, text = run(*arguments, "--jobs", min(2, len(os.sched_getaffinity(0))), *settings)
     assert code == 0, text
-    assert "of 150 iterations done" in text and "Estimated time" in text
+    assert "of 90 iterations done" in text and "Estimated time" in text
     log = (output / "linear" / "seed_1" / "log.txt").read_text()
     assert "Starting training from iteration 0" in log
     assert log.count("Starting training from iteration") == 2
