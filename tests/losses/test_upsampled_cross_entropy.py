@@ -48,6 +48,20 @@ class TestAgainstInterpolation:
         expected = value_and_gradient(plain, logits, labels, align_corners)
         torch.testing.assert_close(result, expected)
 
+    @pytest.mark.parametrize("align_corners", [False, True])
+    def test_in_the_way_of_a_gpu(self, align_corners, monkeypatch):
+        """Elsewhere than on a CPU, products with matrices interpolate the columns."""
+        monkeypatch.setattr(bands, "_has_fast_kernel", lambda logits: False)
+        monkeypatch.setattr(bands, "_BAND_ELEMENTS", {"cpu": 1})
+        monkeypatch.setattr(bands, "_MIN_BAND_ROWS", 3)
+        logits = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+        labels = torch.randint(0, 3, (2, 10, 13))
+        result = value_and_gradient(
+            lambda x: segmentation_cross_entropy(x, labels, 255, align_corners), logits
+        )
+        expected = value_and_gradient(plain, logits, labels, align_corners)
+        torch.testing.assert_close(result, expected)
+
     def test_with_class_weights_and_label_smoothing(self):
         logits, labels = (
             torch.randn(2, 3, 4, 5, dtype=torch.float64),
