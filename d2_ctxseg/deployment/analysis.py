@@ -10,11 +10,10 @@ from typing import NamedTuple
 import torch
 from fvcore.nn import parameter_count
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
@@ -153,12 +152,6 @@ def _size(module: nn.Module | None) -> int:
     return sum(p.numel() for p in module.parameters()) if module is not None else 0
 
 
-def _attention_flops(query, key, value, *args, out_shape=None, **kwargs) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-# PyTorch's table has only the attention kernels of GPUs.
-_FORMULAS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
 # Operators that create or move data without arithmetic.
 _MOVES = {"empty", "empty_like", "_unsafe_view", "as_strided_", "stack", "cat", "clone", "copy_"}
 _MOVES |= {"_to_copy", "constant_pad_nd", "fill_", "zeros", "zeros_like", "ones", "arange", "roll"}
@@ -184,8 +177,8 @@ def count_multiply_adds(model: nn.Module, size: tuple[int, int]) -> MultiplyAdds
     """Count the multiply-adds of the prediction for one image, from the pixels to the logits.
 
     A multiplication followed by an addition counts as one, as in fvcore, mmsegmentation and the
-    papers. (PyTorch's counter, which is used here, counts two.) The pass runs on fake tensors,
-    which have no values. It takes seconds and no memory even for the largest model.
+    papers. (PyTorch's counter, which is used here, counts two.) The pass runs on the meta device,
+    where tensors have no values. It takes seconds and no memory even for the largest model.
 
     Args:
         model: the model in eval mode, on any device including the meta device. It is called with a
@@ -196,14 +189,11 @@ def count_multiply_adds(model: nn.Module, size: tuple[int, int]) -> MultiplyAdds
         UserError: the forward pass depends on the values of tensors, or the image is too small.
     """
     tensors = [*model.named_parameters(), *model.named_buffers()]
-    channels = getattr(model, "pixel_mean", torch.empty(3, device="meta")).shape[0]
-    flops = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+    state = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
+    channels = getattr(model, "pixel_mean", torch.empty(3)).shape[0]
+    image = torch.empty(channels, *size, device="meta")
+    flops = FlopCounterMode(display=False)
     others = _OperatorCounter(flops.flop_registry)
-    # Fake tensors on the CPU, because autocast does not support the meta device. Outside of their
-    # mode, other tensors (such as the sizes in ImageList) have values as usual.
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        state = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors}
-        image = torch.empty(channels, *size)
     with torch.no_grad(), flops, others:
         try:
             functional_call(model, state, ([{"image": image}],))

@@ -152,11 +152,16 @@ class TestMultiplyAdds:
         tokens = 3 * 96 // 8 // num_heads
         assert multiply_adds(attention).total == 2 * num_heads * tokens * tokens * 8
 
-    def test_of_multi_head_attention_in_eval_mode(self):
+    @pytest.mark.parametrize("need_weights", [True, False])
+    def test_of_multi_head_attention_in_eval_mode(self, need_weights):
         """PyTorch has a fused operator for it, which hides the products."""
+
+        def attend(model, x):
+            return model.attention(*[x[:, 0]] * 3, need_weights=need_weights)[0]
+
         attention = nn.MultiheadAttention(12, 2, batch_first=True).eval()
-        result = multiply_adds(lambda m, x: m.attention(x[0], x[0], x[0])[0], attention=attention)
-        assert result.total == 3 * (8 * 4 * 12 * 12 + 2 * 8 * 8 * 12)
+        result = multiply_adds(attend, attention=attention)
+        assert result.total == 8 * 4 * 12 * 12 + 2 * 8 * 8 * 12
 
     def test_of_all_else_are_not_counted_but_named(self):
         result = multiply_adds(lambda m, x: m.norm(x).relu().softmax(1), norm=nn.BatchNorm2d(3))
