@@ -1,5 +1,6 @@
 """Build the frozen config of a run from a config file and overrides."""
 
+import functools
 import logging
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def _adapt_to_machine(cfg: CfgNode) -> None:
     """Switch off what this machine does not support, with a warning."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-        logger.warning("No GPU is available: MODEL.DEVICE is set to 'cpu'.")
+        _warn_once("No GPU is available: MODEL.DEVICE is set to 'cpu'.")
     amp = cfg.SOLVER.AMP
     if cfg.MODEL.DEVICE == "cpu" and amp.ENABLED and amp.PRECISION == "float16":
         amp.ENABLED = False
@@ -112,6 +113,12 @@ def _adapt_to_machine(cfg: CfgNode) -> None:
             "Training in float16 needs a GPU: SOLVER.AMP.ENABLED is set to False. "
             "SOLVER.AMP.PRECISION 'bfloat16' works on the CPU too."
         )
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """Warn once in a process: a study reads many configs, and a machine stays the same."""
+    logger.warning(message)
 
 
 def _warn_of_unused_pixel_loss(cfg: CfgNode) -> None:
