@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from data_folders import run_script
 from study_runs import write_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,23 +68,35 @@ def test_a_study_that_is_interrupted_continues_where_it_was(tiny_run):
     assert (output / "linear" / "seed_1" / "model_final.pth").stat().st_mtime_ns == before
 
 
-def test_plan_and_commands_train_nothing(tiny_run):
+@pytest.fixture
+def compare(capsys):
+    """Runs the command in this process: its exit code and what it printed."""
+
+    def run(*arguments):
+        code = run_script(TOOL, *arguments)
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return run
+
+
+def test_plan_and_commands_train_nothing(tiny_run, compare):
     output = tiny_run.parent / "study"
     arguments = ["--config-file", tiny_run, "--seeds", 1, 2, "--output", output]
-    code, text = run(*arguments, "--print-commands", "SOLVER.MAX_ITER", 3)
+    code, text = compare(*arguments, "--print-commands", "SOLVER.MAX_ITER", 3)
     commands = [line for line in text.splitlines() if line.startswith("d2-ctxseg train ")]
     assert code == 0 and len(commands) == 4, text
     assert all("SOLVER.MAX_ITER 3" in line and "--resume" in line for line in commands)
     assert not output.exists()
 
 
-def test_folders_of_other_machines_are_gathered(tmp_path):
+def test_folders_of_other_machines_are_gathered(tmp_path, compare):
     folders = [
         write_run(tmp_path / f"{name}_{seed}", name, seed, accuracy)
         for name, accuracy in (("linear", 0.5), ("context_aware", 0.7))
         for seed in (1, 2, 3)
     ]
-    code, text = run("--output", tmp_path / "out", "--num-resamples", 300, "--runs", *folders)
+    code, text = compare("--output", tmp_path / "out", "--num-resamples", 300, "--runs", *folders)
     assert code == 0, text
     assert "context_aware: gains" in text
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())["baseline"] == "linear"
@@ -97,6 +110,8 @@ def test_folders_of_other_machines_are_gathered(tmp_path):
         (["--gather"], "No run of the baseline 'linear' is finished"),
     ],
 )
-def test_bad_input_is_reported_in_one_message(tiny_run, arguments, message):
-    code, text = run("--config-file", tiny_run, "--output", tiny_run.parent / "study", *arguments)
+def test_bad_input_is_reported_in_one_message(tiny_run, compare, arguments, message):
+    code, text = compare(
+        "--config-file", tiny_run, "--output", tiny_run.parent / "study", *arguments
+    )
     assert code == 1 and message in text and "Traceback" not in text, text
