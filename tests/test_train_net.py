@@ -169,7 +169,7 @@ class TestSignals:
     def test_training_saves_its_state(self, tiny_run, tmp_path, num_processes, number, to):
         output = tmp_path / "output"
         arguments = ["--config-file", tiny_run, "--num-gpus", num_processes, *self.options]
-        process = start_train_net(*arguments, "DATALOADER.NUM_WORKERS", 2)
+        process = start_train_net(*arguments, "DATALOADER.NUM_WORKERS", 2 // num_processes)
         for line in process.stdout:
             if "iter: 19" in line:
                 break
