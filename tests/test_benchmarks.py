@@ -323,6 +323,16 @@ class TestTables:
         assert all(len(call["seconds"]) == 1 for call in written["calls"])
         assert all(call["memory"] > 0 for call in written["calls"])
 
+    @pytest.mark.slow
+    def test_configs_beside_the_first(self, script, capsys):
+        names = ["quickstart", "camvid/fpn_resnet18_linear"]
+        arguments = ["--device", "cpu", "--batch-size", 2, "--repeats", 1]
+        script(*names, *arguments, name="configs.py")
+        first, second = rows_of(capsys.readouterr().out, "Batch size 2.")[2:]
+        assert [first[0], second[0]] == names
+        assert first[2] == first[5] == "1.00"
+        assert all(float(cell) > 0 for cell in second[1:])
+
     def test_segmentors_and_heads_from_the_command_line(self, script, capsys):
         script(
             *["--device", "cpu", "--size", "small", "--repeats", 1],
