@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from measurement import Task, describe_environment, measure
+from measurement import Task, describe_environment, measure, usable_device
 from reference import (
     ClassByClassContextAware,
     ClassByClassGaussianMixture,
@@ -398,22 +398,6 @@ def main() -> None:
         print(f"\n{make_title(key, size)}\n\n{make_table(key, tasks)}")
     if arguments.json:
         write_json(arguments.json, as_json(size, environment, tasks))
-
-
-def usable_device(name: str) -> torch.device:
-    """The device of this name.
-
-    Raises:
-        UserError: the device is not available.
-    """
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"--device: '{name}' cannot be used ({error}). Use 'cpu' or 'cuda'."
-        ) from error
-    return device
 
 
 if __name__ == "__main__":

@@ -10,17 +10,16 @@ of all models alternate in one process; the table has medians and their ratios t
 """
 
 import argparse
+import statistics
 
 import torch
-from measurement import Task, describe_environment, measure
+from measurement import Task, describe_environment, measure, usable_device
 from tabulate import tabulate
-from torch import nn
 
-from d2_ctxseg.deployment.analysis import input_size
+from d2_ctxseg.deployment.analysis import input_size, random_inputs
 from d2_ctxseg.engine import setup_config
 from d2_ctxseg.utils.arguments import integer_from
 from d2_ctxseg.utils.errors import UserError, run_command
-from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 MIB = 2**20
@@ -38,30 +37,13 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def images(cfg: CfgNode, batch_size: int, size: tuple[int, int]) -> list[dict]:
-    """Random images with random labels in squares of 16 pixels, as Detectron2 passes them."""
-    classes, (height, width) = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, size
-    squares = torch.randint(0, classes, (batch_size, 1, -(-height // 16), -(-width // 16)))
-    labels = nn.functional.interpolate(squares.float(), scale_factor=16)[:, 0, :height, :width]
-    channels = len(cfg.MODEL.PIXEL_MEAN)
-    return [
-        {
-            "image": torch.randint(0, 256, (channels, height, width), dtype=torch.uint8),
-            "sem_seg": label.long(),
-            "height": height,
-            "width": width,
-        }
-        for label in labels
-    ]
-
-
 def build_tasks(name: str, device: str, batch_size: int) -> list[Task]:
     """The training step and the prediction of a config's model."""
     opts = ["MODEL.DEVICE", device, "SOLVER.AMP.ENABLED", "False"]
     cfg = setup_config(name, opts, for_inference=True)
-    size = input_size(cfg)[:2]
     model = build_model(cfg).to(memory_format=torch.channels_last)
-    batch = images(cfg, batch_size, size)
+    num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    batch = random_inputs(model, input_size(cfg)[:2], batch_size, num_classes)
     return [
         Task("configs", name, "training", model, lambda: sum(model(batch).values()).backward()),
         Task("configs", name, "test", model, lambda: model(batch[:1])),
@@ -72,7 +54,7 @@ def make_table(tasks: list[Task]) -> str:
     """One row for each config."""
     rows, first = {}, {}
     for task in tasks:
-        median = sorted(task.seconds)[len(task.seconds) // 2]
+        median = statistics.median(task.seconds)
         first.setdefault(task.phase, median)
         row = rows.setdefault(task.name, [task.name])
         row += [1000 * median, median / first[task.phase], task.memory / MIB]
@@ -87,13 +69,13 @@ def main() -> None:
         raise UserError("A config is named twice.")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    device = usable_device(arguments.device)
     torch.manual_seed(0)
     tasks = [
         task
         for name in arguments.configs
         for task in build_tasks(name, arguments.device, arguments.batch_size)
     ]
-    device = torch.device(arguments.device)
     measure(tasks, arguments.repeats, device)
     for key, value in describe_environment(device).items():
         print(f"- {key}: {value}")

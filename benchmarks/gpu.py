@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from classifiers import IGNORE, SIZES, Size, pixel_inputs, usable_device
-from measurement import Task, describe_environment, measure
+from classifiers import IGNORE, SIZES, Size, pixel_inputs
+from measurement import Task, describe_environment, measure, usable_device
 from reference import (
     ClassByClassContextAware,
     ClassByClassGaussianMixture,

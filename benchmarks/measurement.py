@@ -13,6 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from d2_ctxseg.utils.device import peak_memory, wait_for
+from d2_ctxseg.utils.errors import UserError
 
 
 @dataclass
@@ -84,6 +85,22 @@ def _seconds(task: Task, device: torch.device) -> float:
     seconds = time.perf_counter() - start
     task.release()
     return seconds
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        UserError: the device is not available.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"--device: '{name}' cannot be used ({error}). Use 'cpu' or 'cuda'."
+        ) from error
+    return device
 
 
 def describe_environment(device: torch.device) -> dict[str, object]:

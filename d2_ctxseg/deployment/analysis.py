@@ -268,7 +268,7 @@ def measure_speed(
         ``milliseconds`` (the median), ``images_per_second`` (from the median), ``fastest`` and
         ``slowest`` (in milliseconds).
     """
-    inputs = _random_inputs(model, size, 1)
+    inputs = random_inputs(model, size, 1)
     seconds = []
     with torch.inference_mode():
         for call in range(warm_up + repeats):
@@ -306,7 +306,7 @@ def measure_memory(
         (forward, backward and optimizer, from the second step on).
     """
     weights = _bytes([*model.parameters(), *model.buffers()])
-    inputs = _random_inputs(model, size, 1)
+    inputs = random_inputs(model, size, 1)
     with torch.inference_mode():
         inference = weights + peak_memory(lambda: model(inputs), model.device)
 
@@ -355,7 +355,7 @@ def measure_training_step(cfg: CfgNode, *, threads: int | None = None, repeats: 
 def _training_step(cfg: CfgNode, model: nn.Module, size: tuple[int, int], batch_size: int):
     """A function that does one training step on random images, and its optimizer."""
     optimizer = build_optimizer(cfg, model.train())
-    batch = _random_inputs(model, size, batch_size, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+    batch = random_inputs(model, size, batch_size, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
     amp = cfg.SOLVER.AMP
 
     def step() -> None:
@@ -369,9 +369,21 @@ def _training_step(cfg: CfgNode, model: nn.Module, size: tuple[int, int], batch_
     return step, optimizer
 
 
-def _random_inputs(
+def random_inputs(
     model: nn.Module, size: tuple[int, int], number: int, num_classes: int = 1
 ) -> list[dict[str, Tensor]]:
+    """Random images and labels on the model's device, in the input format of Detectron2's models.
+
+    Args:
+        model: a segmentor.
+        size: height and width of the images.
+        number: number of images.
+        num_classes: labels are 0 to ``num_classes - 1``.
+
+    Returns:
+        For each image "image" (C, height, width) float, 0 to 255, and "sem_seg" (height, width)
+        int64.
+    """
     device, channels = model.device, model.pixel_mean.shape[0]
     return [
         {
